@@ -1,0 +1,35 @@
+"""Train recurrent networks through time, fast, and see exactly how far back they learn.
+
+The package loads its parts when they are first used, so that the command line answers at once
+and a program pays only for what it touches.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from bptt import carry, data, gradients, models, nn, ops, reference, remedies, training
+    from bptt.nn import convert
+
+_MODULES = (
+    "carry", "data", "errors", "gradients", "models", "nn", "ops", "reference", "remedies", "training"
+)  # fmt: skip
+_NAMES = {"convert": "bptt.nn"}
+
+__all__ = [*_MODULES, *_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"bptt.{name}")
+    if name in _NAMES:
+        return getattr(import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'bptt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
