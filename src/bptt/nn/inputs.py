@@ -1,0 +1,211 @@
+"""What a layer may be called with, brought into one normal form: time-major, batched, padded.
+
+Every check a layer makes on its input stands here, so that the layers below deal with one shape only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from bptt.axes import describe
+from bptt.errors import ArgumentError, DeviceError, DtypeError, ShapeError
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """A call's input in normal form.
+
+    Attributes:
+        x: ``(T, B, I)``.
+        lengths: ``(B,)`` int64 on x's device, or None when every lane is full.
+        reset: ``(T, B)`` bool: the state is zero before this step; or None.
+        cut: ``(T, B)`` bool: the gradient stops before this step; or None.
+        packed: the PackedSequence the call came with, or None.
+        batched: whether the caller's tensor had a batch axis.
+        batch_first: whether the caller's batched tensor was ``(B, T, I)``.
+    """
+
+    x: Tensor
+    lengths: Tensor | None
+    reset: Tensor | None
+    cut: Tensor | None
+    packed: PackedSequence | None
+    batched: bool
+    batch_first: bool
+
+    @property
+    def plain(self) -> bool:
+        """Whether the call uses nothing that torch's own layers lack."""
+        marks = self.reset is None and self.cut is None
+        return marks and (self.lengths is None or self.packed is not None)
+
+    def restore(self, y: Tensor) -> Tensor | PackedSequence:
+        """Give an output ``(T, B, H)`` the form the input came in."""
+        if self.packed is not None:
+            lengths = self.lengths
+            if self.packed.sorted_indices is not None:
+                y = y.index_select(1, self.packed.sorted_indices)
+                lengths = lengths.index_select(0, self.packed.sorted_indices)
+            data = pack_padded_sequence(y, lengths.cpu()).data
+            return PackedSequence(data, *self.packed[1:])
+        if not self.batched:
+            return y.squeeze(1)
+        return y.transpose(0, 1) if self.batch_first else y
+
+
+def normalise(
+    input: Tensor | PackedSequence,
+    *,
+    input_size: int,
+    batch_first: bool,
+    weight: Tensor,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    cut: Tensor | None = None,
+) -> Sequence:
+    """Check a layer's input and bring it into normal form.
+
+    Args:
+        input: ``(T, B, I)``, ``(B, T, I)`` with ``batch_first``, ``(T, I)`` unbatched, or packed.
+        input_size: I of the layer.
+        batch_first: the layer's setting.
+        weight: any weight of the layer; input must share its dtype and device.
+        lengths: ``(B,)`` integers in 1…T.
+        reset: bool, the input's leading axes.
+        cut: bool, the input's leading axes.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError, ArgumentError: what does not fit, and what to do.
+    """
+    packed = input if isinstance(input, PackedSequence) else None
+    if packed is not None:
+        if lengths is not None:
+            raise ArgumentError(
+                "one source of lengths",
+                "a PackedSequence and lengths=",
+                "drop lengths=; the packed sequence holds its own",
+            )
+        _check_tensor(packed.data, input_size, weight, "input.data", dims=(2,), letters="NI")
+        x, lengths = pad_packed_sequence(packed)
+        lengths = lengths.to(x.device)
+        batched, batch_first = True, False
+    else:
+        _check_tensor(
+            input, input_size, weight, "input", (2, 3), "BTI" if batch_first else "TBI"
+        )
+        batched = input.dim() == 3
+        x = input if batched else input.unsqueeze(1)
+        batch_first = batch_first and batched
+        x = x.transpose(0, 1) if batch_first else x
+        if 0 in x.shape[:2]:
+            letters = "BTI" if batch_first else "TBI"
+            raise ShapeError(
+                "at least one time step and one lane",
+                f"an input of shape {describe(input.shape, letters)}",
+                "skip the call when there is nothing to process",
+            )
+        lengths = _check_lengths(lengths, x)
+    marks = {"reset": reset, "cut": cut}
+    for name, mark in marks.items():
+        if mark is not None:
+            marks[name] = _check_mark(name, mark, x, batched, batch_first)
+    return Sequence(x, lengths, marks["reset"], marks["cut"], packed, batched, batch_first)
+
+
+def check_state(state: Tensor, expected: tuple[int, int, int], batched: bool, x: Tensor, name: str):
+    """Check one initial state and give it its batch axis: ``(L·directions, B, H)``."""
+    if not isinstance(state, Tensor):
+        raise DtypeError(
+            f"{name} as a tensor of shape {describe(expected)}",
+            type(state).__name__,
+            "pass a tensor, or leave it out to start from zeros",
+        )
+    shape = expected if batched else (expected[0], expected[2])
+    if tuple(state.shape) != shape:
+        raise ShapeError(
+            f"{name} of shape {describe(shape)} (layers x directions, lanes, hidden)"
+            if batched
+            else f"{name} of shape {describe(shape)} (layers x directions, hidden) for unbatched input",
+            describe(state.shape),
+            "give it the batch of this input, or leave it out to start from zeros",
+        )
+    _check_kind(state, x, name)
+    return state if batched else state.unsqueeze(1)
+
+
+def _check_tensor(value, input_size: int, weight: Tensor, name: str, dims, letters: str) -> None:
+    if not isinstance(value, Tensor):
+        raise DtypeError(
+            f"{name} as a tensor or PackedSequence",
+            type(value).__name__,
+            "convert it, e.g. torch.as_tensor(input, dtype=torch.float32)",
+        )
+    if value.dim() not in dims:
+        raise ShapeError(
+            f"{name} with {' or '.join(map(str, dims))} axes ({', '.join(letters)})",
+            f"{value.dim()} axes, shape {describe(value.shape)}",
+            "add or remove axes, e.g. input.unsqueeze(-1) for one feature a step",
+        )
+    if value.shape[-1] != input_size:
+        raise ShapeError(
+            f"{name}'s last axis to be input_size={input_size}",
+            describe(value.shape, letters),
+            "build the layer with that input_size, or pass the features it was built for",
+        )
+    _check_kind(value, weight, name)
+
+
+def _check_kind(value: Tensor, like: Tensor, name: str) -> None:
+    if value.device != like.device:
+        raise DeviceError(
+            f"{name} on {like.device}", f"{value.device}", f"move it: {name}.to('{like.device}')"
+        )
+    if value.dtype != like.dtype and not torch.is_autocast_enabled(like.device.type):
+        raise DtypeError(
+            f"{name} of {like.dtype}",
+            str(value.dtype),
+            f"convert it with {name}.to({like.dtype}), or the layer with .to({value.dtype})",
+        )
+
+
+def _check_lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
+    if lengths is None:
+        return None
+    steps, lanes = x.shape[:2]
+    lengths = torch.as_tensor(lengths)
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise DtypeError("integer lengths", str(lengths.dtype), "convert them with .long()")
+    if tuple(lengths.shape) != (lanes,):
+        raise ShapeError(
+            f"lengths of shape (B={lanes},)", describe(lengths.shape), "give one length a lane"
+        )
+    low, high = int(lengths.min()), int(lengths.max())
+    if low < 1 or high > steps:
+        raise ArgumentError(
+            f"lengths from 1 to T={steps}",
+            f"{low} to {high}",
+            "drop empty lanes, and pad the input to the longest one",
+        )
+    return lengths.to(x.device, torch.int64)
+
+
+def _check_mark(name: str, mark: Tensor, x: Tensor, batched: bool, batch_first: bool) -> Tensor:
+    steps, lanes = x.shape[:2]
+    if not isinstance(mark, Tensor) or mark.dtype != torch.bool:
+        got = str(mark.dtype) if isinstance(mark, Tensor) else type(mark).__name__
+        raise DtypeError(f"{name} as a bool tensor", got, f"convert it, e.g. {name}.bool()")
+    expected = (steps,) if not batched else (lanes, steps) if batch_first else (steps, lanes)
+    if tuple(mark.shape) != expected:
+        letters = "T" if not batched else "BT" if batch_first else "TB"
+        raise ShapeError(
+            f"{name} of the input's leading axes, {describe(expected, letters)}",
+            describe(mark.shape),
+            "give one mark for every step of every lane",
+        )
+    if not batched:
+        mark = mark.unsqueeze(1)
+    return (mark.transpose(0, 1) if batch_first else mark).to(x.device)

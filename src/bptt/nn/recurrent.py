@@ -1,0 +1,246 @@
+"""Drop-in recurrent layers: torch.nn's signature, parameters and state dict, and more to say in a call.
+
+The classes inherit from torch's own, so a checkpoint, an ``isinstance`` test, a hook or an initialiser
+written for ``torch.nn.GRU`` works on ``bptt.nn.GRU`` as it is. What they add, in every call:
+
+``lengths``
+    lane b holds ``lengths[b]`` steps and padding after them. Equal to packing, without packing.
+``reset``
+    the state is zero before the marked step, because a new sequence begins there. Nothing flows
+    through, forward or backward, as if the two parts had been run separately.
+``cut``
+    the state goes on across the marked step and the gradient does not: truncation, in one call.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from bptt import ops
+from bptt.errors import ArgumentError, DtypeError
+from bptt.nn.inputs import Sequence, check_state, normalise
+
+
+class _Recurrent(nn.RNNBase):
+    """What RNN, GRU and LSTM share: the stack of layers and directions over one :func:`ops.recur`."""
+
+    def forward(  # type: ignore[override]
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | tuple[Tensor, Tensor] | None = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+        cut: Tensor | None = None,
+    ):
+        """Run the layer over a sequence.
+
+        Args:
+            input: ``(T, B, I)``, ``(B, T, I)`` with ``batch_first``, ``(T, I)``, or a PackedSequence.
+            hx: initial state ``(L·directions, B, H)``, for an LSTM the pair ``(h, c)``; default zeros.
+            lengths: ``(B,)`` valid steps of each lane, 1…T; outputs beyond them are zero and the
+                final state is that after the last valid step.
+            reset: bool, the input's leading two axes; the state is zero before a marked step.
+            cut: bool, the input's leading two axes; the gradient stops before a marked step.
+
+        Returns:
+            The output in the input's form, and the final state, as torch's layer does.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError, ArgumentError: what does not fit, and what to do.
+        """
+        sequence = normalise(
+            input,
+            input_size=self.input_size,
+            batch_first=self.batch_first,
+            weight=self.all_weights[0][0],
+            lengths=lengths,
+            reset=reset,
+            cut=cut,
+        )
+        state = self._initial_state(hx, sequence)
+        if sequence.plain:
+            # Nothing here that torch's operator cannot do, and it leaves the loop over time to C++.
+            return super().forward(input, hx)
+        y, final = self._run(sequence, state)
+        if not sequence.batched:
+            final = tuple(s.squeeze(1) for s in final)
+        return sequence.restore(y), final if self.mode == "LSTM" else final[0]
+
+    def _run(self, sequence: Sequence, state: ops.State) -> tuple[Tensor, ops.State]:
+        directions = 2 if self.bidirectional else 1
+        y = sequence.x
+        finals: list[ops.State] = []
+        for layer in range(self.num_layers):
+            if layer > 0 and self.dropout > 0:
+                y = F.dropout(y, self.dropout, self.training)
+            outputs = []
+            for direction in range(directions):
+                row = layer * directions + direction
+                output, final = ops.recur(
+                    self.mode,
+                    y,
+                    tuple(s[row] for s in state),
+                    self._weights(row),
+                    lengths=sequence.lengths,
+                    reset=_turn(sequence.reset) if direction else sequence.reset,
+                    cut=_turn(sequence.cut) if direction else sequence.cut,
+                    reverse=bool(direction),
+                )
+                outputs.append(output)
+                finals.append(final)
+            y = outputs[0] if directions == 1 else torch.cat(outputs, -1)
+        return y, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
+
+    def _weights(self, row: int) -> tuple[Tensor | None, ...]:
+        """The weights of one layer and direction: w_ih, w_hh, b_ih, b_hh, and w_hr if projected."""
+        # By name, not from _flat_weights: torch.func.functional_call and parametrizations replace
+        # the attributes and leave that list behind.
+        weights: list[Tensor | None] = list(self.all_weights[row])
+        if not self.bias:
+            weights[2:2] = [None, None]
+        return tuple(weights)
+
+    def _initial_state(self, hx, sequence: Sequence) -> ops.State:
+        rows = self.num_layers * (2 if self.bidirectional else 1)
+        lanes = sequence.x.shape[1]
+        sizes = [self.proj_size or self.hidden_size]
+        names = ["hx"]
+        if self.mode == "LSTM":
+            sizes.append(self.hidden_size)
+            names = ["hx[0]", "hx[1]"]
+        if hx is None:
+            return tuple(sequence.x.new_zeros(rows, lanes, size) for size in sizes)
+        if self.mode != "LSTM":
+            hx = (hx,)
+        elif isinstance(hx, Tensor) or len(hx) != 2:
+            raise DtypeError(
+                "hx as the pair (h, c)", _kind(hx), "pass both states, or leave hx out for zeros"
+            )
+        return tuple(
+            check_state(part, (rows, lanes, size), sequence.batched, sequence.x, name)
+            for part, size, name in zip(hx, sizes, names, strict=True)
+        )
+
+
+class RNN(_Recurrent, nn.RNN):
+    """Elman network, h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), or ReLU in place of tanh.
+
+    Takes ``torch.nn.RNN``'s whole signature and state dict; see the module's head for what a call
+    takes beyond it.
+
+    Cost: 2·T·B·H·(I + H) multiply-adds forward, twice that backward; memory O(T·B·H).
+
+    Example:
+        >>> import torch, bptt
+        >>> rnn = bptt.nn.RNN(3, 5)
+        >>> y, h = rnn(torch.randn(7, 2, 3), lengths=torch.tensor([7, 4]))
+        >>> y.shape, h.shape, bool((y[4:, 1] == 0).all())
+        (torch.Size([7, 2, 5]), torch.Size([1, 2, 5]), True)
+
+    Source: J. L. Elman, 1990, Finding structure in time.
+    """
+
+
+class GRU(_Recurrent, nn.GRU):
+    """Gated recurrent unit, the reset gate applied after the matrix product, as in PyTorch and cuDNN.
+
+    r_t = σ(W_ir x_t + b_ir + W_hr h_{t-1} + b_hr), z_t likewise,
+    n_t = tanh(W_in x_t + b_in + r_t ⊙ (W_hn h_{t-1} + b_hn)), h_t = (1 - z_t) ⊙ n_t + z_t ⊙ h_{t-1}.
+
+    Takes ``torch.nn.GRU``'s whole signature and state dict.
+
+    Cost: 6·T·B·H·(I + H) multiply-adds forward, twice that backward; memory O(T·B·H).
+
+    Example:
+        >>> import torch, bptt
+        >>> gru = bptt.nn.GRU(3, 5, batch_first=True)
+        >>> reset = torch.tensor([[False, False, True, False]])    # a new sequence begins at step 2
+        >>> x = torch.randn(1, 4, 3)
+        >>> y, h = gru(x, reset=reset)
+        >>> bool(torch.allclose(y[:, 2:], gru(x[:, 2:])[0], atol=1e-6))
+        True
+
+    Source: K. Cho et al., 2014, Learning phrase representations using RNN encoder-decoder.
+    """
+
+
+class LSTM(_Recurrent, nn.LSTM):
+    """Long short-term memory with forget gate, and an optional projection of the output.
+
+    i, f, o = σ(W x_t + b + U h_{t-1} + u) each, g = tanh(…),
+    c_t = f ⊙ c_{t-1} + i ⊙ g, h_t = o ⊙ tanh(c_t); with ``proj_size``, h_t = W_hr (o ⊙ tanh(c_t)).
+
+    Takes ``torch.nn.LSTM``'s whole signature and state dict.
+
+    Cost: 8·T·B·H·(I + H) multiply-adds forward, twice that backward; memory O(T·B·H).
+
+    Example:
+        >>> import torch, bptt
+        >>> lstm = bptt.nn.LSTM(3, 5, num_layers=2)
+        >>> y, (h, c) = lstm(torch.randn(7, 2, 3), cut=torch.zeros(7, 2, dtype=torch.bool))
+        >>> y.shape, c.shape
+        (torch.Size([7, 2, 5]), torch.Size([2, 2, 5]))
+
+    Source: S. Hochreiter and J. Schmidhuber, 1997, Long short-term memory; F. Gers et al., 2000,
+    Learning to forget.
+    """
+
+
+def convert(model: nn.Module) -> nn.Module:
+    """Turn every ``torch.nn`` RNN, GRU and LSTM inside a model into ours, in place, weights shared.
+
+    A module keeps its identity, parameters, hooks and buffers; only its class changes, so optimisers
+    and references elsewhere in the model stay valid. Subclasses are left alone: their own ``forward``
+    would be lost.
+
+    Args:
+        model: any module, a recurrent layer itself included.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ArgumentError: the model is not a module, or a recurrent module is parametrized already.
+
+    Cost: one walk over the modules; no tensor is copied.
+
+    Example:
+        >>> import torch, bptt
+        >>> model = torch.nn.Sequential(torch.nn.GRU(3, 5))
+        >>> type(bptt.convert(model)[0])
+        <class 'bptt.nn.recurrent.GRU'>
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError("a torch.nn.Module", type(model).__name__, "pass the model itself")
+    ours = {nn.RNN: RNN, nn.GRU: GRU, nn.LSTM: LSTM}
+    parametrized = [
+        name or "the model itself"
+        for name, module in model.named_modules()
+        if hasattr(module, "parametrizations") and type(module).__mro__[1] in ours
+    ]
+    if parametrized:
+        raise ArgumentError(
+            "recurrent modules without parametrizations",
+            f"{parametrized[0]} with one",
+            "convert the model first and register the parametrization afterwards",
+        )
+    for module in model.modules():
+        if type(module) in ours:
+            # Ours hold no attribute beyond torch's, so the instance needs nothing but the class.
+            module.__class__ = ours[type(module)]
+    return model
+
+
+def _turn(mark: Tensor | None) -> Tensor | None:
+    """Marks for the reversed direction: entering t from t + 1 crosses the border before t + 1."""
+    if mark is None:
+        return None
+    return torch.cat([mark[1:], torch.zeros_like(mark[:1])])
+
+
+def _kind(value: object) -> str:
+    return "one tensor" if isinstance(value, Tensor) else f"{type(value).__name__} of {value!r:.40}"

@@ -1,0 +1,111 @@
+"""One recurrent layer in one direction, in plain torch: a Python loop over time.
+
+This is the path that runs everywhere: every dtype, every device, second derivatives, ``torch.func``.
+Autograd differentiates it, so its backward needs no code. The fast paths answer to it.
+
+Axes: ``x (T, B, I)``, state ``(B, H)``, weights in PyTorch's shapes and gate order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+State: TypeAlias = tuple[Tensor, ...]
+Step: TypeAlias = Callable[[Tensor, State], State]
+
+
+def recur(
+    cell: str,
+    x: Tensor,
+    state: State,
+    weights: tuple[Tensor | None, ...],
+    *,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    cut: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, State]:
+    """Run ``cell`` over all time steps; see :func:`bptt.ops.recur` for the meaning of each argument."""
+    w_ih, w_hh, b_ih, b_hh, *projection = weights
+    steps = x.shape[0]
+    live = None
+    if lengths is not None:
+        clock = torch.arange(steps, device=x.device)[:, None]
+        live = (clock < lengths.to(x.device)).unsqueeze(-1)
+        # What lies in the padding may be anything, NaN included; it must not meet a live number.
+        x = x.masked_fill(~live, 0)
+    xp = F.linear(x, w_ih, b_ih)
+    step = _STEPS[cell](w_hh, b_hh, *projection)
+
+    outputs: list[Tensor] = [x] * steps
+    for t in reversed(range(steps)) if reverse else range(steps):
+        if cut is not None:
+            here = cut[t].unsqueeze(-1)
+            state = tuple(torch.where(here, s.detach(), s) for s in state)
+        if reset is not None:
+            here = reset[t].unsqueeze(-1)
+            state = tuple(s.masked_fill(here, 0) for s in state)
+        new = step(xp[t], state)
+        if live is None:
+            state, outputs[t] = new, new[0]
+        else:
+            # A finished lane keeps its state; a reversed one has not begun yet.
+            state = tuple(torch.where(live[t], n, s) for n, s in zip(new, state, strict=True))
+            outputs[t] = new[0].masked_fill(~live[t], 0)
+    return torch.stack(outputs), state
+
+
+def _rnn_step(activation: Callable[[Tensor], Tensor]):
+    """h_t = act(xp_t + W_hh h_{t-1} + b_hh)."""
+
+    def build(w_hh: Tensor, b_hh: Tensor | None) -> Step:
+        def step(xp: Tensor, state: State) -> State:
+            return (activation(xp + F.linear(state[0], w_hh, b_hh)),)
+
+        return step
+
+    return build
+
+
+def _gru_step(w_hh: Tensor, b_hh: Tensor | None) -> Step:
+    """r, z = sigma(xp_rz + W_rz h + b_rz);  n = tanh(xp_n + r * (W_n h + b_n));  h' = n + z * (h - n).
+
+    The hidden bias of ``n`` stands inside the reset gate, as in PyTorch and cuDNN.
+    """
+
+    def step(xp: Tensor, state: State) -> State:
+        (h,) = state
+        xr, xz, xn = xp.chunk(3, -1)
+        hr, hz, hn = F.linear(h, w_hh, b_hh).chunk(3, -1)
+        r = torch.sigmoid(xr + hr)
+        z = torch.sigmoid(xz + hz)
+        n = torch.tanh(xn + r * hn)
+        return (n + z * (h - n),)
+
+    return step
+
+
+def _lstm_step(w_hh: Tensor, b_hh: Tensor | None, w_hr: Tensor | None = None) -> Step:
+    """c' = sigma(f) * c + sigma(i) * tanh(g);  h' = sigma(o) * tanh(c'), projected by W_hr if given."""
+
+    def step(xp: Tensor, state: State) -> State:
+        h, c = state
+        i, f, g, o = (xp + F.linear(h, w_hh, b_hh)).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return (h if w_hr is None else F.linear(h, w_hr)), c
+
+    return step
+
+
+_STEPS: dict[str, Callable[..., Step]] = {
+    "RNN_TANH": _rnn_step(torch.tanh),
+    "RNN_RELU": _rnn_step(torch.relu),
+    "GRU": _gru_step,
+    "LSTM": _lstm_step,
+}

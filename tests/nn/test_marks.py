@@ -1,0 +1,111 @@
+"""reset and cut, as laws."""
+
+import pytest
+import torch
+from compare import assert_close
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bptt
+
+LAYERS = {"rnn": bptt.nn.RNN, "gru": bptt.nn.GRU, "lstm": bptt.nn.LSTM}
+# Two splits of the same sums differ by rounding alone: a few units in the last place of float64.
+TOL = 1e-13
+
+
+def make(kind, **options):
+    return LAYERS[kind](3, 4, dtype=torch.float64, **options)
+
+
+def gradients(layer, x, outputs):
+    total = sum((y.square() + y).sum() for y in outputs)
+    return torch.autograd.grad(total, [x, *layer.parameters()])
+
+
+@given(
+    kind=st.sampled_from(sorted(LAYERS)),
+    steps=st.integers(2, 9),
+    lanes=st.integers(1, 4),
+    layers=st.integers(1, 3),
+    both=st.booleans(),
+    data=st.data(),
+)
+def test_reset_equals_two_sequences(kind, steps, lanes, layers, both, data):
+    at = data.draw(st.integers(1, steps - 1))
+    layer = make(kind, num_layers=layers, bidirectional=both)
+    x = torch.randn(steps, lanes, 3, dtype=torch.float64, requires_grad=True)
+    reset = torch.zeros(steps, lanes, dtype=torch.bool)
+    reset[at] = True
+    y, final = layer(x, reset=reset)
+    first, first_final = layer(x[:at])
+    second, second_final = layer(x[at:])
+    assert_close(y, torch.cat([first, second]), TOL, "output")
+    # Forward rows end with the second part, reversed rows with the first.
+    for got, early, late in zip(*map(parts, (final, first_final, second_final)), strict=True):
+        expected = late.clone()
+        if both:
+            expected[1::2] = early[1::2]
+        assert_close(got, expected, TOL, "final state")
+    assert_close(gradients(layer, x, [y]), gradients(layer, x, [first, second]), TOL, "gradient")
+
+
+def parts(state):
+    return state if isinstance(state, tuple) else (state,)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_reset_at_the_first_step_ignores_the_initial_state(kind):
+    layer = make(kind)
+    x = torch.randn(4, 2, 3, dtype=torch.float64)
+    h = torch.randn(1, 2, 4, dtype=torch.float64, requires_grad=True)
+    hx = (h, h) if kind == "lstm" else h
+    reset = torch.zeros(4, 2, dtype=torch.bool)
+    reset[0, 1] = True
+    y, _ = layer(x, hx, reset=reset)
+    assert_close(y[:, 1], layer(x)[0][:, 1], TOL)
+    assert_close(y[:, 0], layer(x, hx)[0][:, 0], TOL)
+    (grad,) = torch.autograd.grad(y.sum(), h)
+    assert torch.count_nonzero(grad[0, 1]) == 0
+    assert torch.count_nonzero(grad[0, 0]) == 4
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("at", [1, 3, 5])
+def test_cut_equals_detaching_the_state(kind, at):
+    layer = make(kind, num_layers=2)
+    x = torch.randn(6, 3, 3, dtype=torch.float64, requires_grad=True)
+    cut = torch.zeros(6, 3, dtype=torch.bool)
+    cut[at] = True
+    y, _ = layer(x, cut=cut)
+    first, state = layer(x[:at])
+    state = tuple(s.detach() for s in state) if kind == "lstm" else state.detach()
+    second, _ = layer(x[at:], state)
+    assert_close(y, torch.cat([first, second]), TOL)
+    assert_close(gradients(layer, x, [y]), gradients(layer, x, [first, second]), TOL)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_reset_with_lengths_in_both_directions(kind):
+    """Each lane alone, cut to its length and at its mark, is the answer."""
+    layer = make(kind, num_layers=2, bidirectional=True)
+    lengths, at = torch.tensor([5, 3]), [2, 1]
+    x = torch.randn(6, 2, 3, dtype=torch.float64)
+    reset = torch.zeros(6, 2, dtype=torch.bool)
+    for lane, step in enumerate(at):
+        reset[step, lane] = True
+    y, _ = layer(x, lengths=lengths, reset=reset)
+    for lane, step in enumerate(at):
+        end = int(lengths[lane])
+        expected = [layer(x[a:b, lane])[0] for a, b in ((0, step), (step, end))]
+        assert_close(y[:end, lane], torch.cat(expected), TOL)
+        assert torch.count_nonzero(y[end:, lane]) == 0
+
+
+def test_batch_first_marks_are_lane_first():
+    layer = make("gru", batch_first=True)
+    plain = make("gru")
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    reset = torch.rand(2, 5) < 0.4
+    expected = plain(x.transpose(0, 1), reset=reset.T)[0].transpose(0, 1)
+    assert_close(layer(x, reset=reset)[0], expected, 0.0)
