@@ -1,0 +1,30 @@
+"""Texts as tokens, and tokens as the chunks that training sees.
+
+Data sets out of packages are fetched by ``bptt.data.fetch.fetch``.
+"""
+
+from bptt.data.chunk import IGNORED, Chunk, Position
+from bptt.data.corpus import Corpus, Stream
+from bptt.data.default import default_text
+from bptt.data.lanes import Lanes
+from bptt.data.random_chunks import RandomChunks
+from bptt.data.registry import DATA_SETS, DataSet
+from bptt.data.symbols import StreamDecoder
+from bptt.data.vocabulary import ByteVocabulary, CharVocabulary, Vocabulary
+
+__all__ = [
+    "DATA_SETS",
+    "IGNORED",
+    "ByteVocabulary",
+    "CharVocabulary",
+    "Chunk",
+    "Corpus",
+    "DataSet",
+    "Lanes",
+    "Position",
+    "RandomChunks",
+    "Stream",
+    "StreamDecoder",
+    "Vocabulary",
+    "default_text",
+]
