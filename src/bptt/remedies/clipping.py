@@ -25,7 +25,9 @@ class Clipped:
     @property
     def acted(self) -> bool:
         """Whether the gradient was changed."""
-        return self.threshold is not None and bool(self.norm > self.threshold)
+        if self.threshold is None or not bool(self.norm.isfinite()):
+            return False
+        return bool(self.norm > self.threshold)
 
 
 def clip_norm(parameters: Iterable[Tensor], threshold: float | None) -> Clipped:

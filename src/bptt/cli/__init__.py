@@ -1,0 +1,72 @@
+"""The command ``bptt``: one file a subcommand, each loaded only when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+from bptt.errors import BpttError
+
+COMMANDS = {
+    "train": "train a language model on texts and leave a run folder",
+    "sample": "continue a prompt with a trained model",
+    "eval": "score a trained model on a text",
+    "data": "list the data sets, or fetch one",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; default those of the process.
+
+    Returns:
+        The exit status: 0 done, 2 wrong input (one line on stderr says what to do), 130 interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if words else 2
+    if words[0] == "--version":
+        from bptt import __version__
+
+        print(f"bptt {__version__}")
+        return 0
+    name, *rest = words
+    if name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print(
+            f"bptt: expected a command ({known}), received {name!r}: try bptt --help",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        return import_module(f"bptt.cli.{name}").run(rest)
+    except BpttError as error:
+        print(f"bptt {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"bptt {name}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (| head). Python flushes stdout once more at exit, and
+        # that must not find the broken pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _help() -> str:
+    lines = [f"  {name:<8} {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: bptt COMMAND [ARGUMENT ...]",
+            "",
+            "Train recurrent networks through time, fast, and see exactly how far back they learn.",
+            "",
+            *lines,
+            "",
+            "bptt COMMAND --help lists the options and shows an example; bptt --version.",
+        ]
+    )

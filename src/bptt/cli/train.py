@@ -1,0 +1,137 @@
+"""``bptt train``: from texts to a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from bptt.cli.parse import parse
+from bptt.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Train(Settings):
+    """Train a language model and leave a run folder behind.
+
+    With no file it trains for a minute on the text that every CPython carries.
+    Ctrl-C ends the run cleanly; --resume goes on from there.
+
+    Example: bptt train shakespeare.txt --cell lstm --hidden 512 --minutes 10 --out runs/play
+    """
+
+    resume: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
+    """Go on with this run. Its settings hold; give a larger budget to train longer."""
+    sample: int = 300
+    """Characters to print from the trained model at the end; 0 for none."""
+    json: bool = False
+    """Print one JSON document at the end and nothing else on stdout."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least("sample", 0)
+
+
+OURS = ("resume", "sample", "json")
+BUDGETS = ("minutes", "steps", "epochs")
+# What a resumed run may change; everything else is part of what was trained so far.
+CHANGEABLE = {*BUDGETS, "patience", "eval_every", "log_every", "keep", "threads", "clip", "lr"}
+
+
+def run(arguments: list[str]) -> int:
+    """Train, and print the score and a sample."""
+    asked = parse(Train, "train", arguments)
+    settings, resume = _settings(asked, arguments)
+
+    from bptt.training.loop import train
+    from bptt.training.progress import TerminalReporter
+
+    with TerminalReporter(quiet_stdout=asked.json) as reporter:
+        outcome = train(settings, resume=resume, reporter=reporter)
+    if asked.json:
+        valid = None if outcome.valid is None else outcome.valid.as_dict()
+        document = {
+            "run": str(outcome.run),
+            "steps": outcome.steps,
+            "seconds": outcome.seconds,
+            "tokens_per_second": outcome.tokens / max(outcome.seconds, 1e-9),
+            "valid": valid,
+        }
+        print(json.dumps(document))
+        return 130 if outcome.interrupted else 0
+    if outcome.interrupted:
+        print(f"interrupted at step {outcome.steps}; go on: bptt train --resume {outcome.run}")
+        return 130
+    print(_summary(outcome, "byte" if settings.bytes else "character"))
+    if asked.sample:
+        _print_sample(outcome, asked.sample, settings.seed)
+    return 0
+
+
+def _settings(asked: Train, arguments: list[str]) -> tuple[Settings, str | None]:
+    if asked.resume is None:
+        return _without_ours(asked), None
+
+    from bptt.errors import ArgumentError
+    from bptt.training.run_folder import RunFolder
+
+    saved = RunFolder.open(asked.resume).read_settings()
+    base = {field.name: getattr(saved, field.name) for field in dataclasses.fields(Settings)}
+    given = [b for b in BUDGETS if any(w.split("=")[0] == f"--{b}" for w in arguments)]
+    if given:  # a new budget takes the place of the run's own
+        base |= dict.fromkeys(BUDGETS) | {given[0]: getattr(asked, given[0])}
+    now = parse(Train, "train", arguments, default=Train(**base))
+    changed = {
+        name for name, value in base.items() if name != "out" and getattr(now, name) != value
+    }
+    if changed - CHANGEABLE:
+        flag = "--" + sorted(changed - CHANGEABLE)[0].replace("_", "-")
+        raise ArgumentError(
+            f"the run's own {flag} on --resume", "another one", "leave it out, or start a new run"
+        )
+    return _without_ours(now), asked.resume
+
+
+def _without_ours(asked: Train) -> Settings:
+    fields = (field.name for field in dataclasses.fields(Settings))
+    return Settings(**{name: getattr(asked, name) for name in fields})
+
+
+def _summary(outcome, unit: str) -> str:
+    lines = [
+        f"trained {outcome.steps:,} steps, {outcome.tokens:,} tokens in {outcome.seconds:.0f} s "
+        f"({outcome.tokens / max(outcome.seconds, 1e-9):,.0f} tokens/s)"
+    ]
+    if outcome.valid is not None:
+        valid = outcome.valid
+        lines.append(
+            f"held out: {valid.bits:.3f} bits per {unit} ({valid.nats:.3f} nats, "
+            f"perplexity {valid.perplexity:.2f}) over {valid.tokens:,}"
+        )
+    lines.append(f"run folder: {outcome.run}")
+    return "\n".join(lines)
+
+
+def _print_sample(outcome, length: int, seed: int) -> None:
+    from bptt.generation import generate
+
+    vocabulary = outcome.corpus.vocabulary
+    first = vocabulary.decode(outcome.corpus.train.tokens[:1])
+    known = vocabulary.decode(vocabulary.encode("\n")) == "\n"
+    print("\nsample:")
+    pieces = generate(
+        outcome.model,
+        vocabulary,
+        "\n" if known else first,
+        length=length,
+        temperature=0.8,
+        seed=seed,
+    )
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    print()

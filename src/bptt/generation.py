@@ -1,0 +1,115 @@
+"""Text out of a language model: the state warmed up on a prompt, then one token at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bptt import carry as carries
+from bptt.data import Vocabulary
+from bptt.errors import ArgumentError
+from bptt.training.evaluate import inference
+
+
+def generate(
+    model: nn.Module,
+    vocabulary: Vocabulary,
+    prompt: str = "\n",
+    *,
+    length: int = 500,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int | None = None,
+) -> Iterator[str]:
+    """Continue a prompt, piece by piece, as the model goes.
+
+    The state runs over the whole prompt first; then x ~ softmax(logits / temperature) over the
+    ``top_k`` most likely tokens, and each is the next input.
+
+    Args:
+        model: takes tokens ``(T, B)`` and a carry.
+        vocabulary: that of the model.
+        prompt: what to continue, at least one character, all of them known to the vocabulary.
+        length: tokens to generate.
+        temperature: 1 samples what the model believes, less is bolder, 0 takes the most likely.
+        top_k: only the k most likely tokens; None for all.
+        seed: of the draw; None for another text each time.
+
+    Yields:
+        The text as it becomes certain, usually a character at a time. The prompt is not repeated.
+
+    Raises:
+        ArgumentError, DataError: a setting is out of range, or a character of the prompt unknown.
+
+    Cost: one call of the model for the prompt and one per token.
+
+    Example:
+        >>> from bptt.data import CharVocabulary
+        >>> from bptt.models import LanguageModel
+        >>> vocabulary = CharVocabulary.from_text("ab")
+        >>> model = LanguageModel(vocabulary.size, hidden=4)
+        >>> len("".join(generate(model, vocabulary, "a", length=5, seed=1)))
+        5
+    """
+    if length < 0:
+        raise ArgumentError("length >= 0", f"length={length}", "ask for 0 or more tokens")
+    if not 0 <= temperature < float("inf"):
+        raise ArgumentError(
+            "temperature >= 0", f"temperature={temperature}", "1 is the plain model"
+        )
+    if top_k is not None and top_k < 1:
+        raise ArgumentError("top_k >= 1", f"top_k={top_k}", "leave it out to allow every token")
+    if not prompt:
+        raise ArgumentError(
+            "a prompt of at least one character", "an empty one", "give a line break"
+        )
+    tokens = torch.from_numpy(vocabulary.encode(prompt, unknown="error").astype(np.int64))
+    return _continue(model, vocabulary, tokens, length, temperature, top_k, seed)
+
+
+def _continue(
+    model: nn.Module,
+    vocabulary: Vocabulary,
+    prompt: Tensor,
+    length: int,
+    temperature: float,
+    top_k: int | None,
+    seed: int | None,
+) -> Iterator[str]:
+    random = torch.Generator()
+    if seed is None:
+        random.seed()
+    else:
+        random.manual_seed(seed)
+    decoder = vocabulary.stream_decoder()
+    tokens, carry = prompt.unsqueeze(1), None
+    for _ in range(length):
+        with inference(model):
+            logits, carry = model(tokens, carry)
+            carry = carries.detach(carry)
+            token = _draw(logits[-1, 0], temperature, top_k, vocabulary.unknown_id, random)
+        tokens = token.reshape(1, 1)
+        yield decoder.push(int(token))
+    yield decoder.finish()
+
+
+def _draw(
+    logits: Tensor,
+    temperature: float,
+    top_k: int | None,
+    unknown: int | None,
+    random: torch.Generator,
+) -> Tensor:
+    """One token; never the unknown symbol, which stands for no character."""
+    logits = logits.double().clone()
+    if unknown is not None:
+        logits[unknown] = -torch.inf
+    if top_k is not None and top_k < logits.numel():
+        least = logits.topk(top_k).values[-1]
+        logits[logits < least] = -torch.inf
+    if temperature == 0:
+        return logits.argmax()
+    return torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=random)[0]

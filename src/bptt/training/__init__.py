@@ -1,0 +1,8 @@
+"""The loop, and what it needs: settings, checkpoints, scores, the run folder."""
+
+from bptt.training.evaluate import Score, evaluate
+from bptt.training.loop import Outcome, Reporter, train
+from bptt.training.run_folder import RunFolder
+from bptt.training.settings import Settings
+
+__all__ = ["Outcome", "Reporter", "RunFolder", "Score", "Settings", "evaluate", "train"]

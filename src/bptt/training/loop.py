@@ -1,0 +1,293 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import nn
+
+from bptt.data import Corpus
+from bptt.errors import RunError
+from bptt.models import CountModel, token_loss
+from bptt.remedies import clip_norm
+from bptt.training import checkpoint as checkpoints
+from bptt.training.build import build_model, open_corpus
+from bptt.training.evaluate import Score, evaluate
+from bptt.training.run_folder import RunFolder
+from bptt.training.schedule import Budget, rate
+from bptt.training.session import Session, Tally
+from bptt.training.settings import Settings, default_folder
+
+Record = dict[str, Any]
+SCORES = 10  # held-out scores in a run, unless the settings say otherwise
+SCORE_LANES = 64
+
+
+class Reporter(Protocol):
+    """Whoever watches a run."""
+
+    def begin(self, run: Path, session: Session) -> None:
+        """The parts are made and the folder exists."""
+
+    def step(self, progress: float, record: Record) -> None:
+        """A line was written to the metrics."""
+
+    def score(self, step: int, score: Score) -> None:
+        """The held-out text was scored."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ended with.
+
+    Attributes:
+        run: its folder.
+        model: with the weights of the best held-out score.
+        corpus: what it was trained on.
+        valid: the exact held-out score of that model, None where nothing is held out.
+        steps: updates made.
+        seconds: of training, earlier parts of a resumed run included.
+        tokens: predictions trained on.
+        interrupted: ended by a signal, before its budget was spent.
+    """
+
+    run: Path
+    model: nn.Module
+    corpus: Corpus
+    valid: Score | None
+    steps: int
+    seconds: float
+    tokens: int
+    interrupted: bool
+
+
+def train(
+    settings: Settings,
+    *,
+    resume: str | Path | None = None,
+    reporter: Reporter | None = None,
+    on_step: Callable[[Session], None] | None = None,
+) -> Outcome:
+    """Train a language model and leave a run folder behind.
+
+    Args:
+        settings: what to train; with ``resume``, those of that run, its budget perhaps extended.
+        resume: run folder to go on with; the loss curve continues exactly where it stopped.
+        reporter: told what happens.
+        on_step: called after every update.
+
+    Returns:
+        The :class:`Outcome`. The first interrupt (Ctrl-C) ends the run cleanly with a checkpoint.
+
+    Raises:
+        DataError, RunError, ArgumentError: before anything is written; RunError too when the loss
+            or the gradient stops being finite, before that update is made.
+    """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    if resume is None and settings.out is not None:
+        RunFolder(settings.out).require_free()  # known now, or only after reading a large text
+    session, run = _begin(settings) if resume is None else _go_on(settings, Path(resume))
+    if reporter is not None:
+        reporter.begin(run.path, session)
+    if session.optimizer is None:
+        return _count(session, run)
+    return _descend(session, session.optimizer, run, reporter, on_step)
+
+
+def _descend(
+    session: Session,
+    optimizer: torch.optim.Optimizer,
+    run: RunFolder,
+    reporter: Reporter | None,
+    on_step: Callable[[Session], None] | None,
+) -> Outcome:
+    """Update until the budget is spent, scoring and saving on the way."""
+    settings = session.settings
+    budget, progress = Budget.of(settings), session.progress
+    spent, clock = progress.seconds, time.perf_counter()
+    done = budget.progress(progress.step, session.epochs, progress.seconds)
+    with _until_interrupted() as interrupted:
+        while done < 1 and not interrupted() and not _impatient(session):
+            lr = rate(done, settings.learning_rate, settings.warmup, settings.decay)
+            _update(session, optimizer, lr)
+            progress.seconds = spent + time.perf_counter() - clock
+            done = budget.progress(progress.step, session.epochs, progress.seconds)
+            if progress.step % settings.log_every == 0:
+                record = _log(session, run, lr)
+                if reporter is not None:
+                    reporter.step(done, record)
+            if _score_is_due(session, done):
+                score = _score_and_save(session, run, done)
+                if reporter is not None and score is not None:
+                    reporter.score(progress.step, score)
+                progress.seconds = spent + time.perf_counter() - clock
+            if on_step is not None:
+                on_step(session)
+        stopped = interrupted()
+    if checkpoints.steps(run.checkpoints)[-1:] != [progress.step]:
+        checkpoints.save(run.checkpoints, session.checkpoint())
+        checkpoints.prune(run.checkpoints, settings.keep, progress.best_step)
+    return _finish(session, run, stopped)
+
+
+def _update(session: Session, optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """One step: a chunk, its gradient, the clip, the update."""
+    progress, tally = session.progress, session.progress.tally
+    chunk = session.data.take()
+    if chunk.fresh:
+        session.carry = None
+    step = session.estimator.backward(
+        session.model,
+        chunk.inputs,
+        chunk.targets,
+        session.carry,
+        loss=token_loss,
+        reset=None if chunk.fresh else chunk.reset,
+    )
+    clipped = clip_norm(session.model.parameters(), session.settings.clip)
+    loss, norm = step.loss.item(), clipped.norm.item()
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise RunError(
+            f"a finite loss and gradient at step {progress.step + 1}",
+            f"loss {loss:.4g}, gradient norm {norm:.4g}",
+            "lower --lr or --clip; the last checkpoint is from before",
+        )
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad()
+    session.carry = step.carry
+    progress.step += 1
+    progress.tokens += step.terms
+    tally.steps += 1
+    tally.tokens += step.terms
+    tally.nats += loss
+    tally.norms += norm
+    tally.clipped += clipped.acted
+
+
+def _log(session: Session, run: RunFolder, lr: float) -> Record:
+    """Write the means since the last line; the norm is that before clipping."""
+    progress, tally = session.progress, session.progress.tally
+    loss = tally.nats / tally.steps
+    record = {
+        "step": progress.step,
+        "epoch": session.epochs,
+        "seconds": round(progress.seconds, 3),
+        "loss": loss,
+        "bits": loss / math.log(2),
+        "perplexity": math.exp(min(loss, 700)),
+        "norm": tally.norms / tally.steps,
+        "clipped": tally.clipped / tally.steps,
+        "lr": lr,
+        "tokens": progress.tokens,
+        "tokens_per_second": round(tally.tokens / max(progress.seconds - tally.seconds, 1e-9), 1),
+    }
+    run.append_metrics(record)
+    progress.tally = Tally(seconds=progress.seconds)
+    return record
+
+
+def _score_is_due(session: Session, done: float) -> bool:
+    every = session.settings.eval_every
+    if every is not None:
+        return session.progress.step % every == 0
+    return int(done * SCORES) > int(session.progress.scored_at * SCORES)
+
+
+def _score_and_save(session: Session, run: RunFolder, done: float) -> Score | None:
+    progress, score = session.progress, None
+    progress.scored_at = done
+    if session.corpus.valid is not None:
+        score = evaluate(session.model, session.corpus.valid, lanes=SCORE_LANES)
+        session.note_score(score)
+        run.append_metrics({"step": progress.step, "valid": score.as_dict()})
+    checkpoints.save(run.checkpoints, session.checkpoint())
+    checkpoints.prune(run.checkpoints, session.settings.keep, progress.best_step)
+    return score
+
+
+def _impatient(session: Session) -> bool:
+    patience = session.settings.patience
+    return 0 < patience <= session.progress.without_best
+
+
+def _begin(settings: Settings) -> tuple[Session, RunFolder]:
+    session = Session(settings, open_corpus(settings))
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    path = Path(settings.out) if settings.out is not None else default_folder(settings, now)
+    return session, RunFolder.create(path, settings, session.corpus.vocabulary)
+
+
+def _go_on(settings: Settings, path: Path) -> tuple[Session, RunFolder]:
+    run = RunFolder.open(path)
+    saved = checkpoints.newest(run.checkpoints)
+    session = Session(settings, open_corpus(settings, run.read_vocabulary()))
+    session.restore(saved)
+    run.rewind_metrics(session.progress.step)
+    return session, run
+
+
+def _count(session: Session, run: RunFolder) -> Outcome:
+    """A count table learns in one pass and has no loop."""
+    clock = time.perf_counter()
+    cast(CountModel, session.model).fit(session.corpus.train.tokens, session.corpus.train.starts)
+    session.progress.seconds = time.perf_counter() - clock
+    session.progress.tokens = len(session.corpus.train.tokens)
+    checkpoints.save(run.checkpoints, session.checkpoint())
+    return _finish(session, run, interrupted=False)
+
+
+def _finish(session: Session, run: RunFolder, interrupted: bool) -> Outcome:
+    model = build_model(session.settings, session.corpus.vocabulary.size)
+    model.load_state_dict(checkpoints.best(run.checkpoints).model)
+    valid, progress = None, session.progress
+    if session.corpus.valid is not None and not interrupted:
+        valid = evaluate(model, session.corpus.valid)
+        result = {"final": valid.as_dict(), "step": progress.step, "seconds": progress.seconds}
+        (run.path / "result.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    return Outcome(
+        run.path,
+        model,
+        session.corpus,
+        valid,
+        progress.step,
+        progress.seconds,
+        progress.tokens,
+        interrupted,
+    )
+
+
+@contextmanager
+def _until_interrupted() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a flag; a second one acts as it always did."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set  # only the main thread may set handlers
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: object) -> None:
+        asked.set()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

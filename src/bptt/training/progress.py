@@ -1,0 +1,86 @@
+"""The terminal's view of a run: a live line on a terminal, a plain one per score elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from bptt.training.evaluate import Score
+    from bptt.training.session import Session
+
+
+class TerminalReporter:
+    """Shows a run on the terminal; a context, so that an error leaves the terminal usable.
+
+    Args:
+        quiet_stdout: write to stderr, because stdout belongs to a JSON document.
+    """
+
+    def __init__(self, quiet_stdout: bool = False) -> None:
+        self._console = Console(stderr=quiet_stdout, highlight=False)
+        self._live: Progress | None = None
+        self._task: TaskID | None = None
+        self._last: dict[str, Any] = {}
+
+    def begin(self, run: Path, session: Session) -> None:
+        """Say what is trained, on what, and where it goes."""
+        corpus, settings = session.corpus, session.settings
+        what = settings.cell if settings.model == "recurrent" else settings.model
+        parameters = sum(p.numel() for p in session.model.parameters())
+        held_out = 0 if corpus.valid is None else len(corpus.valid.tokens)
+        self._console.print(
+            f"{what}, {parameters:,} parameters; {', '.join(corpus.names)}: "
+            f"{len(corpus.train.tokens):,} tokens to train on, {held_out:,} held out, "
+            f"{corpus.vocabulary.size} symbols; {run}",
+            markup=False,
+            soft_wrap=True,
+        )
+        if self._console.is_terminal:
+            self._live = Progress(
+                BarColumn(bar_width=16),
+                TextColumn("{task.description}", markup=False),
+                TimeRemainingColumn(compact=True),
+                console=self._console,
+            )
+            self._task = self._live.add_task("the first steps", total=1.0)
+            self._live.start()
+
+    def step(self, progress: float, record: dict[str, Any]) -> None:
+        """Move the bar, and show the numbers of the last steps."""
+        self._last = record
+        if self._live is not None and self._task is not None:
+            self._live.update(self._task, completed=progress, description=line(record))
+
+    def score(self, step: int, score: Score) -> None:
+        """Leave a line behind."""
+        text = f"step {step:>6}  held out {score.bits:.3f} bits"
+        text += f"  |  {line(self._last)}" if self._last else ""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def __enter__(self) -> TerminalReporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the terminal back."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def line(record: dict[str, Any]) -> str:
+    """One line of the numbers that tell how a run goes.
+
+    Example:
+        >>> line({"loss": 1.2, "bits": 1.73, "perplexity": 3.32, "norm": 0.41, "clipped": 0.1,
+        ...       "tokens_per_second": 81234.0})
+        'loss 1.200  1.730 bits  ppl 3.3  |g| 0.41  clipped 10%  81k tokens/s'
+    """
+    return (
+        f"loss {record['loss']:.3f}  {record['bits']:.3f} bits  ppl {record['perplexity']:.1f}  "
+        f"|g| {record['norm']:.2g}  clipped {record['clipped']:.0%}  "
+        f"{record['tokens_per_second'] / 1000:.0f}k tokens/s"
+    )

@@ -1,0 +1,42 @@
+"""A trained model out of a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from bptt.data import Vocabulary
+from bptt.errors import RunError
+from bptt.training import checkpoint as checkpoints
+from bptt.training.build import build_model
+from bptt.training.run_folder import RunFolder
+from bptt.training.settings import Settings
+
+
+def load_model(path: str | Path) -> tuple[nn.Module, Vocabulary, Settings]:
+    """The model with the best held-out score of a run, in evaluation mode.
+
+    Args:
+        path: a run folder.
+
+    Returns:
+        The model, its vocabulary, and the settings it was trained with.
+
+    Raises:
+        RunError: not a run, or its files do not fit together.
+
+    Cost: reads the weights once.
+    """
+    run = RunFolder.open(path)
+    settings, vocabulary = run.read_settings(), run.read_vocabulary()
+    model = build_model(settings, vocabulary.size)
+    try:
+        model.load_state_dict(checkpoints.best(run.checkpoints).model)
+    except RuntimeError as error:
+        raise RunError(
+            f"weights that fit the settings in {run.config}",
+            str(error).splitlines()[-1].strip(),
+            "restore config.toml and vocabulary.json from a copy",
+        ) from None
+    return model.eval(), vocabulary, settings

@@ -1,0 +1,66 @@
+"""How far a run has come, and the learning rate that belongs there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from bptt.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What ends a run: updates, passes over the text, or time; exactly one of them is given."""
+
+    steps: int | None
+    epochs: float | None
+    minutes: float | None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Budget:
+        """The budget that the settings name."""
+        return cls(settings.steps, settings.epochs, settings.minutes)
+
+    def progress(self, steps: int, epochs: float, seconds: float) -> float:
+        """Share of the budget that is spent, 0…1.
+
+        By steps or epochs it is the same in every repetition of a run; by minutes it depends on the
+        machine, and so does all that follows from it.
+
+        Example:
+            >>> Budget(steps=200, epochs=None, minutes=None).progress(50, 0.1, 3.0)
+            0.25
+        """
+        if self.steps is not None:
+            share = steps / self.steps
+        elif self.epochs is not None:
+            share = epochs / self.epochs
+        elif self.minutes is not None:
+            share = seconds / (60 * self.minutes)
+        else:
+            share = 1.0
+        return min(share, 1.0)
+
+
+def rate(progress: float, peak: float, warmup: float, decay: str) -> float:
+    """Learning rate at a share of the run: a linear rise to the peak, then a fall to zero.
+
+    Args:
+        progress: 0…1.
+        peak: the highest rate.
+        warmup: share of the run over which it rises.
+        decay: ``"cosine"``, ``"linear"`` or ``"none"`` (stays at the peak).
+
+    Example:
+        >>> [round(rate(p, 1.0, 0.2, "linear"), 2) for p in (0.1, 0.2, 0.6, 1.0)]
+        [0.5, 1.0, 0.5, 0.0]
+
+    Source: I. Loshchilov and F. Hutter, 2017, SGDR: stochastic gradient descent with warm restarts
+    (the cosine).
+    """
+    if progress < warmup:
+        return peak * progress / warmup
+    if decay == "none":
+        return peak
+    fallen = (progress - warmup) / (1 - warmup)
+    return peak * (1 - fallen if decay == "linear" else 0.5 * (1 + math.cos(math.pi * fallen)))

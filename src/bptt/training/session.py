@@ -1,0 +1,145 @@
+"""A run in memory: its parts, how far it has come, and both to and from a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bptt import carry as carries
+from bptt.data import Corpus, Lanes, RandomChunks
+from bptt.errors import RunError
+from bptt.gradients import Estimator
+from bptt.training.build import build_data, build_estimator, build_model, build_optimizer
+from bptt.training.checkpoint import Checkpoint
+from bptt.training.evaluate import Score
+from bptt.training.settings import Settings
+
+
+@dataclass
+class Tally:
+    """Sums over the steps since the last line of the metrics."""
+
+    steps: int = 0
+    tokens: int = 0
+    nats: float = 0.0
+    norms: float = 0.0
+    clipped: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Progress:
+    """The numbers of a run that a checkpoint keeps."""
+
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    scored_at: float = 0.0
+    best_nats: float = math.inf
+    best_step: int | None = None
+    without_best: int = 0
+    tally: Tally = field(default_factory=Tally)
+
+
+class Session:
+    """The parts of a run and its progress.
+
+    Args:
+        settings: what to train.
+        corpus: what to train on.
+    """
+
+    def __init__(self, settings: Settings, corpus: Corpus) -> None:
+        self.settings = settings
+        self.corpus = corpus
+        self.model: nn.Module = build_model(settings, corpus.vocabulary.size)
+        self.optimizer = build_optimizer(settings, self.model)
+        self.estimator: Estimator = build_estimator(settings)
+        self.data: Lanes | RandomChunks = build_data(settings, corpus.train)
+        self.carry: carries.Carry = None
+        self.progress = Progress()
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the text, the current one by its share."""
+        position = self.data.position
+        size = self.data.steps if isinstance(self.data, Lanes) else len(self.data)
+        return position.epoch + position.offset / size
+
+    def note_score(self, score: Score) -> None:
+        """Remember a held-out score, and whether it is the best so far."""
+        progress = self.progress
+        if score.nats < progress.best_nats:
+            progress.best_nats, progress.best_step = score.nats, progress.step
+            progress.without_best = 0
+        else:
+            progress.without_best += 1
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything needed to go on as if nothing had happened."""
+        training: dict[str, Tensor] = {"random": torch.get_rng_state()}
+        states = {} if self.optimizer is None else self.optimizer.state_dict()["state"]
+        for index, state in states.items():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    training[f"optimizer.{index}.{name}"] = value
+        for index, state in enumerate(carries.tensors(self.carry)):
+            training[f"carry.{index}"] = state
+        numbers = asdict(self.progress)
+        if not math.isfinite(self.progress.best_nats):
+            numbers["best_nats"] = None  # JSON has no infinity
+        return Checkpoint(self.model.state_dict(), training, {**numbers, "data": self.data.state()})
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Become what a checkpoint holds.
+
+        Raises:
+            RunError: it belongs to another model or another text.
+        """
+        state = dict(saved.state)
+        try:
+            self.model.load_state_dict(saved.model)
+            self.data.seek(state.pop("data"))
+            self._restore_optimizer(saved.training)
+            self._restore_carry(saved.training)
+            torch.set_rng_state(saved.training["random"])
+            best = state.pop("best_nats")
+            tally = Tally(**state.pop("tally"))
+            best = math.inf if best is None else best
+            self.progress = Progress(**state, best_nats=best, tally=tally)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise RunError(
+                "a checkpoint of this model and this text",
+                reason,
+                "resume with the text the run was begun on, unchanged",
+            ) from None
+
+    def _restore_optimizer(self, training: dict[str, Tensor]) -> None:
+        if self.optimizer is None:
+            return
+        states: dict[int, dict[str, Any]] = {}
+        for key, value in training.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".")
+                states.setdefault(int(index), {})[name] = value
+        whole = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**whole, "state": states})
+
+    def _restore_carry(self, training: dict[str, Tensor]) -> None:
+        saved = [
+            training[f"carry.{i}"] for i in range(sum(k.startswith("carry.") for k in training))
+        ]
+        if not saved:
+            self.carry = None
+            return
+        # The model knows the structure its carry has; one step gives it, the values are replaced.
+        lanes = self.settings.batch
+        with torch.no_grad():
+            _, template = self.model(torch.zeros(1, lanes, dtype=torch.int64))
+        values = iter(saved)
+        self.carry = carries.apply(lambda _: next(values), template)

@@ -1,0 +1,209 @@
+"""Everything a run is told, in one flat record: the command line, the configuration file, the API.
+
+This file must not import torch: ``bptt train --help`` is built from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import tyro
+
+from bptt.errors import ArgumentError, RunError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a training run; the defaults train a good small model in a minute on two cores."""
+
+    files: tyro.conf.Positional[tuple[str, ...]] = ()
+    """UTF-8 texts, read one after another; with none, the text that every CPython carries."""
+
+    model: Literal["recurrent", "bigram", "ngram", "window", "attention"] = "recurrent"
+    """What predicts: recurrent layers, or a rung of the ladder below and above them."""
+    cell: Literal["rnn", "rnn-relu", "gru", "lstm"] = "gru"
+    """The recurrent cell."""
+    hidden: int | None = None
+    """State size H (recurrent, 256), hidden units (window, 512), width (attention, 128)."""
+    layers: int | None = None
+    """Layers (recurrent 1, window 2, attention 3)."""
+    embedding: int | None = None
+    """Size of a token's vector (recurrent: H, window: 32)."""
+    dropout: float | None = None
+    """Share dropped while training (recurrent 0, window and attention 0.1)."""
+    order: int = 6
+    """Tokens an n-gram spans."""
+    context: int | None = None
+    """Tokens the window (16) or attention (128) sees."""
+
+    batch: int = 32
+    """Lanes B that are trained side by side."""
+    gradient: Literal["truncated", "full"] = "truncated"
+    """How the gradient is taken through a chunk: cut every k steps, or not at all."""
+    k: int = 64
+    """Truncation length K."""
+    chunk: int | None = None
+    """Steps per update; default k."""
+    partition: Literal["lanes", "random"] = "lanes"
+    """Lanes carry the state through the text; random chunks start afresh each."""
+
+    init: Literal["default", "small", "identity", "orthogonal"] = "default"
+    """Start of the recurrent matrices."""
+    forget_bias: float | None = None
+    """Bias of an LSTM's forget gates."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """What turns a gradient into an update."""
+    lr: float | None = None
+    """Peak learning rate (adamw 0.005, sgd 1)."""
+    warmup: float = 0.02
+    """Share of the run over which the rate rises from zero."""
+    decay: Literal["cosine", "linear", "none"] = "cosine"
+    """How the rate falls to zero after that."""
+    weight_decay: float = 0.01
+    """AdamW's pull towards zero."""
+    momentum: float = 0.0
+    """SGD's momentum."""
+    clip: float | None = 1.0
+    """Largest gradient norm; None switches clipping off."""
+
+    minutes: float | None = None
+    """Stop after this long; the default, 1, if neither steps nor epochs are given."""
+    steps: int | None = None
+    """Stop after this many updates."""
+    epochs: float | None = None
+    """Stop after this many passes over the text."""
+    patience: int = 0
+    """Stop early after this many scores in a row without a new best; 0: never."""
+    eval_every: int | None = None
+    """Steps between held-out scores and checkpoints; default: ten in a run."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    keep: int = 2
+    """Newest checkpoints to keep, beside the best one."""
+
+    bytes: bool = False
+    """Read bytes in place of characters."""
+    documents: str | None = None
+    """Begin a new document after this text, e.g. two line breaks; files always begin one."""
+    valid_fraction: float = 0.1
+    """Share of the text, at its end, that is held out."""
+    seed: int = 0
+    """Seed of the weights, of dropout and of random chunks."""
+    threads: int | None = None
+    """Threads of torch; default: torch's own choice."""
+    out: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
+    """New folder for the run; default: runs/CELL-DATE-TIME."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "files", tuple(str(file) for file in self.files))
+        for name in ("hidden", "layers", "embedding", "context", "batch", "k", "chunk", "steps"):
+            self._at_least(name, 1)
+        for name in ("order", "eval_every", "log_every", "keep", "threads"):
+            self._at_least(name, 1)
+        for name in ("patience", "seed", "weight_decay", "momentum"):
+            self._at_least(name, 0)
+        for name in ("lr", "clip", "minutes", "epochs"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                self._refuse(name, "a number above 0", value)
+        for name in ("dropout", "valid_fraction", "warmup"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                self._refuse(name, "a share from 0 up to, not including, 1", value)
+        budgets = [n for n in ("minutes", "steps", "epochs") if getattr(self, n) is not None]
+        if len(budgets) > 1:
+            raise ArgumentError(
+                "one of --minutes, --steps and --epochs",
+                " and ".join("--" + name for name in budgets),
+                "keep the one that should end the run",
+            )
+        if not budgets:
+            object.__setattr__(self, "minutes", 1.0)
+        if self.forget_bias is not None and (self.model, self.cell) != ("recurrent", "lstm"):
+            raise ArgumentError(
+                "--forget-bias with --cell lstm", f"--cell {self.cell}", "leave the bias out"
+            )
+        if self.chunk is not None and self.gradient == "truncated" and self.chunk < self.k:
+            raise ArgumentError(
+                "--chunk at least --k",
+                f"--chunk {self.chunk} --k {self.k}",
+                "lower --k, or leave --chunk out",
+            )
+
+    @property
+    def steps_per_update(self) -> int:
+        """Time steps in a chunk."""
+        return self.k if self.chunk is None else self.chunk
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate."""
+        if self.lr is not None:
+            return self.lr
+        return 0.005 if self.optimizer == "adamw" else 1.0
+
+    def to_toml(self) -> str:
+        """The settings as a TOML document; what is None is left out, since TOML has no such value."""
+        import tomli_w
+
+        values = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        return tomli_w.dumps({**values, "files": list(self.files)})
+
+    @classmethod
+    def from_toml(cls, text: str, name: str) -> Settings:
+        """Read what :meth:`to_toml` wrote.
+
+        Raises:
+            RunError: not TOML, an unknown setting, or a value of the wrong type.
+        """
+        if sys.version_info >= (3, 11):
+            import tomllib
+        else:
+            import tomli as tomllib
+        try:
+            values = tomllib.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise RunError(
+                f"TOML in {name}", str(error), "restore the file, or start a new run"
+            ) from None
+        return cls(**{key: _checked(key, value, name) for key, value in values.items()})
+
+    def _at_least(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if value is not None and not least <= value < 2**63:
+            self._refuse(name, f"a number of at least {least}", value)
+
+    @staticmethod
+    def _refuse(name: str, expected: str, value: object) -> None:
+        flag = "--" + name.replace("_", "-")
+        raise ArgumentError(f"{expected} for {flag}", str(value), f"change {flag}")
+
+
+def _checked(name: str, value: Any, file: str) -> Any:
+    hint = get_type_hints(Settings).get(name)
+    if hint is None:
+        raise RunError(f"known settings in {file}", repr(name), "remove that line")
+    if name == "files":
+        fits = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    elif get_origin(hint) is Literal:
+        fits = value in get_args(hint)
+    else:
+        kinds = get_args(hint) or (hint,)
+        # By exact type, because True is an int; but 1 may stand for 1.0.
+        fits = type(value) in kinds or (type(value) is int and float in kinds)
+    if not fits:
+        kind = getattr(hint, "__name__", str(hint).replace("typing.", ""))
+        raise RunError(f"{name} in {file} as {kind}", repr(value), "mend that line")
+    return value
+
+
+def default_folder(settings: Settings, now: str) -> Path:
+    """A free name under ``runs/`` for a run that was given none."""
+    what = settings.cell if settings.model == "recurrent" else settings.model
+    base = Path("runs") / f"{what}-{now}"
+    candidates = (base if n == 1 else base.with_name(f"{base.name}-{n}") for n in range(1, 10_000))
+    return next(path for path in candidates if not path.exists())

@@ -1,0 +1,242 @@
+"""The command line as its users meet it: what it prints, what it returns, what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bptt.cli import COMMANDS, main
+
+TEXT = "she sells sea shells by the sea shore.\n" * 60
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "shells.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def run(text, tmp_path_factory):
+    """A finished run."""
+    path = str(tmp_path_factory.mktemp("runs") / "shells")
+    small = ["--hidden", "12", "--batch", "4", "--k", "8", "--lr", "0.01"]
+    assert main(["train", text, *small, "--steps", "60", "--out", path, "--sample", "0"]) == 0
+    return path
+
+
+def only_json(capsys):
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1, "one document on stdout and nothing else"
+    return json.loads(out)
+
+
+def refuse(capsys, *words):
+    """Run a command that must fail; return its one line."""
+    assert main(list(words)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1, captured.err
+    assert captured.err.startswith(f"bptt {words[0]}: expected ")
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def test_help_and_version(capsys):
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in COMMANDS)
+    assert main(["--version"]) == 0
+    assert main([]) == 2
+    assert main(["fly"]) == 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_has_an_example(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    assert f"Example: bptt {name}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_help_does_not_load_torch():
+    code = (
+        "import sys; from bptt.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_train_says_what_came_out_and_samples(text, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    words = ["--hidden", "8", "--batch", "2", "--k", "8", "--steps", "20", "--sample", "30"]
+    assert main(["train", text, *words, "--out", out]) == 0
+    printed = capsys.readouterr().out
+    assert "held out:" in printed
+    assert "bits per character" in printed
+    assert len(printed.split("sample:\n")[1]) == 31
+
+
+def test_train_json(text, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main(["train", text, "--batch", "2", "--steps", "5", "--out", out, "--json"]) == 0
+    document = only_json(capsys)
+    assert set(document) >= {"run", "steps", "seconds", "tokens_per_second", "valid"}
+    assert set(document["valid"]) >= {"tokens", "nats", "bits", "perplexity"}
+    assert document["steps"] == 5
+
+
+def test_eval_agrees_with_train_and_scores_another_text(run, tmp_path, capsys):
+    assert main(["eval", run, "--json"]) == 0
+    score = only_json(capsys)
+    result = json.loads(Path(run, "result.json").read_text())
+    assert score == result["final"]
+    other = tmp_path / "other.txt"
+    other.write_text("sea shells?", encoding="utf-8")
+    assert main(["eval", run, str(other), "--json"]) == 0
+    assert only_json(capsys)["tokens"] == 10
+    assert main(["eval", run, str(other)]) == 0
+    assert "1 of them are unknown" in capsys.readouterr().out
+
+
+def test_sample(run, capsys):
+    words = ["sample", run, "--prompt", "she ", "--length", "25", "--seed", "3"]
+    assert main([*words, "--json"]) == 0
+    document = only_json(capsys)
+    assert len(document["text"]) == 25
+    assert main(words) == 0
+    assert capsys.readouterr().out == "she " + document["text"] + "\n"
+
+
+def test_resume_from_the_command_line(run, text, capsys):
+    assert main(["train", "--resume", run, "--steps", "70", "--json"]) == 0
+    assert only_json(capsys)["steps"] == 70
+    assert "the run's own --hidden" in refuse(capsys, "train", "--resume", run, "--hidden", "16")
+
+
+def test_data_list_and_fetch(tmp_path, capsys):
+    assert main(["data", "list"]) == 0
+    assert "topics" in capsys.readouterr().out
+    out = str(tmp_path / "topics")
+    assert main(["data", "fetch", "topics", "--out", out, "--json"]) == 0
+    (path,) = only_json(capsys)["files"]
+    assert os.path.getsize(path) > 100_000
+    refuse(capsys, "data", "fetch", "topics", "--out", out)
+    refuse(capsys, "data", "fetch", "nothing")
+    refuse(capsys, "data", "fetch")
+
+
+def texts(folder):
+    """Texts that cannot be trained on, and what the complaint must name."""
+    made = {
+        "missing.txt": None,
+        "empty.txt": b"",
+        "one.txt": b"a",
+        "short.txt": b"to be or not to be",
+        "latin.txt": b"caf\xe9 " * 100,
+    }
+    for name, content in made.items():
+        if content is not None:
+            (folder / name).write_bytes(content)
+    return {
+        "missing.txt": "does not exist",
+        "empty.txt": "empty",
+        "one.txt": "1 character",
+        "short.txt": "tokens",
+        "latin.txt": "offset 3",
+        ".": "a directory",
+    }
+
+
+def test_texts_that_cannot_be_trained_on(tmp_path, capsys):
+    for name, words in texts(tmp_path).items():
+        out = tmp_path / "run"
+        line = refuse(capsys, "train", str(tmp_path / name), "--out", str(out))
+        assert words in line, (name, line)
+        assert not out.exists(), "nothing half-written"
+    assert "--bytes" in refuse(capsys, "train", str(tmp_path / "latin.txt"), "--out", str(out))
+
+
+def test_folders_that_are_not_what_they_should_be(run, text, tmp_path, capsys):
+    assert "--resume" in refuse(capsys, "train", text, "--out", run)
+    assert "nothing there" in refuse(capsys, "eval", str(tmp_path / "no"))
+    assert "without config.toml" in refuse(capsys, "sample", str(tmp_path))
+    assert "a file" in refuse(capsys, "sample", text)
+    assert "nothing there" in refuse(capsys, "train", "--resume", str(tmp_path / "no"))
+
+
+def test_prompts_the_model_cannot_read(run, capsys):
+    assert "'ß' (U+00DF) at 2" in refuse(capsys, "sample", run, "--prompt", "sh\u00df")
+    refuse(capsys, "sample", run, "--prompt", "")
+    refuse(capsys, "sample", run, "--temperature", "-1")
+    refuse(capsys, "sample", run, "--top-k", "0")
+    refuse(capsys, "sample", run, "--length", "-1")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--hidden", "0"],
+        ["--hidden", "many"],
+        ["--lr", "-1"],
+        ["--dropout", "1.5"],
+        ["--k", "0"],
+        ["--batch", "0"],
+        ["--minutes", "0"],
+        ["--steps", "5", "--epochs", "1"],
+        ["--cell", "transformer"],
+        ["--colour", "red"],
+        ["--clip", "0"],
+        ["--model", "attention", "--hidden", "6"],
+    ],
+    ids=" ".join,
+)
+def test_settings_out_of_range(words, text, tmp_path, capsys):
+    out = tmp_path / "run"
+    refuse(capsys, "train", text, "--out", str(out), *words)
+    assert not out.exists()
+
+
+def test_damaged_runs(run, tmp_path, capsys):
+    import shutil
+
+    damaged = tmp_path / "run"
+    shutil.copytree(run, damaged)
+    config = (damaged / "config.toml").read_text()
+    (damaged / "config.toml").write_text(config.replace("hidden = 12", "hidden = 13"))
+    assert "weights that fit" in refuse(capsys, "eval", str(damaged))
+    (damaged / "config.toml").write_text("hidden = ")
+    assert "TOML" in refuse(capsys, "eval", str(damaged))
+    (damaged / "config.toml").write_text(config)
+    (damaged / "vocabulary.json").write_text('{"kind": "characters", "symbols": 3}')
+    assert "vocabulary" in refuse(capsys, "eval", str(damaged))
+    shutil.rmtree(damaged / "checkpoints")
+    (damaged / "vocabulary.json").write_text('{"kind": "bytes"}')
+    assert "a checkpoint in" in refuse(capsys, "eval", str(damaged))
+
+
+def test_ctrl_c_ends_cleanly_with_a_checkpoint(text, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "bptt", "train", text, "--out", str(out)]
+    process = subprocess.Popen(
+        [*command, "--hidden", "8", "--batch", "2", "--k", "8", "--steps", "1000000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    metrics = out / "metrics.jsonl"
+    while not (metrics.exists() and metrics.stat().st_size > 0):
+        assert time.monotonic() < deadline, "training never began"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr == ""
+    assert f"--resume {out}" in stdout
+    assert len(list((out / "checkpoints").glob("step-*"))) >= 1
