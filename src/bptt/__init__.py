@@ -12,22 +12,31 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from bptt import carry, data, gradients, models, nn, ops, reference, remedies, training
+    from bptt import carry, data, errors, gradients, models, nn, ops, reference, remedies, training
     from bptt.nn import convert
 
-_MODULES = (
-    "carry", "data", "errors", "gradients", "models", "nn", "ops", "reference", "remedies", "training"
-)  # fmt: skip
 _NAMES = {"convert": "bptt.nn"}
 
-__all__ = [*_MODULES, *_NAMES]
+__all__ = [
+    "carry",
+    "convert",
+    "data",
+    "errors",
+    "gradients",
+    "models",
+    "nn",
+    "ops",
+    "reference",
+    "remedies",
+    "training",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"bptt.{name}")
     if name in _NAMES:
         return getattr(import_module(_NAMES[name]), name)
+    if name in __all__:
+        return import_module(f"bptt.{name}")
     raise AttributeError(f"module 'bptt' has no attribute {name!r}")
 
 

@@ -32,7 +32,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("call", "kind", "words"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+@pytest.mark.parametrize(
+    ("call", "kind", "words"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
 def test_call(call, kind, words):
     layer = bptt.nn.GRU(3, 4)
     with pytest.raises(kind, match=words) as caught:

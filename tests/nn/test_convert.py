@@ -5,11 +5,11 @@ import pickle
 
 import pytest
 import torch
-from compare import assert_close
 from torch import nn
 
 import bptt
 from bptt.errors import ArgumentError
+from compare import assert_close
 
 
 class Tagger(nn.Module):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from compare import assert_close
 from hypothesis import given
 from hypothesis import strategies as st
 
 import bptt
+from compare import assert_close
 
 LAYERS = {"rnn": bptt.nn.RNN, "gru": bptt.nn.GRU, "lstm": bptt.nn.LSTM}
 # Two splits of the same sums differ by rounding alone: a few units in the last place of float64.

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from compare import assert_close
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import bptt
+from compare import assert_close
 
 TOL = 1e-10
 KINDS = {

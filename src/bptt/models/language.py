@@ -103,7 +103,8 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
         targets: ``(T, B)`` int64.
 
     Example:
-        >>> token_loss(torch.zeros(3, 2, 4), torch.ones(3, 2, dtype=torch.int64))    # uniform: log 4
+        >>> import torch
+        >>> token_loss(torch.zeros(3, 2, 4), torch.ones(3, 2, dtype=torch.int64))  # log 4
         tensor(1.3863)
     """
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten())

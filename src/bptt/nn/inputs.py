@@ -45,7 +45,7 @@ class Sequence:
 
     def restore(self, y: Tensor) -> Tensor | PackedSequence:
         """Give an output ``(T, B, H)`` the form the input came in."""
-        if self.packed is not None:
+        if self.packed is not None and self.lengths is not None:
             lengths = self.lengths
             if self.packed.sorted_indices is not None:
                 y = y.index_select(1, self.packed.sorted_indices)
@@ -81,8 +81,9 @@ def normalise(
     Raises:
         ShapeError, DtypeError, DeviceError, ArgumentError: what does not fit, and what to do.
     """
-    packed = input if isinstance(input, PackedSequence) else None
-    if packed is not None:
+    packed = None
+    if isinstance(input, PackedSequence):
+        packed = input
         if lengths is not None:
             raise ArgumentError(
                 "one source of lengths",
@@ -94,9 +95,7 @@ def normalise(
         lengths = lengths.to(x.device)
         batched, batch_first = True, False
     else:
-        _check_tensor(
-            input, input_size, weight, "input", (2, 3), "BTI" if batch_first else "TBI"
-        )
+        _check_tensor(input, input_size, weight, "input", (2, 3), "BTI" if batch_first else "TBI")
         batched = input.dim() == 3
         x = input if batched else input.unsqueeze(1)
         batch_first = batch_first and batched

@@ -27,7 +27,7 @@ from bptt.nn.inputs import Sequence, check_state, normalise
 class _Recurrent(nn.RNNBase):
     """What RNN, GRU and LSTM share: the stack of layers and directions over one :func:`ops.recur`."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input: Tensor | PackedSequence,
         hx: Tensor | tuple[Tensor, Tensor] | None = None,

@@ -9,7 +9,7 @@ Axes: ``x (T, B, I)``, state ``(B, H)``, weights in PyTorch's shapes and gate or
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ def recur(
     reverse: bool = False,
 ) -> tuple[Tensor, State]:
     """Run ``cell`` over all time steps; see :func:`bptt.ops.recur` for the meaning of each argument."""
-    w_ih, w_hh, b_ih, b_hh, *projection = weights
+    w_ih, w_hh, b_ih, b_hh, *projection = cast(tuple[Tensor, ...], weights)
     steps = x.shape[0]
     live = None
     if lengths is not None:
