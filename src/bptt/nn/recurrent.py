@@ -62,8 +62,10 @@ class _Recurrent(nn.RNNBase):
             cut=cut,
         )
         state = self._initial_state(hx, sequence)
-        if sequence.plain:
-            # Nothing here that torch's operator cannot do, and it leaves the loop over time to C++.
+        first = tuple(s[0] for s in state)
+        if sequence.plain and not ops.runs_native(self.mode, sequence.x, first, self._weights(0)):
+            # Nothing here that torch's operator cannot do: it leaves the loop over time to C++, and
+            # on a GPU the whole layer to one fused kernel.
             return super().forward(input, hx)
         y, final = self._run(sequence, state)
         if not sequence.batched:

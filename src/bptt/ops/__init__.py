@@ -4,6 +4,8 @@ Everything above this folder sees :func:`recur` alone, so a faster way to comput
 without moving a line elsewhere.
 """
 
-from bptt.ops.eager import State, recur
+from bptt.ops.backend import Backend, backend, set_backend
+from bptt.ops.eager import State
+from bptt.ops.recurrence import recur, runs_native
 
-__all__ = ["State", "recur"]
+__all__ = ["Backend", "State", "backend", "recur", "runs_native", "set_backend"]

@@ -1,0 +1,221 @@
+// The backward pass of every cell: the loop over time, against the forward order, for one
+// thread's lanes.
+//
+// Per step: the cell turns the gradient that arrives at h_t (dy_t plus what came back from later
+// steps) into dz_t; then dh_{t-1} = dz_t W_hh, plus what the cell passes on directly. Weight and
+// input gradients are products over all steps, which the caller takes from dz.
+//
+// A cell has
+//   T, kind
+//   dz_step(...)   one lane's H units: from `carry` and dy to dz, and to `carry`'s direct part
+#pragma once
+
+#include "lanes.h"
+#include "panel.h"
+
+namespace bptt {
+namespace BPTT_ISA {
+
+template <class T>
+struct BackwardLanes {
+    const Problem& p;
+    const Backward<T>& f;
+    Slice slice;
+    int64_t ld, lda;
+    T* carry;        // [lane][ld] gradient arriving from the later step; then its direct part
+    T* cell;         // LSTM: the same for c
+    T* a;            // [lane][lda] dz of the hidden side, the left factor of the product
+    T* db;           // [lane][dz_of * H] or null
+    T* product;
+    const T* zeros;  // H of them
+
+    // Row of `base` (rows of ld elements) at the step that forward took before t; the initial
+    // state, or zeros, where there is none.
+    const T* before(int64_t t, int64_t b, const T* base, int64_t ld_base, const T* initial) const {
+        if (p.reset && p.reset[t * p.B + b]) return zeros;
+        const bool is_first = p.reverse ? t == p.length(b) - 1 : t == 0;
+        if (is_first) return initial ? initial + b * p.H : zeros;
+        return base + p.row(p.reverse ? t + 1 : t - 1, b) * ld_base;
+    }
+};
+
+// Runs body(j, part) over [0, n) in vectors, the last one partial.
+template <class T, class F>
+BPTT_INLINE void by_vector(int64_t n, F&& body) {
+    constexpr int64_t L = Simd<T>::L;
+    int64_t j = 0;
+    for (; j + L <= n; j += L) body(j, Whole{});
+    if (j < n) body(j, Part{int(n - j)});
+}
+
+// What a cell reads and writes for one lane at one step.
+template <class T>
+struct LaneStep {
+    int64_t t, b, r, row;
+    const T* dy;
+    T *carry, *dz, *a, *db;
+};
+
+template <class C>
+void dz_step(BackwardLanes<typename C::T>& s, int64_t t, int64_t live) {
+    using T = typename C::T;
+    const Problem& p = s.p;
+    const auto& f = s.f;
+    constexpr int64_t D = dz_of(C::kind);
+    for (int64_t r = 0; r < live; ++r) {
+        const int64_t b = s.slice.lane[r], row = p.row(t, b);
+        LaneStep<T> lane{t, b, r, row,
+                         f.dy ? f.dy + t * f.dy_step + b * f.dy_lane : s.zeros,
+                         s.carry + r * s.ld, f.dz + row * D * p.H, s.a + r * s.lda,
+                         s.db ? s.db + r * D * p.H : nullptr};
+        if (f.norms) {
+            Vec<T> sum{};
+            by_vector<T>(p.H, [&](int64_t j, auto part) {
+                const Vec<T> d = load(lane.dy + j, part) + load(lane.carry + j, part);
+                sum += d * d;
+            });
+            T total = 0;
+            for (int i = 0; i < Simd<T>::L; ++i) total += sum[i];
+            f.norms[t * p.B + b] = sizeof(T) == 4 ? T(__builtin_sqrtf(float(total)))
+                                                  : T(__builtin_sqrt(double(total)));
+        }
+        if (s.db) C::template dz_lane<true>(s, lane);
+        else C::template dz_lane<false>(s, lane);
+        // Nothing flows back across a reset or a cut: clear what this step passes on.
+        const int64_t mask = t * p.B + b;
+        if ((p.reset && p.reset[mask]) || (p.cut && p.cut[mask])) {
+            __builtin_memset(lane.a, 0, size_t(gates_of(C::kind) * p.H) * sizeof(T));
+            __builtin_memset(lane.carry, 0, size_t(p.H) * sizeof(T));
+            if (s.cell) __builtin_memset(s.cell + r * s.ld, 0, size_t(p.H) * sizeof(T));
+        }
+    }
+}
+
+// carry (+)= a W_hh
+template <class C>
+void carry_step(BackwardLanes<typename C::T>& s, int64_t live, const typename C::T* packed) {
+    using T = typename C::T;
+    constexpr int64_t NR = Tile<T>::NR, L = Simd<T>::L;
+    const int64_t K = gates_of(C::kind) * s.p.H, blocks = panels_of<T>(s.p.H);
+    const int64_t at_once = blocks_at_once(live);
+    for (int64_t u = 0; u < blocks; u += at_once) {
+        const int64_t n = blocks - u < at_once ? blocks - u : at_once;
+        multiply<T>(s.a, s.lda, live, packed + u * K * NR, n, K, s.product, live * NR);
+        for (int64_t v = 0; v < n; ++v)
+            for (int64_t r = 0; r < live; ++r) {
+                T* carry = s.carry + r * s.ld + (u + v) * NR;
+                const T* c = s.product + (v * live + r) * NR;
+                for (int i = 0; i < 2; ++i) {
+                    Vec<T> d = load(c + i * L);
+                    if (C::kind == Cell::gru) d += load(carry + i * L);
+                    store(carry + i * L, d);
+                }
+            }
+    }
+}
+
+template <class C>
+void backward_lanes(BackwardLanes<typename C::T>& s, const typename C::T* packed) {
+    const Problem& p = s.p;
+    const auto& f = s.f;
+    const int64_t H = p.H, D = dz_of(C::kind);
+    int64_t live = 0, ahead = live_at(p, s.slice, p.reverse ? 0 : p.T - 1, s.slice.count);
+    for (int64_t i = 0; i < p.T; ++i) {
+        const int64_t t = p.reverse ? i : p.T - 1 - i;
+        for (int64_t r = live; r < ahead; ++r) {  // lanes whose last step this is
+            const int64_t b = s.slice.lane[r];
+            copy_or_zero(s.carry + r * s.ld, f.dhn ? f.dhn + b * H : nullptr, H);
+            if (s.cell) copy_or_zero(s.cell + r * s.ld, f.dcn ? f.dcn + b * H : nullptr, H);
+        }
+        live = ahead;
+        for (int64_t r = live; r < s.slice.count; ++r) {  // padding
+            const int64_t b = s.slice.lane[r];
+            __builtin_memset(f.dz + p.row(t, b) * D * H, 0, size_t(D * H) * sizeof(*f.dz));
+            if (f.norms) f.norms[t * p.B + b] = 0;
+        }
+        dz_step<C>(s, t, live);
+        if (live > 0 && (i + 1 < p.T || f.dh0)) carry_step<C>(s, live, packed);
+        ahead = i + 1 < p.T ? live_at(p, s.slice, p.reverse ? t + 1 : t - 1, live) : 0;
+        for (int64_t r = ahead; r < live; ++r) {  // lanes whose first step this was
+            const int64_t b = s.slice.lane[r];
+            if (f.dh0) copy(f.dh0 + b * H, s.carry + r * s.ld, H);
+            if (s.cell && f.dc0) copy(f.dc0 + b * H, s.cell + r * s.ld, H);
+        }
+        if (ahead < live) live = ahead;
+    }
+}
+
+template <class C>
+struct BackwardPlan {
+    using T = typename C::T;
+    int threads;
+    int64_t ld, lda, lanes, product, per_thread;
+    int64_t* order;
+    T *zeros, *packed, *db, *buffers;
+
+    BackwardPlan(const Problem& p, Arena& arena)
+        : threads(threads_for(p, gates_of(C::kind))), ld(padded<T>(p.H)),
+          lda(padded<T>(gates_of(C::kind) * p.H)), lanes(slice_size(p.B, threads, 0)) {
+        constexpr int64_t G = gates_of(C::kind), NR = Tile<T>::NR;
+        product = padded<T>(product_size<T>(lanes));
+        per_thread = padded<T>(lanes * ld) * (C::kind == Cell::lstm ? 2 : 1) +
+                     padded<T>(lanes * lda) + product;
+        order = order_buffer(arena, p);
+        zeros = arena.take<T>(ld);
+        packed = arena.take<T>(panels_of<T>(p.H) * G * p.H * NR);
+        db = arena.take<T>(p.B * dz_of(C::kind) * p.H);
+        buffers = arena.take<T>(per_thread * threads);
+    }
+};
+
+template <class C>
+void backward(const Problem& p, const Backward<typename C::T>& f) {
+    using T = typename C::T;
+    constexpr int64_t NR = Tile<T>::NR, G = gates_of(C::kind), D = dz_of(C::kind);
+    Arena arena(f.work);
+    BackwardPlan<C> plan(p, arena);
+    const int64_t blocks = panels_of<T>(p.H), K = G * p.H;
+    __builtin_memset(plan.zeros, 0, size_t(plan.ld) * sizeof(T));
+    const int packers = blocks * K * NR < smallest_parallel ? 1 : plan.threads;
+    parallel(packers, [&](int i) {
+        for (int64_t u = blocks * i / packers; u < blocks * (i + 1) / packers; ++u) {
+            const int64_t left = p.H - u * NR;
+            pack_panel<T>(f.w_hh + u * NR, p.H, 1, K, left < NR ? left : NR, plan.packed + u * K * NR);
+        }
+    });
+    order_lanes(p, plan.threads, plan.order);
+    parallel(plan.threads, [&](int i) {
+        T* mine = plan.buffers + i * plan.per_thread;
+        const int64_t area = padded<T>(plan.lanes * plan.ld);
+        const Slice slice = slice_of(p, plan.threads, i, plan.order);
+        T* const cell = C::kind == Cell::lstm ? mine + area : nullptr;
+        T* const a = mine + area * (C::kind == Cell::lstm ? 2 : 1);
+        T* const db = f.db ? plan.db + (slice.lane - plan.order) * D * p.H : nullptr;
+        if (db) __builtin_memset(db, 0, size_t(slice.count * D * p.H) * sizeof(T));
+        BackwardLanes<T> s{p, f, slice, plan.ld, plan.lda, mine, cell, a, db,
+                           a + padded<T>(plan.lanes * plan.lda), plan.zeros};
+        backward_lanes<C>(s, plan.packed);
+    });
+    if (!f.db) return;
+    // Each lane summed its own steps; adding the lanes up here, in their own order, keeps the
+    // result independent of how they were dealt out.
+    int64_t* const at = plan.order;
+    T* const db = f.db;
+    __builtin_memset(db, 0, size_t(D * p.H) * sizeof(T));
+    auto add = [&](int64_t place) {
+        const T* from = plan.db + place * D * p.H;
+        by_vector<T>(D * p.H, [&](int64_t j, auto part) {
+            store(db + j, load(db + j, part) + load(from + j, part), part);
+        });
+    };
+    if (!p.lengths) {
+        for (int64_t b = 0; b < p.B; ++b) add(b);
+        return;
+    }
+    int64_t* const place = at + p.B;  // the sort's buffer is free again
+    for (int64_t k = 0; k < p.B; ++k) place[at[k]] = k;
+    for (int64_t b = 0; b < p.B; ++b) add(place[b]);
+}
+
+}  // namespace BPTT_ISA
+}  // namespace bptt

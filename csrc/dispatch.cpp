@@ -1,0 +1,93 @@
+// The instruction set is chosen once, when the library is loaded: the best one this machine runs,
+// or the one that the environment variable BPTT_ISA names.
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels.h"
+
+#define BPTT_DECLARE(isa)                             \
+    namespace isa {                                   \
+    template <class T> Kernels<T> rnn_tanh_kernels(); \
+    template <class T> Kernels<T> rnn_relu_kernels(); \
+    template <class T> Kernels<T> gru_kernels();      \
+    template <class T> Kernels<T> lstm_kernels();     \
+    }
+
+namespace bptt {
+
+BPTT_DECLARE(baseline)
+#if defined(BPTT_HAVE_AVX2)
+BPTT_DECLARE(avx2)
+#endif
+#if defined(BPTT_HAVE_AVX512)
+BPTT_DECLARE(avx512)
+#endif
+
+namespace {
+
+struct Isa {
+    const char* name;
+    bool (*runs)();
+    Kernels<float> f32[4];
+    Kernels<double> f64[4];
+};
+
+#define BPTT_TABLE(isa, T)                                                                         \
+    {isa::rnn_tanh_kernels<T>(), isa::rnn_relu_kernels<T>(), isa::gru_kernels<T>(),                \
+     isa::lstm_kernels<T>()}
+#define BPTT_ROW(isa, name, runs) {name, runs, BPTT_TABLE(isa, float), BPTT_TABLE(isa, double)}
+
+bool always() { return true; }
+
+// Best first. On AArch64 the baseline's 16-byte vectors are NEON.
+const Isa built[] = {
+#if defined(BPTT_HAVE_AVX512)
+    BPTT_ROW(avx512, "avx512",
+             [] {
+                 return bool(__builtin_cpu_supports("avx512f")) && bool(__builtin_cpu_supports("avx512dq")) &&
+                        bool(__builtin_cpu_supports("avx512bw")) && bool(__builtin_cpu_supports("avx512vl"));
+             }),
+#endif
+#if defined(BPTT_HAVE_AVX2)
+    BPTT_ROW(avx2, "avx2",
+             [] { return bool(__builtin_cpu_supports("avx2")) && bool(__builtin_cpu_supports("fma")); }),
+#endif
+#if defined(__aarch64__)
+    BPTT_ROW(baseline, "neon", always),
+#else
+    BPTT_ROW(baseline, "baseline", always),
+#endif
+};
+
+char names[64];
+
+const Isa* choose() {
+    const char* wanted = std::getenv("BPTT_ISA");
+    if (wanted && !*wanted) wanted = nullptr;
+    const Isa* chosen = nullptr;
+    for (const Isa& isa : built) {
+        if (!isa.runs()) continue;
+        if (*names) std::strcat(names, " ");
+        std::strcat(names, isa.name);
+        if (!chosen && (!wanted || !std::strcmp(wanted, isa.name))) chosen = &isa;
+    }
+    return chosen;
+}
+
+const Isa* const chosen = choose();
+
+}  // namespace
+
+const char* isa() { return chosen ? chosen->name : nullptr; }
+const char* isas() { return names; }
+
+template <>
+const Kernels<float>& kernels<float>(Cell c) {
+    return chosen->f32[int(c)];
+}
+template <>
+const Kernels<double>& kernels<double>(Cell c) {
+    return chosen->f64[int(c)];
+}
+
+}  // namespace bptt

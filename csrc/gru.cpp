@@ -1,0 +1,88 @@
+// Gated recurrent unit, torch's form (the reset gate acts after the product):
+//   r = σ(xp_r + W_hr h + b_r)      z = σ(xp_z + W_hz h + b_z)
+//   n = tanh(xp_n + b_in + r (W_hn h + b_hn))
+//   h' = (1 - z) n + z h
+#include "cell.h"
+
+namespace bptt {
+namespace BPTT_ISA {
+
+template <class Element>
+struct Gru {
+    using T = Element;
+    static constexpr Cell kind = Cell::gru;
+
+    template <bool All>
+    static void epilogue(ForwardLanes<T>& s, int64_t t, int64_t live, const Units<T>& u) {
+        constexpr int L = Simd<T>::L, NR = Tile<T>::NR;
+        const int64_t H = s.p.H;
+        const T* bias = s.bias + u.j;
+        for (int64_t k = 0; k < live; ++k) {
+            const int64_t b = s.slice.lane[k], row = s.p.row(t, b);
+            const T* x = s.input(t, b) + u.j;
+            const T* product = u.product + k * NR;
+            T* y = s.f.y + row * H + u.j;
+            T* saved = s.f.saved ? s.f.saved + row * s.f.lds + u.j : nullptr;
+            BPTT_UNROLL
+            for (int i = 0; i < 2; ++i) {
+                const auto part = inside<All>(u, i);
+                const int v = i * L;
+                const Vec<T> r = sigmoid<T>(load(product + v) + load(x + v, part) + load(bias + v));
+                const Vec<T> z = sigmoid<T>(load(product + u.gate + v) + load(x + H + v, part) +
+                                            load(bias + s.ld + v));
+                const Vec<T> hn = load(product + 2 * u.gate + v) + load(bias + 3 * s.ld + v);
+                const Vec<T> n = tanh<T>(load(x + 2 * H + v, part) + load(bias + 2 * s.ld + v) + r * hn);
+                const Vec<T> h = (T(1) - z) * n + z * load(s.state + k * s.ld + u.j + v);
+                if (saved) {
+                    store(saved + v, r, part);
+                    store(saved + H + v, z, part);
+                    store(saved + 2 * H + v, n, part);
+                    store(saved + 3 * H + v, hn, part);
+                }
+                store(y + v, h, part);
+                store(s.next + k * s.ld + u.j + v, h);
+            }
+        }
+    }
+
+    template <bool Bias>
+    static void dz_lane(BackwardLanes<T>& s, const LaneStep<T>& lane) {
+        const int64_t H = s.p.H;
+        const T* saved = s.f.saved + lane.row * s.f.lds;
+        const T* before = s.before(lane.t, lane.b, s.f.y, H, s.f.h0);
+        by_vector<T>(H, [&](int64_t j, auto part) {
+            const Vec<T> r = load(saved + j, part), z = load(saved + H + j, part);
+            const Vec<T> n = load(saved + 2 * H + j, part), hn = load(saved + 3 * H + j, part);
+            const Vec<T> h = load(before + j, part);
+            const Vec<T> dh = load(lane.dy + j, part) + load(lane.carry + j, part);
+            const Vec<T> dn = dh * (T(1) - z) * (T(1) - n * n);
+            const Vec<T> dz = dh * (h - n) * z * (T(1) - z);
+            const Vec<T> dr = dn * hn * r * (T(1) - r);
+            const Vec<T> dhn = dn * r;
+            store(lane.carry + j, dh * z, part);
+            store(lane.dz + j, dr, part);
+            store(lane.dz + H + j, dz, part);
+            store(lane.dz + 2 * H + j, dn, part);
+            store(lane.dz + 3 * H + j, dhn, part);
+            store(lane.a + j, dr, part);
+            store(lane.a + H + j, dz, part);
+            store(lane.a + 2 * H + j, dhn, part);
+            if (Bias) {
+                store(lane.db + j, load(lane.db + j, part) + dr, part);
+                store(lane.db + H + j, load(lane.db + H + j, part) + dz, part);
+                store(lane.db + 2 * H + j, load(lane.db + 2 * H + j, part) + dn, part);
+                store(lane.db + 3 * H + j, load(lane.db + 3 * H + j, part) + dhn, part);
+            }
+        });
+    }
+};
+
+template <class T>
+Kernels<T> gru_kernels() {
+    return kernels_of<Gru<T>>();
+}
+template Kernels<float> gru_kernels<float>();
+template Kernels<double> gru_kernels<double>();
+
+}  // namespace BPTT_ISA
+}  // namespace bptt

@@ -1,0 +1,104 @@
+// The interface of every kernel: one layer, one direction, all time steps in one call.
+//
+// A kernel reads through const pointers and writes into the caller's buffers. It never throws,
+// never allocates and knows nothing of torch. The caller has checked every size and holds
+// `workspace()` bytes for it.
+//
+// Letters: T time steps, B lanes, H hidden size, G gates (1 RNN, 3 GRU r,z,n, 4 LSTM i,f,g,o).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace bptt {
+
+enum class Cell : int { rnn_tanh = 0, rnn_relu = 1, gru = 2, lstm = 3 };
+
+// What a call runs over. Arrays by time have one row per (step, lane); row(t, b) lies at
+// t * step + b * lane, so that time-major (step=B, lane=1) and batch-major (step=1, lane=T)
+// buffers are both read in place. Masks and tokens are always (T, B), time-major.
+struct Problem {
+    int64_t T, B, H;
+    int64_t step, lane;
+    const int64_t* lengths;  // (B) or null: lane b runs steps 0 .. lengths[b]-1, each >= 1
+    const uint8_t* reset;    // (T, B) or null: the state is zero before step t; nothing flows through
+    const uint8_t* cut;      // (T, B) or null: the state passes, the gradient does not
+    bool reverse;            // from the last valid step down to 0
+    int threads;
+
+    int64_t row(int64_t t, int64_t b) const { return t * step + b * lane; }
+    int64_t length(int64_t b) const { return lengths ? lengths[b] : T; }
+};
+
+// Widths, in multiples of H, of the rows that forward saves and backward returns.
+//   saved: RNN none; GRU r, z, n, W_hn h + b_hn; LSTM i, f, g, o, c.
+//   dz:    RNN dz; GRU dr, dz, dn, dn * r (input side = first three, hidden side = 1, 2, 4); LSTM 4.
+constexpr int64_t gates_of(Cell c) { return c == Cell::gru ? 3 : c == Cell::lstm ? 4 : 1; }
+constexpr int64_t saved_of(Cell c) { return c == Cell::gru ? 4 : c == Cell::lstm ? 5 : 0; }
+constexpr int64_t dz_of(Cell c) { return c == Cell::gru || c == Cell::lstm ? 4 : 1; }
+
+template <class T>
+struct Forward {
+    const T* xp;            // projected input, G*H used of every ldx; or, with tokens, the table's rows
+    int64_t ldx;            // elements between rows of xp
+    const int64_t* tokens;  // (T, B) or null: row of the table that step (t, b) reads
+    const T* b_ih;          // (G*H) or null
+    const T* b_hh;          // (G*H) or null
+    const T* w_hh;          // (G*H, H); or already packed, see `packed`
+    bool packed;
+    const T* h0;            // (B, H) or null = zeros
+    const T* c0;            // LSTM only
+    T* y;                   // rows of H; zero beyond a lane's length. May be xp itself (RNN)
+    T* saved;               // rows of lds, or null: nothing is kept. May be xp itself
+    int64_t lds;
+    T* hn;                  // (B, H) state at each lane's last step
+    T* cn;
+    void* work;
+};
+
+template <class T>
+struct Backward {
+    const T* dy;  // element (t, b, j) at t*dy_step + b*dy_lane + j; null = zeros
+    int64_t dy_step, dy_lane;
+    const T* dhn;    // (B, H) or null = zeros
+    const T* dcn;
+    const T* y;      // as forward wrote them
+    const T* saved;
+    int64_t lds;
+    const T* h0;
+    const T* c0;
+    const T* w_hh;   // (G*H, H)
+    T* dz;           // rows of dz_of(cell)*H, zero beyond a lane's length
+    T* dh0;          // (B, H) or null
+    T* dc0;
+    T* db;           // (dz_of(cell)*H) sum of dz over steps and lanes, or null
+    T* norms;        // (T, B) ‖dL/dh_t‖ of each lane, or null
+    void* work;
+};
+
+// One cell in one element type, compiled for one instruction set.
+template <class T>
+struct Kernels {
+    void (*forward)(const Problem&, const Forward<T>&);
+    void (*backward)(const Problem&, const Backward<T>&);
+    // Elements of, and packing into, the form that Forward::packed takes.
+    size_t (*packed_size)(int64_t H);
+    void (*pack)(int64_t H, const T* w_hh, T* out, int threads);
+    // Bytes of work that forward (or backward) needs for this problem.
+    size_t (*workspace)(const Problem&, bool backward);
+};
+
+// The kernels of the instruction set in use; `isa()` names it, `isas()` lists those this machine
+// runs, best first, separated by spaces.
+template <class T>
+const Kernels<T>& kernels(Cell);
+const char* isa();
+const char* isas();
+
+// table[token[i], :] += rows[i, :width], in the order of i whatever the number of threads.
+// token is (T, B); rows are ordered as the problem says, ld elements apart.
+template <class T>
+void scatter_add(const Problem&, const int64_t* tokens, const T* rows, int64_t ld, int64_t width,
+                 T* table);
+
+}  // namespace bptt

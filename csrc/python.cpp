@@ -1,0 +1,110 @@
+// The bindings. Pointers arrive as integers (a tensor's data_ptr(); 0 is null), because wrapping
+// tensors costs more than a small kernel; the Python side has checked what they point to.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "kernels.h"
+
+namespace nb = nanobind;
+using bptt::Cell;
+using bptt::Problem;
+
+namespace {
+
+using Ptr = uintptr_t;
+
+template <class T>
+T* at(Ptr p) {
+    return reinterpret_cast<T*>(p);
+}
+
+template <class T>
+struct Binding {
+    static void forward(int cell, const Problem& p, Ptr xp, int64_t ldx, Ptr tokens, Ptr b_ih, Ptr b_hh,
+                        Ptr w_hh, bool packed, Ptr h0, Ptr c0, Ptr y, Ptr saved, int64_t lds, Ptr hn,
+                        Ptr cn, Ptr work) {
+        bptt::kernels<T>(Cell(cell)).forward(
+            p, {at<T>(xp), ldx, at<int64_t>(tokens), at<T>(b_ih), at<T>(b_hh), at<T>(w_hh), packed,
+                at<T>(h0), at<T>(c0), at<T>(y), at<T>(saved), lds, at<T>(hn), at<T>(cn), at<void>(work)});
+    }
+
+    static void backward(int cell, const Problem& p, Ptr dy, int64_t dy_step, int64_t dy_lane, Ptr dhn,
+                         Ptr dcn, Ptr y, Ptr saved, int64_t lds, Ptr h0, Ptr c0, Ptr w_hh, Ptr dz, Ptr dh0,
+                         Ptr dc0, Ptr db, Ptr norms, Ptr work) {
+        bptt::kernels<T>(Cell(cell)).backward(
+            p, {at<T>(dy), dy_step, dy_lane, at<T>(dhn), at<T>(dcn), at<T>(y), at<T>(saved), lds, at<T>(h0),
+                at<T>(c0), at<T>(w_hh), at<T>(dz), at<T>(dh0), at<T>(dc0), at<T>(db), at<T>(norms),
+                at<void>(work)});
+    }
+
+    static size_t workspace(int cell, const Problem& p, bool backward) {
+        return bptt::kernels<T>(Cell(cell)).workspace(p, backward);
+    }
+
+    static size_t packed_size(int cell, int64_t H) { return bptt::kernels<T>(Cell(cell)).packed_size(H); }
+
+    static void pack(int cell, int64_t H, Ptr w_hh, Ptr out, int threads) {
+        bptt::kernels<T>(Cell(cell)).pack(H, at<T>(w_hh), at<T>(out), threads);
+    }
+
+    static void scatter_add(const Problem& p, Ptr tokens, Ptr rows, int64_t ld, int64_t width, Ptr table) {
+        bptt::scatter_add<T>(p, at<int64_t>(tokens), at<T>(rows), ld, width, at<T>(table));
+    }
+
+    static void define(nb::module_& m, const std::string& suffix) {
+        const auto def = [&](const char* name, auto function) {
+            m.def((name + suffix).c_str(), function, nb::call_guard<nb::gil_scoped_release>());
+        };
+        def("forward", &forward);
+        def("backward", &backward);
+        def("workspace", &workspace);
+        def("packed_size", &packed_size);
+        def("pack", &pack);
+        def("scatter_add", &scatter_add);
+    }
+};
+
+// First lane whose length is not in 1..T, or -1.
+int64_t bad_length(const Problem& p) {
+    for (int64_t b = 0; b < p.B; ++b)
+        if (p.length(b) < 1 || p.length(b) > p.T) return b;
+    return -1;
+}
+
+// First place t * B + b whose token is not in 0..V-1, padding left out, or -1.
+int64_t bad_token(const Problem& p, Ptr tokens, int64_t V) {
+    const int64_t* token = at<int64_t>(tokens);
+    for (int64_t t = 0; t < p.T; ++t)
+        for (int64_t b = 0; b < p.B; ++b)
+            if (t < p.length(b) && (token[t * p.B + b] < 0 || token[t * p.B + b] >= V)) return t * p.B + b;
+    return -1;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.doc() = "Compiled recurrence kernels.";
+    if (!bptt::isa()) {
+        const char* wanted = std::getenv("BPTT_ISA");
+        throw nb::import_error((std::string("BPTT_ISA=") + (wanted ? wanted : "") +
+                                " is not among the instruction sets this machine runs: " + bptt::isas())
+                                   .c_str());
+    }
+    nb::class_<Problem>(m, "Problem")
+        .def("__init__",
+             [](Problem* self, int64_t T, int64_t B, int64_t H, int64_t step, int64_t lane, Ptr lengths,
+                Ptr reset, Ptr cut, bool reverse, int threads) {
+                 new (self) Problem{T, B, H, step, lane, at<int64_t>(lengths), at<uint8_t>(reset),
+                                    at<uint8_t>(cut), reverse, threads};
+             });
+    Binding<float>::define(m, "_f32");
+    Binding<double>::define(m, "_f64");
+    m.def("bad_length", &bad_length);
+    m.def("bad_token", &bad_token);
+    m.attr("isa") = bptt::isa();
+    m.attr("isas") = bptt::isas();
+}

@@ -1,0 +1,60 @@
+// Elman network:  h_t = act(xp_t + W_hh h_{t-1} + b)
+#include "cell.h"
+
+namespace bptt {
+namespace BPTT_ISA {
+
+template <class Element, bool Relu>
+struct Rnn {
+    using T = Element;
+    static constexpr Cell kind = Relu ? Cell::rnn_relu : Cell::rnn_tanh;
+
+    template <bool All>
+    static void epilogue(ForwardLanes<T>& s, int64_t t, int64_t live, const Units<T>& u) {
+        constexpr int L = Simd<T>::L, NR = Tile<T>::NR;
+        for (int64_t r = 0; r < live; ++r) {
+            const int64_t b = s.slice.lane[r];
+            const T* x = s.input(t, b) + u.j;
+            T* y = s.f.y + s.p.row(t, b) * s.p.H + u.j;
+            BPTT_UNROLL
+            for (int i = 0; i < 2; ++i) {
+                const auto part = inside<All>(u, i);
+                const Vec<T> z = load(u.product + r * NR + i * L) + load(x + i * L, part) +
+                                 load(s.bias + u.j + i * L);
+                const Vec<T> h = Relu ? relu<T>(z) : tanh<T>(z);
+                store(y + i * L, h, part);
+                store(s.next + r * s.ld + u.j + i * L, h);
+            }
+        }
+    }
+
+    // dz = dh act'(z), written in terms of h = act(z)
+    template <bool Bias>
+    static void dz_lane(BackwardLanes<T>& s, const LaneStep<T>& lane) {
+        const T* y = s.f.y + lane.row * s.p.H;
+        by_vector<T>(s.p.H, [&](int64_t j, auto part) {
+            const Vec<T> h = load(y + j, part);
+            const Vec<T> dh = load(lane.dy + j, part) + load(lane.carry + j, part);
+            const Vec<T> dz = Relu ? (h <= T(0) ? Vec<T>{} : dh) : dh * (T(1) - h * h);
+            store(lane.dz + j, dz, part);
+            store(lane.a + j, dz, part);
+            if (Bias) store(lane.db + j, load(lane.db + j, part) + dz, part);
+        });
+    }
+};
+
+template <class T>
+Kernels<T> rnn_tanh_kernels() {
+    return kernels_of<Rnn<T, false>>();
+}
+template <class T>
+Kernels<T> rnn_relu_kernels() {
+    return kernels_of<Rnn<T, true>>();
+}
+template Kernels<float> rnn_tanh_kernels<float>();
+template Kernels<double> rnn_tanh_kernels<double>();
+template Kernels<float> rnn_relu_kernels<float>();
+template Kernels<double> rnn_relu_kernels<double>();
+
+}  // namespace BPTT_ISA
+}  // namespace bptt

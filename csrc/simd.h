@@ -1,0 +1,191 @@
+// The vector type of the instruction set this file is compiled for, and the activations on it.
+//
+// GCC's and clang's vector extensions give one source for every width: 16 bytes (SSE2, NEON),
+// 32 (AVX2), 64 (AVX-512). Nothing from the standard library is used, because an inline function
+// compiled here for AVX could otherwise be the copy the linker keeps for the baseline.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#ifndef BPTT_ISA
+#define BPTT_ISA baseline
+#endif
+
+#define BPTT_INLINE inline __attribute__((always_inline))
+#if defined(__clang__)
+#define BPTT_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define BPTT_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+namespace bptt {
+namespace BPTT_ISA {
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+#elif defined(__AVX2__)
+constexpr int vector_bytes = 32;
+#else
+constexpr int vector_bytes = 16;
+#endif
+
+template <class T>
+struct Simd;
+
+template <>
+struct Simd<float> {
+    typedef float V __attribute__((vector_size(vector_bytes)));
+    typedef int32_t I __attribute__((vector_size(vector_bytes)));
+    static constexpr int L = vector_bytes / 4;
+    static constexpr int mantissa = 23, bias = 127;
+    static constexpr float magic = 0x1.8p23f;      // adding it rounds to an integer in the low bits
+    static constexpr float largest = 87.0f;        // exp(±largest) is a normal number
+    static constexpr float saturated = 10.0f;      // tanh(saturated) rounds to 1
+    static constexpr float log2e = 0x1.715476p0f;
+    static constexpr float ln2_hi = 0x1.62e4p-1f;  // few enough bits that n * ln2_hi is exact
+    static constexpr float ln2_lo = 1.42860677e-06f;
+    // (expm1(r) - r) / r^2 on |r| <= ln2/2, minimax in the relative error of expm1: 1.3e-8.
+    static constexpr float q[] = {0x1.fffffep-2f, 0x1.5554bp-3f, 0x1.555674p-5f, 0x1.122776p-7f,
+                                  0x1.6bebfcp-10f};
+};
+
+template <>
+struct Simd<double> {
+    typedef double V __attribute__((vector_size(vector_bytes)));
+    typedef int64_t I __attribute__((vector_size(vector_bytes)));
+    static constexpr int L = vector_bytes / 8;
+    static constexpr int mantissa = 52, bias = 1023;
+    static constexpr double magic = 0x1.8p52;
+    static constexpr double largest = 708.0;
+    static constexpr double saturated = 20.0;
+    static constexpr double log2e = 0x1.71547652b82fep0;
+    static constexpr double ln2_hi = 0x1.62e42feep-1;
+    static constexpr double ln2_lo = 1.90821492927058770002e-10;
+    // As above; relative error 1.8e-17.
+    static constexpr double q[] = {
+        0.5000000000000005180212,     0.1666666666666658927627,    0.04166666666657674655808,
+        0.008333333333389550141227,   0.001388888893156708509013,  0.0001984126971901678468066,
+        0.0000248015052714997062641,  0.000002755740753004022721869, 2.762603869676649878011e-7,
+        2.505377988413046119287e-8};
+};
+
+template <class T>
+using Vec = typename Simd<T>::V;
+
+template <class T>
+BPTT_INLINE Vec<T> splat(T s) {
+    return s - Vec<T>{};
+}
+
+// How much of a vector lies inside the array: all of it, or its first n elements. Masked loads
+// and stores do not touch memory beyond.
+struct Whole {};
+struct Part {
+    int n;
+};
+
+template <class T>
+BPTT_INLINE Vec<T> load(const T* p, Whole = {}) {
+    typedef Vec<T> U __attribute__((aligned(sizeof(T)), may_alias));
+    return *reinterpret_cast<const U*>(p);
+}
+
+template <class T>
+BPTT_INLINE void store(T* p, Vec<T> v, Whole = {}) {
+    typedef Vec<T> U __attribute__((aligned(sizeof(T)), may_alias));
+    *reinterpret_cast<U*>(p) = v;
+}
+
+template <class T>
+BPTT_INLINE Vec<T> load(const T* p, Part part) {
+    Vec<T> v{};
+    for (int i = 0; i < part.n; ++i) v[i] = p[i];
+    return v;
+}
+
+template <class T>
+BPTT_INLINE void store(T* p, Vec<T> v, Part part) {
+    for (int i = 0; i < part.n; ++i) p[i] = v[i];
+}
+
+#if defined(__AVX512F__)
+BPTT_INLINE Vec<float> load(const float* p, Part part) {
+    return (Vec<float>)_mm512_maskz_loadu_ps((__mmask16)((1u << part.n) - 1u), p);
+}
+BPTT_INLINE void store(float* p, Vec<float> v, Part part) {
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << part.n) - 1u), (__m512)v);
+}
+#elif defined(__AVX2__)
+BPTT_INLINE __m256i first(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+BPTT_INLINE Vec<float> load(const float* p, Part part) {
+    return (Vec<float>)_mm256_maskload_ps(p, first(part.n));
+}
+BPTT_INLINE void store(float* p, Vec<float> v, Part part) {
+    _mm256_maskstore_ps(p, first(part.n), (__m256)v);
+}
+#endif
+
+// Comparisons with NaN are false, so both keep a NaN in v.
+template <class V>
+BPTT_INLINE V at_most(V v, V limit) {
+    return limit < v ? limit : v;
+}
+template <class V>
+BPTT_INLINE V at_least(V v, V limit) {
+    return v < limit ? limit : v;
+}
+
+// expm1(x) = scale * p + (scale - 1) and exp(x) = scale * p + scale, |x| <= largest: x is reduced
+// to r = x - n ln 2, scale = 2^n, p = expm1(r). p keeps its relative accuracy, which is what makes
+// tanh accurate near 0.
+template <class T>
+BPTT_INLINE void reduce_exp(Vec<T> x, Vec<T>& scale, Vec<T>& p) {
+    using S = Simd<T>;
+    typedef typename S::I I;
+    const Vec<T> t = x * S::log2e + S::magic;
+    const Vec<T> n = t - S::magic;
+    const Vec<T> r = (x - n * S::ln2_hi) - n * S::ln2_lo;
+    constexpr int degree = sizeof(S::q) / sizeof(S::q[0]) - 1;
+    Vec<T> q = splat(S::q[degree]);
+    BPTT_UNROLL
+    for (int i = degree - 1; i >= 0; --i) q = q * r + S::q[i];
+    p = (r * r) * q + r;
+    // The magic number left n in the low bits of t; move it into the exponent.
+    const I bits = (I)t;
+    scale = (Vec<T>)((bits << S::mantissa) + (I{} + ((decltype(bits[0] + 0))S::bias << S::mantissa)));
+}
+
+// Error: a few units in the last place for every x; NaN gives NaN.
+template <class T>
+BPTT_INLINE Vec<T> sigmoid(Vec<T> x) {
+    Vec<T> scale, p;
+    const Vec<T> limit = splat(Simd<T>::largest);
+    reduce_exp<T>(at_least(at_most(-x, limit), -limit), scale, p);
+    return T(1) / (scale * p + scale + T(1));
+}
+
+template <class T>
+BPTT_INLINE Vec<T> tanh(Vec<T> x) {
+    typedef typename Simd<T>::I I;
+    const Vec<T> zero{};
+    const I sign = (I)x & (I)(-zero);
+    const Vec<T> magnitude = at_most((Vec<T>)((I)x ^ sign), splat(Simd<T>::saturated));
+    Vec<T> scale, p;
+    reduce_exp<T>(magnitude + magnitude, scale, p);
+    const Vec<T> e = scale * p + (scale - T(1));
+    return (Vec<T>)((I)(e / (e + T(2))) | sign);
+}
+
+template <class T>
+BPTT_INLINE Vec<T> relu(Vec<T> x) {
+    return at_least(x, Vec<T>{});
+}
+
+}  // namespace BPTT_ISA
+}  // namespace bptt

@@ -1,0 +1,112 @@
+"""Which backend runs the recurrence: the compiled kernels or plain torch, and why."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+
+import torch
+
+from bptt.errors import ArgumentError, BackendError
+from bptt.ops import native
+
+SETTINGS = ("auto", "native", "eager")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What runs the recurrence.
+
+    Attributes:
+        setting: ``"auto"``, ``"native"`` or ``"eager"``, as set.
+        runs: ``"native"`` or ``"eager"``: what the last call ran on, or before any call, what a
+            float32 call on the CPU will.
+        why: the reason, in one line.
+        isa: the kernels' instruction set; None where the extension is not there.
+    """
+
+    setting: str
+    runs: str
+    why: str
+    isa: str | None
+
+    def __str__(self) -> str:
+        return f"{self.runs} ({self.why})"
+
+
+_setting = "auto"
+_last: tuple[str, str] | None = None
+_said = False
+
+
+def set_backend(name: str) -> None:
+    """Choose the backend: ``"auto"`` takes the kernels where they cover the call and the eager path
+    elsewhere; ``"native"`` and ``"eager"`` run as asked or raise, and never fall back.
+
+    The environment variable ``BPTT_BACKEND`` sets the same at import.
+
+    Raises:
+        ArgumentError: for another name.
+        BackendError: for ``"native"`` where the compiled extension is not there.
+    """
+    global _setting, _last
+    if name not in SETTINGS:
+        raise ArgumentError(f"one of {', '.join(SETTINGS)}", repr(name), "name one of these")
+    if name == "native" and native.missing is not None:
+        raise BackendError("the native backend", native.missing, "install with a C++ compiler, or use 'auto'")
+    _setting, _last = name, None
+
+
+def backend() -> Backend:
+    """Which backend runs, and why.
+
+    Example:
+        >>> backend().setting
+        'auto'
+    """
+    if _last is not None:
+        runs, why = _last
+    elif _setting == "eager":
+        runs, why = "eager", "asked for"
+    elif native.missing is not None:
+        runs, why = "eager", native.missing
+    else:
+        runs, why = "native", _covered() if _setting == "auto" else "asked for"
+    return Backend(_setting, runs, why, native.isa())
+
+
+def _covered() -> str:
+    return f"the kernels cover the call, compiled for {native.isa()}"
+
+
+def decide(reason: str | None) -> bool:
+    """Whether a call runs native, given why the kernels do not cover it (None: they do).
+
+    Raises:
+        BackendError: native was asked for by name and does not cover the call.
+    """
+    global _last, _said
+    if _setting == "eager":
+        chosen = ("eager", "asked for")
+    elif reason is None:
+        chosen = ("native", "asked for" if _setting == "native" else _covered())
+    elif _setting == "native":
+        raise BackendError("a call the native backend covers", reason, "use set_backend('auto') for this call")
+    else:
+        chosen = ("eager", reason)
+    if not torch.compiler.is_compiling():
+        _last = chosen
+        if native.missing is not None and _setting == "auto" and not _said:
+            _said = True
+            warnings.warn(
+                f"bptt runs in plain torch, more slowly: {native.missing}; reinstall with a C++ compiler "
+                "for the kernels, or set_backend('eager') to silence this",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+    return chosen[0] == "native"
+
+
+if os.environ.get("BPTT_BACKEND"):
+    set_backend(os.environ["BPTT_BACKEND"])

@@ -1,0 +1,133 @@
+"""Backward of one layer: the kernel gives dz for all steps, large products do the rest."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bptt.ops.native.call import DZ, GRU, Sizes, check, dense, function, pointer
+from bptt.ops.native.forward import live_rows
+
+
+def backward(
+    cell: int,
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+    x: Tensor,
+    tokens: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    w_ih: Tensor | None,
+    w_hh: Tensor,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    cut: Tensor | None,
+    reverse: bool,
+    batch_major: bool,
+    y: Tensor,
+    saved: Tensor,
+    needs: list[bool],
+    record: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of ``x, h0, c0, w_ih, w_hh, b_ih, b_hh`` and ‖dL/dh_t‖ ``(T, B)``.
+
+    Those that ``needs`` (and ``record``) do not ask for have no elements.
+    """
+    sizes = check(
+        cell, x, tokens, h0, c0, w_ih, w_hh, None, None, lengths, reset, cut, None, batch_major
+    )
+    T, B, H, width = sizes.T, sizes.B, sizes.H, sizes.width
+    need_x, need_h0, need_c0, need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs
+    lengths, reset, cut, tokens_ = dense(lengths), dense(reset), dense(cut), dense(tokens)
+    problem = sizes.problem(lengths, reset, cut, reverse)
+
+    def room(wanted: bool, *shape: int) -> Tensor:
+        return w_hh.new_empty(shape if wanted else 0)
+
+    dz = room(True, sizes.rows, DZ[cell] * H)
+    dh0, dc0 = room(need_h0, B, H), room(need_c0, B, H)
+    db = room(need_b_ih or need_b_hh, DZ[cell] * H)
+    norms = room(record, T, B)
+    if dy is not None and H > 1 and dy.stride(2) != 1:
+        dy = dy.contiguous()
+    dh_n, dc_n, h0, c0, w_hh = dense(dh_n), dense(dc_n), dense(h0), dense(c0), w_hh.contiguous()
+    y_rows = sizes.flat(y)
+    # dh0 is what makes the last product of the chain; only LSTM's c0 comes without it.
+    work = torch.empty(function("workspace", w_hh.dtype)(cell, problem, True), dtype=torch.uint8)
+    function("backward", w_hh.dtype)(
+        cell, problem, pointer(dy), *((0, 0) if dy is None else dy.stride()[:2]), pointer(dh_n),
+        pointer(dc_n), y_rows.data_ptr(), pointer(saved), saved.shape[-1], pointer(h0), pointer(c0),
+        w_hh.data_ptr(), dz.data_ptr(), dh0.data_ptr(), dc0.data_ptr(), db.data_ptr(),
+        norms.data_ptr(), work.data_ptr(),
+    )  # fmt: skip
+
+    x_side = dz[:, :width]
+    if not need_x:
+        dx = room(False)
+    elif tokens_ is not None:
+        dx = torch.zeros_like(x, memory_format=torch.contiguous_format)
+        add = function("scatter_add", w_hh.dtype)
+        add(problem, tokens_.data_ptr(), dz.data_ptr(), dz.shape[1], width, dx.data_ptr())
+    elif w_ih is None:
+        dx = sizes.unflat(x_side.contiguous() if cell == GRU else x_side.clone())
+    else:
+        dx = sizes.unflat(torch.mm(x_side, w_ih))
+    if need_w_ih:
+        dw_ih = torch.mm(x_side.t(), live_rows(sizes, x, lengths))
+    else:
+        dw_ih = room(False)
+    db_ih = db[:width].clone() if need_b_ih else room(False)
+    if not need_b_hh:
+        db_hh = room(False)
+    elif cell == GRU:
+        db_hh = torch.cat((db[: 2 * H], db[3 * H :]))
+    else:
+        db_hh = db.clone()
+    dw_hh = _hidden_weight(sizes, dz, y_rows, h0, lengths, reset, reverse) if need_w_hh else room(False)
+    return dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, norms
+
+
+def _hidden_weight(
+    sizes: Sizes,
+    dz: Tensor,
+    y: Tensor,
+    h0: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reverse: bool,
+) -> Tensor:
+    """Sum over steps of dz_t h_{t-1}^T, read in place: the rows of y, shifted by a step, are h_{t-1}.
+
+    ``dz`` is ours to spoil: rows whose h_{t-1} is not in ``y`` are cleared instead of copying ``y``.
+    """
+    T, B, H = sizes.T, sizes.B, sizes.H
+    if reset is not None:
+        rows = (reset.t() if sizes.batch_major else reset).reshape(-1).nonzero().squeeze(1)
+        if rows.numel():
+            dz.index_fill_(0, rows, 0)
+    by_step = sizes.unflat(dz)
+    start = None
+    if h0 is not None:
+        if reverse and lengths is not None:
+            start = by_step[lengths - 1, torch.arange(B)]
+        else:
+            start = by_step[T - 1 if reverse else 0].clone()
+    shift = B
+    if sizes.batch_major:
+        # One row back from a lane's first row is another lane's last.
+        by_step[T - 1 if reverse else 0] = 0
+        shift = 1
+    late, early = slice(shift, None), slice(None, sizes.rows - shift)
+    left, h = (dz[early], y[late]) if reverse else (dz[late], y[early])
+
+    dw = dz.new_empty(sizes.width, H)
+    # GRU: the candidate's hidden side is the fourth part of dz, not the third.
+    parts = ((0, 0, 2 * H), (2 * H, 3 * H, H)) if sizes.cell == GRU else ((0, 0, sizes.width),)
+    for to, at, n in parts:
+        out = dw[to : to + n]
+        torch.mm(left[:, at : at + n].t(), h, out=out)
+        if start is not None and h0 is not None:
+            out.addmm_(start[:, at : at + n].t(), h0)
+    return dw
+

@@ -1,0 +1,179 @@
+"""What a kernel call needs, checked before any pointer is passed.
+
+The kernels trust sizes and pointers, so this is where every tensor is looked at once: type, device,
+shape, and the values of lengths and tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bptt.axes import describe
+from bptt.errors import ArgumentError, BackendError, DeviceError, DtypeError, ShapeError
+from bptt.ops.native.extension import extension, missing
+
+CELLS = ("RNN_TANH", "RNN_RELU", "GRU", "LSTM")
+GATES = (1, 1, 3, 4)
+# Widths, in multiples of H, of what forward saves and of dz; as in csrc/kernels.h.
+SAVED = (0, 0, 4, 5)
+DZ = (1, 1, 4, 4)
+GRU, LSTM = 2, 3
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of one call, and whether its rows lie lane after lane instead of step after step."""
+
+    cell: int
+    T: int
+    B: int
+    H: int
+    batch_major: bool
+
+    @property
+    def width(self) -> int:
+        """G * H."""
+        return GATES[self.cell] * self.H
+
+    @property
+    def rows(self) -> int:
+        return self.T * self.B
+
+    def flat(self, tensor: Tensor) -> Tensor:
+        """``(T, B, n)`` as its rows in memory order, copied only if it lies otherwise."""
+        if self.batch_major:
+            tensor = tensor.transpose(0, 1)
+        return tensor.reshape(self.rows, tensor.shape[-1])
+
+    def unflat(self, rows: Tensor) -> Tensor:
+        """Rows in memory order as ``(T, B, n)``; a view."""
+        if self.batch_major:
+            return rows.view(self.B, self.T, rows.shape[-1]).transpose(0, 1)
+        return rows.view(self.T, self.B, rows.shape[-1])
+
+    def problem(self, lengths: Tensor | None, reset: Tensor | None, cut: Tensor | None, reverse: bool):
+        step, lane = (1, self.T) if self.batch_major else (self.B, 1)
+        return extension.Problem(
+            self.T, self.B, self.H, step, lane,
+            pointer(lengths), pointer(reset), pointer(cut), reverse, torch.get_num_threads(),
+        )  # fmt: skip
+
+
+def pointer(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def is_batch_major(rows: Tensor) -> bool:
+    """Whether a ``(T, B, ...)`` tensor is a view of a contiguous ``(B, T, ...)`` one."""
+    return not rows.is_contiguous() and rows.transpose(0, 1).is_contiguous()
+
+
+def function(name: str, dtype: torch.dtype):
+    if extension is None:
+        raise BackendError("the native backend", str(missing), "build it, or set_backend('auto')")
+    return getattr(extension, name + ("_f32" if dtype == torch.float32 else "_f64"))
+
+
+def _shape(name: str, tensor: Tensor | None, *expected: int) -> None:
+    if tensor is not None and tensor.shape != expected:
+        raise ShapeError(f"{name} {expected}", str(tuple(tensor.shape)), "pass a tensor of that shape")
+
+
+def check(
+    cell: int,
+    x: Tensor,
+    tokens: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    w_ih: Tensor | None,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    cut: Tensor | None,
+    norms: Tensor | None,
+    batch_major: bool,
+) -> Sizes:
+    """Raise unless the kernels can run on exactly these tensors; return the call's sizes."""
+    if not 0 <= cell < len(CELLS):
+        raise ArgumentError(f"a cell number 0..{len(CELLS) - 1}", str(cell), "use bptt.ops.recur")
+    if w_hh.dtype not in (torch.float32, torch.float64):
+        raise DtypeError("float32 or float64", str(w_hh.dtype), "convert, or use the eager backend")
+    for tensor in (x, h0, c0, w_ih, w_hh, b_ih, b_hh, norms):
+        if tensor is None:
+            continue
+        if tensor.dtype != w_hh.dtype:
+            raise DtypeError(f"{w_hh.dtype} like w_hh", str(tensor.dtype), "convert one of them")
+        if tensor.device.type != "cpu":
+            raise DeviceError("a CPU tensor", str(tensor.device), "move it, or use the eager backend")
+    for name, tensor, dtype in (
+        ("tokens", tokens, torch.int64),
+        ("lengths", lengths, torch.int64),
+        ("reset", reset, torch.bool),
+        ("cut", cut, torch.bool),
+    ):
+        if tensor is None:
+            continue
+        if tensor.dtype != dtype:
+            raise DtypeError(f"{name} of {dtype}", str(tensor.dtype), f"convert it to {dtype}")
+        if tensor.device.type != "cpu":
+            raise DeviceError(f"{name} on the CPU", str(tensor.device), "move it")
+    if w_hh.ndim != 2:
+        raise ShapeError("w_hh (G*H, H)", describe(w_hh.shape), "pass torch's weight_hh")
+    H, width = w_hh.shape[1], GATES[cell] * w_hh.shape[1]
+    _shape("w_hh", w_hh, width, H)
+    if tokens is not None:
+        if tokens.ndim != 2:
+            raise ShapeError("tokens (T, B)", describe(tokens.shape), "pass time-major tokens")
+        if w_ih is not None:
+            raise ArgumentError("no w_ih with tokens", "w_ih", "multiply the table by it instead")
+        _shape("table", x, x.shape[0], width)
+        T, B = tokens.shape
+    else:
+        if x.ndim != 3:
+            raise ShapeError("x (T, B, I)", describe(x.shape), "pass a time-major batch")
+        T, B = x.shape[0], x.shape[1]
+        if w_ih is None:
+            _shape("xp", x, T, B, width)
+        else:
+            _shape("w_ih", w_ih, width, x.shape[2])
+    if T < 1 or B < 1 or H < 1:
+        raise ShapeError("T, B, H >= 1", describe((T, B, H), "TBH"), "pass at least one step and lane")
+    _shape("h0", h0, B, H)
+    _shape("c0", c0, B, H)
+    _shape("b_ih", b_ih, width)
+    _shape("b_hh", b_hh, width)
+    _shape("lengths", lengths, B)
+    _shape("reset", reset, T, B)
+    _shape("cut", cut, T, B)
+    _shape("norms", norms, T, B)
+    if c0 is not None and cell != LSTM:
+        raise ArgumentError("one state", f"c0 with {CELLS[cell]}", "pass h0 alone")
+    return Sizes(cell, T, B, H, batch_major)
+
+
+def check_values(problem, sizes: Sizes, lengths: Tensor | None, tokens: Tensor | None, V: int) -> None:
+    """Raise unless every length is in 1..T and every token that is read in 0..V-1."""
+    if lengths is not None:
+        b = extension.bad_length(problem)
+        if b >= 0:
+            raise ArgumentError(
+                f"lengths in 1..{sizes.T}",
+                f"{int(lengths[b])} in lane {b}",
+                "drop empty lanes, and pad x to the longest",
+            )
+    if tokens is not None:
+        i = extension.bad_token(problem, pointer(tokens), V)
+        if i >= 0:
+            t, b = divmod(i, sizes.B)
+            raise ArgumentError(
+                f"tokens in 0..{V - 1}", f"{int(tokens[t, b])} at step {t}, lane {b}", "check the vocabulary"
+            )
+
+
+def dense(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()

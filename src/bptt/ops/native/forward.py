@@ -1,0 +1,71 @@
+"""Forward of one layer: one large product for all steps, then the kernel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bptt.ops.native.call import LSTM, SAVED, Sizes, check, check_values, dense, function, pointer
+
+
+def live_rows(sizes: Sizes, x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Rows of ``x (T, B, I)`` in memory order, padding cleared: it may hold anything, NaN included."""
+    if lengths is not None:
+        steps = torch.arange(sizes.T)
+        if sizes.batch_major:
+            padding = steps >= lengths[:, None]
+            cleared = x.transpose(0, 1).masked_fill(padding.unsqueeze(-1), 0)
+            return cleared.reshape(sizes.rows, x.shape[-1])
+        return x.masked_fill((steps[:, None] >= lengths).unsqueeze(-1), 0).view(sizes.rows, x.shape[-1])
+    return sizes.flat(x)
+
+
+def forward(
+    cell: int,
+    x: Tensor,
+    tokens: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    w_ih: Tensor | None,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    cut: Tensor | None,
+    norms: Tensor | None,
+    reverse: bool,
+    batch_major: bool,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``(y, h_n, c_n, saved)``; ``c_n`` and ``saved`` have no elements where there is nothing in them."""
+    sizes = check(
+        cell, x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, norms, batch_major
+    )
+    B, H, width = sizes.B, sizes.H, sizes.width
+    lengths, reset, tokens_ = dense(lengths), dense(reset), dense(tokens)
+    problem = sizes.problem(lengths, reset, None, reverse)
+    check_values(problem, sizes, lengths, tokens_, x.shape[0])
+
+    y = x.new_empty(sizes.rows, H)
+    keep = SAVED[cell] * H if save else 0
+    saved = x.new_empty(sizes.rows, keep)
+    if w_ih is None:
+        xp, ldx = (x.contiguous() if tokens is not None else sizes.flat(x)), width
+    else:
+        # The product is written where the kernel will leave what it saves (RNN: the output), so
+        # that each row is fetched once.
+        rows = y if SAVED[cell] == 0 else saved if save else x.new_empty(sizes.rows, width)
+        ldx = rows.shape[1]
+        xp = rows[:, :width]
+        torch.mm(live_rows(sizes, x, lengths), w_ih.t(), out=xp)
+    h_n = x.new_empty(B, H)
+    c_n = x.new_empty((B, H) if cell == LSTM else 0)
+    h0, c0, w_hh, b_ih, b_hh = dense(h0), dense(c0), w_hh.contiguous(), dense(b_ih), dense(b_hh)
+    work = torch.empty(function("workspace", w_hh.dtype)(cell, problem, False), dtype=torch.uint8)
+    function("forward", w_hh.dtype)(
+        cell, problem, xp.data_ptr(), ldx, pointer(tokens_), pointer(b_ih), pointer(b_hh),
+        w_hh.data_ptr(), False, pointer(h0), pointer(c0), y.data_ptr(),
+        saved.data_ptr() if keep else 0, keep, h_n.data_ptr(), c_n.data_ptr(), work.data_ptr(),
+    )  # fmt: skip
+    return sizes.unflat(y), h_n, c_n, saved

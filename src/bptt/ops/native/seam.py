@@ -1,0 +1,140 @@
+"""One recurrent layer in one direction through the compiled kernels.
+
+Limits: CPU, float32 and float64, no LSTM projection, no forward-mode differentiation and no
+``torch.func`` transforms. :func:`covers` says so in a line for a call that is not covered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from bptt.errors import ArgumentError
+from bptt.ops.native.call import CELLS, LSTM, is_batch_major
+from bptt.ops.native.extension import missing
+
+if missing is None:
+    from bptt.ops.native import operators  # noqa: F401  (registers the operators)
+
+State = tuple[Tensor, ...]
+
+
+def covers(
+    cell: str,
+    x: Tensor,
+    state: Sequence[Tensor | None],
+    weights: Sequence[Tensor | None],
+    *,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    cut: Tensor | None = None,
+    reverse: bool = False,
+    tokens: Tensor | None = None,
+) -> str | None:
+    """None if :func:`recur` can run this call, otherwise why not, in one line."""
+    if missing is not None:
+        return missing
+    if cell not in CELLS:
+        return f"there is no kernel for the cell {cell}"
+    if len(weights) > 4 and any(w is not None for w in weights[4:]):
+        return "there is no kernel for projected states"
+    tensors = [t for t in (x, *state, *weights[:4]) if t is not None]
+    if any(t.device.type != "cpu" for t in tensors):
+        return f"the kernels run on the CPU, the tensors are on {x.device}"
+    w_hh = weights[1]
+    assert w_hh is not None
+    if torch.is_autocast_enabled("cpu"):
+        if any(t.dtype == torch.float64 for t in tensors) or not all(t.is_floating_point() for t in tensors):
+            return "under autocast the kernels run float32"
+    else:
+        if w_hh.dtype not in (torch.float32, torch.float64):
+            return f"the kernels run float32 and float64, not {w_hh.dtype}"
+        if any(t.dtype != w_hh.dtype for t in tensors):
+            return "the tensors are of several dtypes"
+    if any(t.layout != torch.strided for t in tensors):
+        return "the kernels take dense tensors"
+    steps = x if tokens is None else tokens
+    if 0 in steps.shape[:2] or w_hh.shape[1] == 0:
+        return "there is nothing to run over"
+    if not torch.compiler.is_compiling():
+        if torch._C._are_functorch_transforms_active():
+            return "torch.func transforms need the eager recurrence"
+        if forward_ad._current_level >= 0:
+            return "forward-mode differentiation needs the eager recurrence"
+    return None
+
+
+def recur(
+    cell: str,
+    x: Tensor,
+    state: Sequence[Tensor | None],
+    weights: Sequence[Tensor | None],
+    *,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    cut: Tensor | None = None,
+    reverse: bool = False,
+    tokens: Tensor | None = None,
+    norms: Tensor | None = None,
+) -> tuple[Tensor, State]:
+    """Run ``cell`` over all time steps in one kernel call; the meaning is :func:`bptt.ops.recur`'s.
+
+    Args:
+        x: ``(T, B, I)``. With ``w_ih`` None, ``(T, B, G*H)``: the input already projected. With
+            ``tokens``, ``(V, G*H)``: the table whose row ``tokens[t, b]`` is the projected input.
+        state: ``(h0,)`` or ``(h0, c0)``, each ``(B, H)`` or None for zeros, at no cost.
+        tokens: ``(T, B)`` int64, rows of the table ``x``.
+        norms: ``(T, B)``, filled by the backward pass with ‖dL/dh_t‖ of each lane, the gradient
+            that arrives at each state from the outputs and from all later steps.
+
+    Returns:
+        ``y (T, B, H)`` and the final state. ``y`` lies in memory as ``x`` (or ``tokens``) does,
+        batch-major or time-major: neither costs a copy.
+    """
+    w_ih, w_hh, b_ih, b_hh = weights[:4]
+    if w_hh is None:
+        raise ArgumentError("weights (w_ih, w_hh, b_ih, b_hh)", "w_hh None", "pass torch's weight_hh")
+    h0 = state[0] if state else None
+    c0 = state[1] if len(state) > 1 else None
+    number = CELLS.index(cell)
+    batch_major = is_batch_major(x if tokens is None else tokens)
+    save = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (x, h0, c0, w_ih, w_hh, b_ih, b_hh)
+    )
+    y, h_n, c_n, _ = torch.ops.bptt.recur(
+        number, x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh,
+        None if lengths is None else lengths.to(torch.int64),
+        reset, cut, norms, reverse, batch_major, save,
+    )  # fmt: skip
+    return y, ((h_n, c_n) if number == LSTM else (h_n,))
+
+
+def recur_tokens(
+    cell: str,
+    tokens: Tensor,
+    table: Tensor,
+    state: Sequence[Tensor | None],
+    weights: Sequence[Tensor | None],
+    *,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    cut: Tensor | None = None,
+    reverse: bool = False,
+    norms: Tensor | None = None,
+) -> tuple[Tensor, State]:
+    """:func:`recur` over tokens: the kernel reads each step's projected input from ``table``.
+
+    Args:
+        tokens: ``(T, B)`` int64 in ``0 .. V-1``.
+        table: ``(V, G*H)``, e.g. ``embedding @ w_ih.T``; made once per call instead of once per
+            token, and its gradient is a sum over the tokens of each row.
+        weights: ``(None, w_hh, b_ih, b_hh)``; a bias already in the table is None here.
+    """
+    _, w_hh, b_ih, b_hh = weights[:4]
+    return recur(
+        cell, table, state, (None, w_hh, b_ih, b_hh),
+        lengths=lengths, reset=reset, cut=cut, reverse=reverse, tokens=tokens, norms=norms,
+    )  # fmt: skip

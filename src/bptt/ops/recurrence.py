@@ -1,0 +1,53 @@
+"""The seam: one layer, one direction, whoever computes it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from bptt.ops import eager, native
+from bptt.ops.backend import decide
+from bptt.ops.eager import State
+
+
+def recur(
+    cell: str,
+    x: Tensor,
+    state: State,
+    weights: tuple[Tensor | None, ...],
+    *,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    cut: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, State]:
+    """Run one recurrent layer over all time steps.
+
+    Args:
+        cell: ``"RNN_TANH"``, ``"RNN_RELU"``, ``"GRU"`` or ``"LSTM"``.
+        x: ``(T, B, I)``, time-major; a transposed view of a batch-major tensor costs no copy.
+        state: ``(h0,)``, for LSTM ``(h0, c0)``, each ``(B, H)``.
+        weights: ``(w_ih, w_hh, b_ih, b_hh)``, PyTorch's shapes and gate order; biases may be None.
+        lengths: ``(B,)`` int: lane b runs steps ``0 .. lengths[b]-1``; ``y`` beyond is zero, and the
+            final state is the one at its last step.
+        reset: ``(T, B)`` bool: before step t the state is set to zero; nothing flows through.
+        cut: ``(T, B)`` bool: before step t the state passes on, its gradient does not.
+        reverse: from each lane's last step down to its first.
+
+    Returns:
+        ``y (T, B, H)`` and the final state, as ``state``.
+    """
+    options = {"lengths": lengths, "reset": reset, "cut": cut, "reverse": reverse}
+    if decide(native.covers(cell, x, state, weights)):
+        return native.recur(cell, x, state, weights, **options)
+    return eager.recur(cell, x, state, weights, **options)
+
+
+def runs_native(
+    cell: str, x: Tensor, state: State, weights: tuple[Tensor | None, ...], **marks: Tensor | None
+) -> bool:
+    """Whether :func:`recur` would run this call on the compiled kernels.
+
+    Raises:
+        BackendError: the native backend was asked for by name and does not cover the call.
+    """
+    return decide(native.covers(cell, x, state, weights, **marks))
