@@ -51,7 +51,7 @@ class LanguageModel(nn.Module):
         self,
         vocabulary_size: int,
         cell: str = "gru",
-        hidden: int = 256,
+        hidden: int = 192,
         layers: int = 1,
         embedding: int | None = None,
         dropout: float = 0.0,

@@ -28,7 +28,7 @@ class Settings:
     cell: Literal["rnn", "rnn-relu", "gru", "lstm"] = "gru"
     """The recurrent cell."""
     hidden: int | None = None
-    """State size H (recurrent, 256), hidden units (window, 512), width (attention, 128)."""
+    """State size H (recurrent, 192), hidden units (window, 512), width (attention, 128)."""
     layers: int | None = None
     """Layers (recurrent 1, window 2, attention 3)."""
     embedding: int | None = None
@@ -40,7 +40,7 @@ class Settings:
     context: int | None = None
     """Tokens the window (16) or attention (128) sees."""
 
-    batch: int = 32
+    batch: int = 16
     """Lanes B that are trained side by side."""
     gradient: Literal["truncated", "full"] = "truncated"
     """How the gradient is taken through a chunk: cut every k steps, or not at all."""
