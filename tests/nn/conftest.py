@@ -1,4 +1,4 @@
-"""Every test of the layers runs twice: on the compiled kernels where they cover it, and in plain torch."""
+"""Every test of the layers runs twice: on the compiled kernels where they apply, and in plain torch."""
 
 import pytest
 

@@ -153,11 +153,11 @@ class AttentionModel(nn.Module):
     def __init__(
         self,
         vocabulary_size: int,
-        width: int = 128,
+        width: int = 96,
         heads: int = 4,
         layers: int = 3,
-        context: int = 128,
-        dropout: float = 0.1,
+        context: int = 64,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_sizes(

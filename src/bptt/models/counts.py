@@ -7,23 +7,19 @@ below 2^21, and with a large V the number of distinct contexts below 2^63 / V².
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bptt.axes import describe
-from bptt.errors import ArgumentError, DataError, DtypeError, ShapeError
+from bptt.errors import ArgumentError, DataError
+from bptt.models import ngrams
 from bptt.models.window import check_sizes, check_tokens, recent_tokens
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 MAX_ORDER = 8
-_BLOCK = 1 << 22
-_LIMIT = 2**63 - 1
 
 
 class CountModel(nn.Module):
@@ -124,7 +120,7 @@ class CountModel(nn.Module):
         Raises:
             ShapeError, DtypeError, DataError: tokens or starts do not fit.
         """
-        starts = _checked_text(tokens, starts)
+        starts = ngrams.checked_text(tokens, starts)
         size, total = self.vocabulary_size, len(tokens) * self.order
 
         def tell(level: int, high: int) -> None:
@@ -132,12 +128,12 @@ class CountModel(nn.Module):
                 progress(level * len(tokens) + high, total)
 
         # The contexts of one level are needed to code the next, and their order never changes.
-        contexts: list[Ints] = []
-        counted: list[_Counts] = []
+        contexts: list[ngrams.Ints] = []
+        counted: list[ngrams.Counted] = []
         for level in range(self.order):
-            counted.append(_count(tokens, starts, size, contexts, level, tell))
+            counted.append(ngrams.count(tokens, starts, size, contexts, level, tell))
             contexts.append(np.unique(counted[-1].keys // size))
-            if level + 1 < self.order and len(contexts[-1]) * size * size > _LIMIT:
+            if level + 1 < self.order and len(contexts[-1]) * size * size > ngrams.LIMIT:
                 raise ArgumentError(
                     f"contexts · V² < 2^63 with V={size}",
                     f"{len(contexts[-1])} contexts of {level} tokens",
@@ -148,12 +144,12 @@ class CountModel(nn.Module):
             counts = counted[level]
             if level + 1 < self.order:
                 longer = counted[level + 1].keys
-                counts = _continuations(tokens, starts, size, contexts, level, longer)
-            levels.append(_smoothed(counts, size))
+                counts = ngrams.continuations(tokens, starts, size, contexts, level, longer)
+            levels.append(ngrams.smoothed(counts, size))
         self._store(levels)
         return self
 
-    def _store(self, levels: list[_Level]) -> None:
+    def _store(self, levels: list[ngrams.Level]) -> None:
         header = np.cumsum([0] + [len(level.contexts) for level in levels])
         columns = {
             "header": np.concatenate(([self.vocabulary_size], header)),
@@ -201,7 +197,7 @@ class CountModel(nn.Module):
         A token is its id plus 1; 0 stands before the beginning of the document.
         """
         size, starts = self.vocabulary_size, self.header[1:].tolist()
-        ranked = _ranked(size, np.diff(starts).tolist())
+        ranked = ngrams.ranked(size, np.diff(starts).tolist())
         chances = self.masses.new_full((len(recent), size), 1 / size)
         flat = chances.view(-1)
         place = torch.arange(len(recent), device=recent.device)  # whose context was still found
@@ -259,158 +255,3 @@ class CountModel(nn.Module):
     def extra_repr(self) -> str:
         """What ``print(model)`` adds."""
         return f"vocabulary_size={self.vocabulary_size}, order={self.order}"
-
-
-# How an n-gram becomes a number. The context x_{t-1} … x_{t-j} has the code
-# (…(x_{t-1} V + x_{t-2}) V + …) V + x_{t-j}, the newest token most significant, and the n-gram the
-# key code V + w. Integer division therefore drops the oldest token, and a level's contexts extend
-# those of the level before. Where one more token would not fit into 63 bits, the code is replaced
-# by its rank among the contexts that occur, and goes on from there.
-
-
-class _Counts(NamedTuple):
-    keys: Ints  # ascending
-    counts: Ints
-
-
-class _Level(NamedTuple):
-    contexts: Ints
-    backoff: Floats
-    lengths: Ints
-    symbols: Ints
-    masses: Floats
-
-
-def _ranked(size: int, contexts: Sequence[int]) -> list[bool]:
-    """For each level, given its number of contexts, whether longer codes go on from ranks."""
-    cells, ranked = 1, []
-    for count in contexts:
-        ranked.append(cells * size * size > _LIMIT)
-        cells = (count if ranked[-1] else cells) * size
-    return ranked
-
-
-def _code(older: Iterable[NDArray[Any]], size: int, contexts: list[Ints], length: int) -> Ints:
-    """Codes of contexts whose tokens ``older`` gives, newest first; ``length`` contexts."""
-    code = np.zeros(length, np.int64)
-    ranked = _ranked(size, [len(level) for level in contexts])
-    for level, tokens in enumerate(older):
-        if ranked[level]:
-            code = np.searchsorted(contexts[level], code)
-        code *= size
-        code += tokens
-    return code
-
-
-def _checked_text(tokens: NDArray[Any], starts: NDArray[Any] | None) -> Ints:
-    if tokens.ndim != 1 or not len(tokens):
-        raise ShapeError("tokens (N,), N >= 1", describe(tokens.shape), "pass one long text")
-    if tokens.dtype.kind not in "iu":
-        raise DtypeError("integer tokens", str(tokens.dtype), "encode the text first")
-    if starts is None:
-        return np.zeros(1, np.int64)
-    if starts.ndim != 1:
-        raise ShapeError("starts (D,)", describe(starts.shape), "pass positions, ascending")
-    if starts.dtype.kind not in "iu":
-        raise DtypeError("integer starts", str(starts.dtype), "turn flags into np.flatnonzero")
-    starts = starts.astype(np.int64)
-    if len(starts) and (
-        starts[0] < 0 or starts[-1] >= len(tokens) or bool((np.diff(starts) <= 0).any())
-    ):
-        raise DataError(
-            f"starts ascending in 0 .. {len(tokens) - 1}", "others", "pass each position once"
-        )
-    return starts if len(starts) and starts[0] == 0 else np.insert(starts, 0, 0)
-
-
-def _count(
-    tokens: NDArray[Any],
-    starts: Ints,
-    size: int,
-    contexts: list[Ints],
-    level: int,
-    tell: Callable[[int, int], None],
-) -> _Counts:
-    """How often each n-gram with a context of ``level`` tokens occurs within a document."""
-    done = _Counts(np.empty(0, np.int64), np.empty(0, np.int64))
-    waiting: list[_Counts] = []
-    for begin in range(0, len(tokens), _BLOCK):
-        low, high = max(begin, level), min(begin + _BLOCK, len(tokens))
-        if low < high:
-            target = tokens[low:high].astype(np.int64)
-            if level == 0 and not 0 <= int(target.min()) <= int(target.max()) < size:
-                wrong = target[(target < 0) | (target >= size)][0]
-                raise DataError(
-                    f"tokens in 0 .. {size - 1}", str(wrong), "use the vocabulary of this text"
-                )
-            older = (tokens[low - back : high - back] for back in range(1, level + 1))
-            keys = _code(older, size, contexts, high - low) * size + target
-            near = starts[(starts > low - level) & (starts < high)]
-            young = (near[:, None] + np.arange(level) - low).ravel()
-            inside = np.ones(high - low, bool)
-            inside[young[(young >= 0) & (young < len(inside))]] = False
-            waiting.append(_Counts(*np.unique(keys[inside], return_counts=True)))
-        # Merging only when as much waits as is done keeps the total work O(N log N).
-        last = high == len(tokens)
-        if waiting and (last or sum(len(run.keys) for run in waiting) >= len(done.keys)):
-            done, waiting = _merged([done, *waiting]), []
-        tell(level, high)
-    return done
-
-
-def _merged(runs: list[_Counts]) -> _Counts:
-    runs = [run for run in runs if len(run.keys)]
-    if len(runs) < 2:
-        return runs[0] if runs else _Counts(np.empty(0, np.int64), np.empty(0, np.int64))
-    keys, counts = (np.concatenate(column) for column in zip(*runs, strict=True))
-    order = np.argsort(keys, kind="stable")
-    keys, counts = keys[order], counts[order]
-    first = np.flatnonzero(np.diff(keys, prepend=-1))
-    return _Counts(keys[first], np.add.reduceat(counts, first))
-
-
-def _continuations(
-    tokens: NDArray[Any],
-    starts: Ints,
-    size: int,
-    contexts: list[Ints],
-    level: int,
-    longer: Ints,
-) -> _Counts:
-    """In how many ways each n-gram goes on to the left, given the next level's n-grams."""
-    base = longer // size // size
-    if _ranked(size, [len(one) for one in contexts])[level]:
-        base = contexts[level][base]
-    keys, counts = np.unique(base * size + longer % size, return_counts=True)
-    # An n-gram that begins a document goes on to the left in one way more.
-    place = starts[starts + level < np.append(starts[1:], len(tokens))] + level
-    older = (tokens[place - back] for back in range(1, level + 1))
-    first = _code(older, size, contexts, len(place)) * size + tokens[place].astype(np.int64)
-    first = np.unique(first)
-    return _merged([_Counts(keys, counts), _Counts(first, np.ones_like(first))])
-
-
-def _smoothed(counted: _Counts, size: int) -> _Level:
-    keys, counts = counted
-    context = keys // size
-    first = np.flatnonzero(np.diff(context, prepend=-1))
-    lengths = np.diff(np.append(first, len(keys)))
-    if not len(keys):
-        empty = np.empty(0)
-        return _Level(keys, empty, lengths, keys, empty)
-    discount = _discounts(counts)[np.minimum(counts, 3) - 1]
-    total = np.add.reduceat(counts, first)
-    masses = (counts - discount) / np.repeat(total, lengths)
-    backoff = np.add.reduceat(discount, first) / total
-    return _Level(context[first], backoff, lengths, keys % size, masses)
-
-
-def _discounts(counts: Ints) -> Floats:
-    """D(1), D(2), D(3)."""
-    n = np.bincount(np.minimum(counts, 5), minlength=6)[1:5].astype(np.float64)
-    if n.all():
-        i = np.arange(1, 4)
-        found = i - (i + 1) * n[0] / (n[0] + 2 * n[1]) * n[1:] / n[:3]
-        if bool(((found > 0) & (found < i)).all()):
-            return found
-    return np.array([0.5, 1.0, 1.5])

@@ -27,8 +27,9 @@ class LanguageModel(nn.Module):
         hidden: H.
         layers: L, stacked.
         embedding: I, size of a token's vector; default H.
-        dropout: share dropped, while training, from the embedding, between layers and before the
-            output.
+        dropout: share dropped, while training, between layers and before the output. Not from the
+            embedding: its vectors then stay the same for every occurrence of a token, and the input
+            product is made once a symbol.
 
     Raises:
         ArgumentError: the cell is unknown, or a size or share is out of range.
@@ -90,8 +91,7 @@ class LanguageModel(nn.Module):
             logits ``(T, B, V)``, and the carry after the last step.
         """
         check_tokens(tokens, reset, self.vocabulary_size)
-        x = F.dropout(self.embedding(tokens), self.dropout, self.training)
-        h, carry = self.recurrent(x, carry, reset=reset)
+        h, carry = self.recurrent.forward_tokens(tokens, self.embedding.weight, carry, reset=reset)
         return self.output(F.dropout(h, self.dropout, self.training)), carry
 
 

@@ -166,11 +166,11 @@ class WindowModel(nn.Module):
     def __init__(
         self,
         vocabulary_size: int,
-        window: int = 16,
+        window: int = 8,
         embedding: int = 32,
-        hidden: int = 512,
+        hidden: int = 256,
         layers: int = 2,
-        dropout: float = 0.1,
+        dropout: float = 0.2,
     ) -> None:
         super().__init__()
         check_sizes(

@@ -20,13 +20,14 @@ class Sequence:
     """A call's input in normal form.
 
     Attributes:
-        x: ``(T, B, I)``.
+        x: ``(T, B, I)``; with tokens, the embedding ``(V, I)`` that holds their vectors.
         lengths: ``(B,)`` int64 on x's device, or None when every lane is full.
         reset: ``(T, B)`` bool: the state is zero before this step; or None.
         cut: ``(T, B)`` bool: the gradient stops before this step; or None.
         packed: the PackedSequence the call came with, or None.
         batched: whether the caller's tensor had a batch axis.
         batch_first: whether the caller's batched tensor was ``(B, T, I)``.
+        tokens: ``(T, B)`` int64, or None.
     """
 
     x: Tensor
@@ -36,6 +37,12 @@ class Sequence:
     packed: PackedSequence | None
     batched: bool
     batch_first: bool
+    tokens: Tensor | None = None
+
+    @property
+    def lanes(self) -> int:
+        """B."""
+        return (self.x if self.tokens is None else self.tokens).shape[1]
 
     @property
     def plain(self) -> bool:
@@ -97,22 +104,60 @@ def normalise(
     else:
         _check_tensor(input, input_size, weight, "input", (2, 3), "BTI" if batch_first else "TBI")
         batched = input.dim() == 3
-        x = input if batched else input.unsqueeze(1)
         batch_first = batch_first and batched
-        x = x.transpose(0, 1) if batch_first else x
-        if 0 in x.shape[:2]:
-            letters = "BTI" if batch_first else "TBI"
-            raise ShapeError(
-                "at least one time step and one lane",
-                f"an input of shape {describe(input.shape, letters)}",
-                "skip the call when there is nothing to process",
-            )
+        x = _time_major(input, batched, batch_first)
         lengths = _check_lengths(lengths, x)
-    marks = {"reset": reset, "cut": cut}
-    for name, mark in marks.items():
-        if mark is not None:
-            marks[name] = _check_mark(name, mark, x, batched, batch_first)
-    return Sequence(x, lengths, marks["reset"], marks["cut"], packed, batched, batch_first)
+    reset = _check_mark("reset", reset, x, batched, batch_first)
+    cut = _check_mark("cut", cut, x, batched, batch_first)
+    return Sequence(x, lengths, reset, cut, packed, batched, batch_first)
+
+
+def normalise_tokens(
+    tokens: Tensor,
+    embedding: Tensor,
+    *,
+    input_size: int,
+    batch_first: bool,
+    weight: Tensor,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    cut: Tensor | None = None,
+) -> Sequence:
+    """:func:`normalise` for tokens ``(T, B)`` and the embedding ``(V, I)`` of their vectors."""
+    _check_tensor(embedding, input_size, weight, "embedding", (2,), "VI")
+    if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64:
+        got = str(tokens.dtype) if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise DtypeError("tokens as an int64 tensor", got, "convert them with .long()")
+    if tokens.dim() not in (1, 2):
+        raise ShapeError(
+            "tokens with 1 or 2 axes", describe(tokens.shape), "pass (T, B), or (T,) unbatched"
+        )
+    batched = tokens.dim() == 2
+    batch_first = batch_first and batched
+    ids = _time_major(tokens, batched, batch_first)
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= embedding.shape[0]:
+        raise ArgumentError(
+            f"tokens from 0 to V-1={embedding.shape[0] - 1}",
+            f"{low} to {high}",
+            "encode the text with the vocabulary the embedding was made for",
+        )
+    lengths = _check_lengths(lengths, ids)
+    reset = _check_mark("reset", reset, ids, batched, batch_first)
+    cut = _check_mark("cut", cut, ids, batched, batch_first)
+    return Sequence(embedding, lengths, reset, cut, None, batched, batch_first, ids)
+
+
+def _time_major(value: Tensor, batched: bool, batch_first: bool) -> Tensor:
+    """The caller's tensor with time and lanes in front, at least one of each."""
+    if 0 in value.shape[: 2 if batched else 1]:
+        raise ShapeError(
+            "at least one time step and one lane",
+            f"an input of shape {describe(value.shape)}",
+            "skip the call when there is nothing to process",
+        )
+    value = value if batched else value.unsqueeze(1)
+    return value.transpose(0, 1) if batch_first else value
 
 
 def check_state(state: Tensor, expected: tuple[int, int, int], batched: bool, x: Tensor, name: str):
@@ -192,7 +237,11 @@ def _check_lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
     return lengths.to(x.device, torch.int64)
 
 
-def _check_mark(name: str, mark: Tensor, x: Tensor, batched: bool, batch_first: bool) -> Tensor:
+def _check_mark(
+    name: str, mark: Tensor | None, x: Tensor, batched: bool, batch_first: bool
+) -> Tensor | None:
+    if mark is None:
+        return None
     steps, lanes = x.shape[:2]
     if not isinstance(mark, Tensor) or mark.dtype != torch.bool:
         got = str(mark.dtype) if isinstance(mark, Tensor) else type(mark).__name__

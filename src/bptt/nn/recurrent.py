@@ -14,6 +14,8 @@ written for ``torch.nn.GRU`` works on ``bptt.nn.GRU`` as it is. What they add, i
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from bptt import ops
 from bptt.errors import ArgumentError, DtypeError
-from bptt.nn.inputs import Sequence, check_state, normalise
+from bptt.nn.inputs import Sequence, check_state, normalise, normalise_tokens
 
 
 class _Recurrent(nn.RNNBase):
@@ -67,7 +69,44 @@ class _Recurrent(nn.RNNBase):
             # Nothing here that torch's operator cannot do: it leaves the loop over time to C++, and
             # on a GPU the whole layer to one fused kernel.
             return super().forward(input, hx)
-        y, final = self._run(sequence, state)
+        return self._finish(sequence, *self._run(sequence, state))
+
+    def forward_tokens(
+        self,
+        tokens: Tensor,
+        embedding: Tensor,
+        hx: Tensor | tuple[Tensor, Tensor] | None = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+        cut: Tensor | None = None,
+    ):
+        """Run the layer over the vectors of tokens: ``forward(embedding[tokens], …)``, faster.
+
+        With fewer symbols than tokens, V < T·B, the input product is made for each symbol once and
+        not for each token. Gradients reach ``embedding`` as they would through ``nn.Embedding``.
+
+        Args:
+            tokens: ``(T, B)`` int64, ``(B, T)`` with ``batch_first``, or ``(T,)``; each in 0…V-1.
+            embedding: ``(V, I)``, e.g. the weight of an ``nn.Embedding``.
+            hx: as in :meth:`forward`, and so are the other arguments and what is returned.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError, ArgumentError: what does not fit, and what to do.
+        """
+        sequence = normalise_tokens(
+            tokens,
+            embedding,
+            input_size=self.input_size,
+            batch_first=self.batch_first,
+            weight=self.all_weights[0][0],
+            lengths=lengths,
+            reset=reset,
+            cut=cut,
+        )
+        return self._finish(sequence, *self._run(sequence, self._initial_state(hx, sequence)))
+
+    def _finish(self, sequence: Sequence, y: Tensor, final: ops.State):
         if not sequence.batched:
             final = tuple(s.squeeze(1) for s in final)
         return sequence.restore(y), final if self.mode == "LSTM" else final[0]
@@ -82,16 +121,19 @@ class _Recurrent(nn.RNNBase):
             outputs = []
             for direction in range(directions):
                 row = layer * directions + direction
-                output, final = ops.recur(
-                    self.mode,
-                    y,
-                    tuple(s[row] for s in state),
-                    self._weights(row),
-                    lengths=sequence.lengths,
-                    reset=_turn(sequence.reset) if direction else sequence.reset,
-                    cut=_turn(sequence.cut) if direction else sequence.cut,
-                    reverse=bool(direction),
-                )
+                rest = tuple(s[row] for s in state), self._weights(row)
+                marks: dict[str, Any] = {
+                    "lengths": sequence.lengths,
+                    "reset": _turn(sequence.reset) if direction else sequence.reset,
+                    "cut": _turn(sequence.cut) if direction else sequence.cut,
+                    "reverse": bool(direction),
+                }
+                if layer == 0 and sequence.tokens is not None:
+                    output, final = ops.recur_tokens(
+                        self.mode, sequence.tokens, sequence.x, *rest, **marks
+                    )
+                else:
+                    output, final = ops.recur(self.mode, y, *rest, **marks)
                 outputs.append(output)
                 finals.append(final)
             y = outputs[0] if directions == 1 else torch.cat(outputs, -1)
@@ -108,7 +150,7 @@ class _Recurrent(nn.RNNBase):
 
     def _initial_state(self, hx, sequence: Sequence) -> ops.State:
         rows = self.num_layers * (2 if self.bidirectional else 1)
-        lanes = sequence.x.shape[1]
+        lanes = sequence.lanes
         sizes = [self.proj_size or self.hidden_size]
         names = ["hx"]
         if self.mode == "LSTM":

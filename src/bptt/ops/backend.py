@@ -54,7 +54,9 @@ def set_backend(name: str) -> None:
     if name not in SETTINGS:
         raise ArgumentError(f"one of {', '.join(SETTINGS)}", repr(name), "name one of these")
     if name == "native" and native.missing is not None:
-        raise BackendError("the native backend", native.missing, "install with a C++ compiler, or use 'auto'")
+        raise BackendError(
+            "the native backend", native.missing, "install with a C++ compiler, or use 'auto'"
+        )
     _setting, _last = name, None
 
 
@@ -92,7 +94,9 @@ def decide(reason: str | None) -> bool:
     elif reason is None:
         chosen = ("native", "asked for" if _setting == "native" else _covered())
     elif _setting == "native":
-        raise BackendError("a call the native backend covers", reason, "use set_backend('auto') for this call")
+        raise BackendError(
+            "a call the native backend covers", reason, "use set_backend('auto') for this call"
+        )
     else:
         chosen = ("eager", reason)
     if not torch.compiler.is_compiling():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+import torch.nn.functional as F
 from torch import Tensor
 
 from bptt.ops import eager, native
@@ -36,14 +39,47 @@ def recur(
     Returns:
         ``y (T, B, H)`` and the final state, as ``state``.
     """
-    options = {"lengths": lengths, "reset": reset, "cut": cut, "reverse": reverse}
+    options: dict[str, Any] = {"lengths": lengths, "reset": reset, "cut": cut, "reverse": reverse}
     if decide(native.covers(cell, x, state, weights)):
         return native.recur(cell, x, state, weights, **options)
     return eager.recur(cell, x, state, weights, **options)
 
 
+def recur_tokens(
+    cell: str,
+    tokens: Tensor,
+    embedding: Tensor,
+    state: State,
+    weights: tuple[Tensor | None, ...],
+    *,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    cut: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, State]:
+    """:func:`recur` over the vectors of tokens, ``x[t, b] = embedding[tokens[t, b]]``.
+
+    W_ih x takes V different values at most. So where V is less than T·B the kernel reads them from a
+    table, ``embedding W_ihᵀ`` made once, and the three large products of the input side (forward,
+    dx, dW_ih) shrink from T·B rows to V.
+
+    Args:
+        tokens: ``(T, B)`` int64, each in ``0 … V-1``.
+        embedding: ``(V, I)``.
+    """
+    w_ih, w_hh, b_ih, b_hh, *_ = weights
+    options: dict[str, Any] = {"lengths": lengths, "reset": reset, "cut": cut, "reverse": reverse}
+    if embedding.shape[0] < tokens.numel():
+        reason = native.covers(cell, embedding, state, weights, tokens=tokens)
+        if decide(reason):
+            table = F.linear(embedding, cast(Tensor, w_ih))
+            rest = (None, w_hh, b_ih, b_hh)
+            return native.recur_tokens(cell, tokens, table, state, rest, **options)
+    return recur(cell, F.embedding(tokens, embedding), state, weights, **options)
+
+
 def runs_native(
-    cell: str, x: Tensor, state: State, weights: tuple[Tensor | None, ...], **marks: Tensor | None
+    cell: str, x: Tensor, state: State, weights: tuple[Tensor | None, ...], **marks: Any
 ) -> bool:
     """Whether :func:`recur` would run this call on the compiled kernels.
 

@@ -28,17 +28,17 @@ class Settings:
     cell: Literal["rnn", "rnn-relu", "gru", "lstm"] = "gru"
     """The recurrent cell."""
     hidden: int | None = None
-    """State size H (recurrent, 192), hidden units (window, 512), width (attention, 128)."""
+    """State size H (recurrent, 192), hidden units (window, 256), width (attention, 96)."""
     layers: int | None = None
     """Layers (recurrent 1, window 2, attention 3)."""
     embedding: int | None = None
     """Size of a token's vector (recurrent: H, window: 32)."""
     dropout: float | None = None
-    """Share dropped while training (recurrent 0, window and attention 0.1)."""
+    """Share dropped while training (recurrent and attention 0, window 0.2)."""
     order: int = 6
     """Tokens an n-gram spans."""
     context: int | None = None
-    """Tokens the window (16) or attention (128) sees."""
+    """Tokens the window (8) or a layer of attention (64) sees."""
 
     batch: int = 16
     """Lanes B that are trained side by side."""

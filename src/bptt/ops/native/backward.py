@@ -84,7 +84,9 @@ def backward(
         db_hh = torch.cat((db[: 2 * H], db[3 * H :]))
     else:
         db_hh = db.clone()
-    dw_hh = _hidden_weight(sizes, dz, y_rows, h0, lengths, reset, reverse) if need_w_hh else room(False)
+    dw_hh = (
+        _hidden_weight(sizes, dz, y_rows, h0, lengths, reset, reverse) if need_w_hh else room(False)
+    )
     return dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, norms
 
 
@@ -130,4 +132,3 @@ def _hidden_weight(
         if start is not None and h0 is not None:
             out.addmm_(start[:, at : at + n].t(), h0)
     return dw
-

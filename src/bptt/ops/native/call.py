@@ -40,6 +40,7 @@ class Sizes:
 
     @property
     def rows(self) -> int:
+        """T * B."""
         return self.T * self.B
 
     def flat(self, tensor: Tensor) -> Tensor:
@@ -54,7 +55,10 @@ class Sizes:
             return rows.view(self.B, self.T, rows.shape[-1]).transpose(0, 1)
         return rows.view(self.T, self.B, rows.shape[-1])
 
-    def problem(self, lengths: Tensor | None, reset: Tensor | None, cut: Tensor | None, reverse: bool):
+    def problem(
+        self, lengths: Tensor | None, reset: Tensor | None, cut: Tensor | None, reverse: bool
+    ):
+        """What the kernels take as one argument; it holds addresses, so keep the tensors alive."""
         step, lane = (1, self.T) if self.batch_major else (self.B, 1)
         return extension.Problem(
             self.T, self.B, self.H, step, lane,
@@ -63,6 +67,7 @@ class Sizes:
 
 
 def pointer(tensor: Tensor | None) -> int:
+    """The address a kernel takes; 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()
 
 
@@ -72,6 +77,7 @@ def is_batch_major(rows: Tensor) -> bool:
 
 
 def function(name: str, dtype: torch.dtype):
+    """A kernel of the extension for an element type."""
     if extension is None:
         raise BackendError("the native backend", str(missing), "build it, or set_backend('auto')")
     return getattr(extension, name + ("_f32" if dtype == torch.float32 else "_f64"))
@@ -79,7 +85,9 @@ def function(name: str, dtype: torch.dtype):
 
 def _shape(name: str, tensor: Tensor | None, *expected: int) -> None:
     if tensor is not None and tensor.shape != expected:
-        raise ShapeError(f"{name} {expected}", str(tuple(tensor.shape)), "pass a tensor of that shape")
+        raise ShapeError(
+            f"{name} {expected}", str(tuple(tensor.shape)), "pass a tensor of that shape"
+        )
 
 
 def check(
@@ -109,7 +117,9 @@ def check(
         if tensor.dtype != w_hh.dtype:
             raise DtypeError(f"{w_hh.dtype} like w_hh", str(tensor.dtype), "convert one of them")
         if tensor.device.type != "cpu":
-            raise DeviceError("a CPU tensor", str(tensor.device), "move it, or use the eager backend")
+            raise DeviceError(
+                "a CPU tensor", str(tensor.device), "move it, or use the eager backend"
+            )
     for name, tensor, dtype in (
         ("tokens", tokens, torch.int64),
         ("lengths", lengths, torch.int64),
@@ -142,7 +152,9 @@ def check(
         else:
             _shape("w_ih", w_ih, width, x.shape[2])
     if T < 1 or B < 1 or H < 1:
-        raise ShapeError("T, B, H >= 1", describe((T, B, H), "TBH"), "pass at least one step and lane")
+        raise ShapeError(
+            "T, B, H >= 1", describe((T, B, H), "TBH"), "pass at least one step and lane"
+        )
     _shape("h0", h0, B, H)
     _shape("c0", c0, B, H)
     _shape("b_ih", b_ih, width)
@@ -156,7 +168,9 @@ def check(
     return Sizes(cell, T, B, H, batch_major)
 
 
-def check_values(problem, sizes: Sizes, lengths: Tensor | None, tokens: Tensor | None, V: int) -> None:
+def check_values(
+    problem, sizes: Sizes, lengths: Tensor | None, tokens: Tensor | None, V: int
+) -> None:
     """Raise unless every length is in 1..T and every token that is read in 0..V-1."""
     if lengths is not None:
         b = extension.bad_length(problem)
@@ -171,9 +185,12 @@ def check_values(problem, sizes: Sizes, lengths: Tensor | None, tokens: Tensor |
         if i >= 0:
             t, b = divmod(i, sizes.B)
             raise ArgumentError(
-                f"tokens in 0..{V - 1}", f"{int(tokens[t, b])} at step {t}, lane {b}", "check the vocabulary"
+                f"tokens in 0..{V - 1}",
+                f"{int(tokens[t, b])} at step {t}, lane {b}",
+                "check the vocabulary",
             )
 
 
 def dense(tensor: Tensor | None) -> Tensor | None:
+    """The tensor, contiguous."""
     return None if tensor is None else tensor.contiguous()

@@ -16,7 +16,9 @@ def live_rows(sizes: Sizes, x: Tensor, lengths: Tensor | None) -> Tensor:
             padding = steps >= lengths[:, None]
             cleared = x.transpose(0, 1).masked_fill(padding.unsqueeze(-1), 0)
             return cleared.reshape(sizes.rows, x.shape[-1])
-        return x.masked_fill((steps[:, None] >= lengths).unsqueeze(-1), 0).view(sizes.rows, x.shape[-1])
+        return x.masked_fill((steps[:, None] >= lengths).unsqueeze(-1), 0).view(
+            sizes.rows, x.shape[-1]
+        )
     return sizes.flat(x)
 
 

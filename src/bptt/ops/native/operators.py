@@ -10,7 +10,7 @@ taken by autograd through the eager recurrence instead.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -41,7 +41,22 @@ library.impl("recur_backward", backward, "CPU")
 
 @torch.library.register_fake("bptt::recur", lib=library)
 def _recur_fake(
-    cell, x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, norms, reverse, batch_major, save
+    cell,
+    x,
+    tokens,
+    h0,
+    c0,
+    w_ih,
+    w_hh,
+    b_ih,
+    b_hh,
+    lengths,
+    reset,
+    cut,
+    norms,
+    reverse,
+    batch_major,
+    save,
 ):
     T, B = (x if tokens is None else tokens).shape[:2]
     H = w_hh.shape[1]
@@ -104,12 +119,16 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | N
     if dy is None and dh_n is None and dc_n is None:
         return tuple(gradients)
     if SAVED[ctx.cell] and not ctx.save:
-        raise ArgumentError("save=True", "save=False in a call that is differentiated", "pass save=True")
+        raise ArgumentError(
+            "save=True", "save=False in a call that is differentiated", "pass save=True"
+        )
     twice = torch.is_grad_enabled()
     if twice:
         tensors = (x, h0, c0, w_ih, w_hh, b_ih, b_hh)
         options = {"lengths": lengths, "reset": reset, "cut": cut, "reverse": ctx.reverse}
-        found = _differentiable_gradients(ctx.cell, tensors, tokens, needs, (dy, dh_n, dc_n), options)
+        found = _differentiable_gradients(
+            ctx.cell, tensors, tokens, needs, (dy, dh_n, dc_n), options
+        )
         for place, gradient in zip(_DIFFERENTIABLE, found, strict=True):
             gradients[place] = gradient
     if not twice or ctx.norms is not None:
@@ -138,8 +157,8 @@ def _differentiable_gradients(
     """The same gradients through the eager recurrence, as a graph that can be differentiated again."""
     # Views, so that one tensor passed in two places is still two variables here.
     views = [None if t is None else t.view_as(t) for t in tensors]
-    x, h0, c0, w_ih, w_hh, b_ih, b_hh = views
-    assert x is not None and w_hh is not None
+    h0, c0, w_ih, b_ih, b_hh = views[1], views[2], views[3], views[5], views[6]
+    x, w_hh = cast(Tensor, views[0]), cast(Tensor, views[4])
     xs = x if tokens is None else x[tokens]
     if w_ih is None:
         w_ih = torch.eye(w_hh.shape[0], dtype=w_hh.dtype)
@@ -150,7 +169,11 @@ def _differentiable_gradients(
     wanted = [v for v, needed in zip(views, needs, strict=True) if needed and v is not None]
     found = iter(
         torch.autograd.grad(
-            [o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=True, allow_unused=True
+            [o for o, _ in pairs],
+            wanted,
+            [g for _, g in pairs],
+            create_graph=True,
+            allow_unused=True,
         )
     )
     return [next(found) if needed else None for needed in needs]

@@ -7,6 +7,7 @@ Limits: CPU, float32 and float64, no LSTM projection, no forward-mode differenti
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -44,10 +45,11 @@ def covers(
     tensors = [t for t in (x, *state, *weights[:4]) if t is not None]
     if any(t.device.type != "cpu" for t in tensors):
         return f"the kernels run on the CPU, the tensors are on {x.device}"
-    w_hh = weights[1]
-    assert w_hh is not None
+    w_hh = cast(Tensor, weights[1])
     if torch.is_autocast_enabled("cpu"):
-        if any(t.dtype == torch.float64 for t in tensors) or not all(t.is_floating_point() for t in tensors):
+        if any(t.dtype == torch.float64 for t in tensors) or not all(
+            t.is_floating_point() for t in tensors
+        ):
             return "under autocast the kernels run float32"
     else:
         if w_hh.dtype not in (torch.float32, torch.float64):
@@ -96,7 +98,9 @@ def recur(
     """
     w_ih, w_hh, b_ih, b_hh = weights[:4]
     if w_hh is None:
-        raise ArgumentError("weights (w_ih, w_hh, b_ih, b_hh)", "w_hh None", "pass torch's weight_hh")
+        raise ArgumentError(
+            "weights (w_ih, w_hh, b_ih, b_hh)", "w_hh None", "pass torch's weight_hh"
+        )
     h0 = state[0] if state else None
     c0 = state[1] if len(state) > 1 else None
     number = CELLS.index(cell)
