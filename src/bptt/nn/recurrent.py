@@ -65,9 +65,7 @@ class _Recurrent(nn.RNNBase):
         )
         state = self._initial_state(hx, sequence)
         first = tuple(s[0] for s in state)
-        if sequence.plain and not ops.runs_native(self.mode, sequence.x, first, self._weights(0)):
-            # Nothing here that torch's operator cannot do: it leaves the loop over time to C++, and
-            # on a GPU the whole layer to one fused kernel.
+        if sequence.plain and ops.leaves_to_torch(self.mode, sequence.x, first, self._weights(0)):
             return super().forward(input, hx)
         return self._finish(sequence, *self._run(sequence, state))
 

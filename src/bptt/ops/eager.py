@@ -36,7 +36,10 @@ def recur(
     live = None
     if lengths is not None:
         clock = torch.arange(steps, device=x.device)[:, None]
-        live = (clock < lengths.to(x.device)).unsqueeze(-1)
+        live = clock < lengths.to(x.device)
+        # A mark in the padding marks nothing: the lane has finished.
+        reset, cut = (None if mark is None else mark & live for mark in (reset, cut))
+        live = live.unsqueeze(-1)
         # What lies in the padding may be anything, NaN included; it must not meet a live number.
         x = x.masked_fill(~live, 0)
     xp = F.linear(x, w_ih, b_ih)

@@ -78,12 +78,13 @@ def recur_tokens(
     return recur(cell, F.embedding(tokens, embedding), state, weights, **options)
 
 
-def runs_native(
-    cell: str, x: Tensor, state: State, weights: tuple[Tensor | None, ...], **marks: Any
-) -> bool:
-    """Whether :func:`recur` would run this call on the compiled kernels.
+def leaves_to_torch(cell: str, x: Tensor, state: State, weights: tuple[Tensor | None, ...]) -> bool:
+    """Whether a call without marks is best left to torch's own layer operator.
+
+    It is where the kernels do not run: the operator keeps its loop over time in C++, and on a GPU it
+    is one fused kernel. ``torch.func`` transforms cannot pass it; they take the eager recurrence.
 
     Raises:
         BackendError: the native backend was asked for by name and does not cover the call.
     """
-    return decide(native.covers(cell, x, state, weights, **marks))
+    return not decide(native.covers(cell, x, state, weights)) and not native.transformed()

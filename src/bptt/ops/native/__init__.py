@@ -1,6 +1,6 @@
 """Torch operators over the compiled kernels."""
 
 from bptt.ops.native.extension import isa, isas, missing
-from bptt.ops.native.seam import covers, recur, recur_tokens
+from bptt.ops.native.seam import covers, recur, recur_tokens, transformed
 
-__all__ = ["covers", "isa", "isas", "missing", "recur", "recur_tokens"]
+__all__ = ["covers", "isa", "isas", "missing", "recur", "recur_tokens", "transformed"]

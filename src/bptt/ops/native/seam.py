@@ -23,6 +23,11 @@ if missing is None:
 State = tuple[Tensor, ...]
 
 
+def transformed() -> bool:
+    """Whether the call stands inside a ``torch.func`` transform."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
 def covers(
     cell: str,
     x: Tensor,
@@ -61,11 +66,10 @@ def covers(
     steps = x if tokens is None else tokens
     if 0 in steps.shape[:2] or w_hh.shape[1] == 0:
         return "there is nothing to run over"
-    if not torch.compiler.is_compiling():
-        if torch._C._are_functorch_transforms_active():
-            return "torch.func transforms need the eager recurrence"
-        if forward_ad._current_level >= 0:
-            return "forward-mode differentiation needs the eager recurrence"
+    if transformed():
+        return "torch.func transforms need the eager recurrence"
+    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
+        return "forward-mode differentiation needs the eager recurrence"
     return None
 
 
