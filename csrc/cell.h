@@ -16,9 +16,28 @@ size_t workspace(const Problem& p, bool is_backward) {
     return arena.used();
 }
 
+template <class T>
+int64_t columns_padded(int64_t N) {
+    return panels_of<T>(N) * Tile<T>::NR;
+}
+
+template <class T>
+void pack_columns(int64_t N, int64_t K, const T* w, T* out) {
+    constexpr int64_t NR = Tile<T>::NR;
+    for (int64_t j = 0; j < N; j += NR)
+        pack_panel<T>(w + j * K, 1, K, K, N - j < NR ? N - j : NR, out + j * K);
+}
+
+template <class T>
+void row_product(const T* a, int64_t K, const T* packed, int64_t N, T* c) {
+    multiply<T>(a, K, 1, packed, panels_of<T>(N), K, c, Tile<T>::NR);
+}
+
 template <class C>
 Kernels<typename C::T> kernels_of() {
-    return {forward<C>, backward<C>, packed_size<C>, pack_forward<C>, workspace<C>};
+    using T = typename C::T;
+    return {forward<C>,        backward<C>,     packed_size<C>, pack_forward<C>, workspace<C>,
+            columns_padded<T>, pack_columns<T>, row_product<T>};
 }
 
 }  // namespace BPTT_ISA

@@ -25,16 +25,17 @@ BPTT_DECLARE(avx512)
 
 namespace {
 
+// Pointers to the functions that fill in the tables, and not the tables: even filling in a table is
+// code of that instruction set, and must not run on a machine that lacks it.
 struct Isa {
     const char* name;
     bool (*runs)();
-    Kernels<float> f32[4];
-    Kernels<double> f64[4];
+    Kernels<float> (*f32[4])();
+    Kernels<double> (*f64[4])();
 };
 
 #define BPTT_TABLE(isa, T)                                                                         \
-    {isa::rnn_tanh_kernels<T>(), isa::rnn_relu_kernels<T>(), isa::gru_kernels<T>(),                \
-     isa::lstm_kernels<T>()}
+    {isa::rnn_tanh_kernels<T>, isa::rnn_relu_kernels<T>, isa::gru_kernels<T>, isa::lstm_kernels<T>}
 #define BPTT_ROW(isa, name, runs) {name, runs, BPTT_TABLE(isa, float), BPTT_TABLE(isa, double)}
 
 bool always() { return true; }
@@ -76,6 +77,17 @@ const Isa* choose() {
 
 const Isa* const chosen = choose();
 
+template <class T>
+struct Table {
+    Kernels<T> cell[4] = {};
+    explicit Table(Kernels<T> (*const* make)()) {
+        for (int i = 0; make && i < 4; ++i) cell[i] = make[i]();
+    }
+};
+
+const Table<float> table32(chosen ? chosen->f32 : nullptr);
+const Table<double> table64(chosen ? chosen->f64 : nullptr);
+
 }  // namespace
 
 const char* isa() { return chosen ? chosen->name : nullptr; }
@@ -83,11 +95,11 @@ const char* isas() { return names; }
 
 template <>
 const Kernels<float>& kernels<float>(Cell c) {
-    return chosen->f32[int(c)];
+    return table32.cell[int(c)];
 }
 template <>
 const Kernels<double>& kernels<double>(Cell c) {
-    return chosen->f64[int(c)];
+    return table64.cell[int(c)];
 }
 
 }  // namespace bptt

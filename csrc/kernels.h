@@ -86,6 +86,11 @@ struct Kernels {
     void (*pack)(int64_t H, const T* w_hh, T* out, int threads);
     // Bytes of work that forward (or backward) needs for this problem.
     size_t (*workspace)(const Problem&, bool backward);
+    // One row times a matrix (N, K) that was packed before: c = W a, c with room for
+    // columns_padded(N) elements. What a streaming step needs and a whole sequence leaves to BLAS.
+    int64_t (*columns_padded)(int64_t N);
+    void (*pack_columns)(int64_t N, int64_t K, const T* w, T* out);
+    void (*row_product)(const T* a, int64_t K, const T* packed, int64_t N, T* c);
 };
 
 // The kernels of the instruction set in use; `isa()` names it, `isas()` lists those this machine

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "kernels.h"
+#include "stream.h"
 
 namespace nb = nanobind;
 using bptt::Cell;
@@ -55,6 +56,33 @@ struct Binding {
         bptt::scatter_add<T>(p, at<int64_t>(tokens), at<T>(rows), ld, width, at<T>(table));
     }
 
+    static int64_t columns_padded(int64_t N) { return bptt::kernels<T>(Cell(0)).columns_padded(N); }
+
+    static void pack_columns(int64_t N, int64_t K, Ptr w, Ptr out) {
+        bptt::kernels<T>(Cell(0)).pack_columns(N, K, at<T>(w), at<T>(out));
+    }
+
+    static void define_stream(nb::module_& m, const std::string& suffix) {
+        using Stream = bptt::Stream<T>;
+        // No release of the GIL: a step takes less time than handing it over and taking it back.
+        nb::class_<Stream>(m, ("Stream" + suffix).c_str())
+            .def(nb::init<int64_t>())
+            .def("add",
+                 [](Stream& s, int cell, int64_t I, int64_t H, Ptr w_ih, Ptr w_hh, Ptr b_ih, Ptr b_hh,
+                    Ptr h, Ptr c, Ptr xp, Ptr y, Ptr work) {
+                     s.add({Cell(cell), I, H, at<T>(w_ih), at<T>(w_hh), at<T>(b_ih), at<T>(b_hh), at<T>(h),
+                            at<T>(c), at<T>(xp), at<T>(y), at<void>(work)});
+                 })
+            .def("finish",
+                 [](Stream& s, int64_t N, int64_t K, Ptr w, Ptr b, Ptr y) {
+                     s.finish({N, K, at<T>(w), at<T>(b), at<T>(y)});
+                 })
+            .def("step", [](const Stream& s, Ptr x) { s.step(at<T>(x)); })
+            .def("step_tokens", [](const Stream& s, Ptr tokens, Ptr table) {
+                s.step_tokens(at<int64_t>(tokens), at<T>(table));
+            });
+    }
+
     static void define(nb::module_& m, const std::string& suffix) {
         const auto def = [&](const char* name, auto function) {
             m.def((name + suffix).c_str(), function, nb::call_guard<nb::gil_scoped_release>());
@@ -65,6 +93,9 @@ struct Binding {
         def("packed_size", &packed_size);
         def("pack", &pack);
         def("scatter_add", &scatter_add);
+        def("columns_padded", &columns_padded);
+        def("pack_columns", &pack_columns);
+        define_stream(m, suffix);
     }
 };
 

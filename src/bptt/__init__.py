@@ -12,12 +12,26 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from bptt import carry, data, errors, gradients, models, nn, ops, reference, remedies, training
+    from bptt import (
+        carry,
+        data,
+        errors,
+        gradients,
+        models,
+        nn,
+        ops,
+        reference,
+        remedies,
+        streaming,
+        training,
+    )
     from bptt.nn import convert
+    from bptt.streaming import Stream
 
-_NAMES = {"convert": "bptt.nn"}
+_NAMES = {"Stream": "bptt.streaming", "convert": "bptt.nn"}
 
 __all__ = [
+    "Stream",
     "carry",
     "convert",
     "data",
@@ -28,6 +42,7 @@ __all__ = [
     "ops",
     "reference",
     "remedies",
+    "streaming",
     "training",
 ]
 
