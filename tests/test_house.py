@@ -12,7 +12,7 @@ ROOT = Path(bptt.__file__).parent
 ORDER = [
     "errors", "axes", "reference", "ops", "nn", "carry", "recurrence", "probes", "gradients",
     "remedies", "tasks", "data", "models", "streaming", "training", "generation", "export", "report",
-    "claims", "lab", "cli", "__main__",
+    "claims", "lab", "benchmark", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

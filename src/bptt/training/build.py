@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -25,7 +27,7 @@ def build_model(settings: Settings, vocabulary_size: int) -> nn.Module:
     if settings.model == "attention":
         sizes = _given(settings, "layers", "dropout", "context", hidden="width")
         return AttentionModel(vocabulary_size, **sizes)
-    sizes = _given(settings, "hidden", "layers", "embedding", "dropout")
+    sizes = {"dropout": 0.1, **_given(settings, "hidden", "layers", "embedding", "dropout")}
     model = LanguageModel(vocabulary_size, cell=settings.cell, **sizes)
     start_recurrent(model, settings.init)
     if settings.forget_bias is not None:
@@ -73,7 +75,7 @@ def open_corpus(settings: Settings, vocabulary=None) -> Corpus:
     )
 
 
-def _given(settings: Settings, *same: str, **renamed: str) -> dict[str, int]:
+def _given(settings: Settings, *same: str, **renamed: str) -> dict[str, Any]:
     """The settings that were given a value, under the names that a model's constructor has."""
     names = {**{name: name for name in same}, **renamed}
     values = {new: getattr(settings, old) for old, new in names.items()}

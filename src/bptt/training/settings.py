@@ -34,7 +34,7 @@ class Settings:
     embedding: int | None = None
     """Size of a token's vector (recurrent: H, window: 32)."""
     dropout: float | None = None
-    """Share dropped while training (recurrent and attention 0, window 0.2)."""
+    """Share dropped while training (recurrent 0.1, window 0.2, attention 0)."""
     order: int = 6
     """Tokens an n-gram spans."""
     context: int | None = None
@@ -58,7 +58,7 @@ class Settings:
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """What turns a gradient into an update."""
     lr: float | None = None
-    """Peak learning rate (adamw 0.005, sgd 1)."""
+    """Peak learning rate (adamw 0.003, sgd 1)."""
     warmup: float = 0.02
     """Share of the run over which the rate rises from zero."""
     decay: Literal["cosine", "linear", "none"] = "cosine"
@@ -144,7 +144,7 @@ class Settings:
         """The peak learning rate."""
         if self.lr is not None:
             return self.lr
-        return 0.005 if self.optimizer == "adamw" else 1.0
+        return 0.003 if self.optimizer == "adamw" else 1.0
 
     def to_toml(self) -> str:
         """The settings as a TOML document; what is None is left out, since TOML has no such value."""

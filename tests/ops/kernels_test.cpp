@@ -1,0 +1,572 @@
+// Runs the compiled kernels without torch, for a build with sanitizers: csrc/sanitize.sh.
+//
+// Every buffer has exactly the size the interface asks for, and what a kernel must write, or must
+// not read, starts as NaN. Results are compared with a plain loop in double. The cells, sizes and
+// element types are all crossed; the options are drawn anew for each of them from a fixed seed.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "stream.h"
+
+using namespace bptt;
+
+namespace {
+
+using Doubles = std::vector<double>;
+
+std::mt19937_64 engine(1);
+int64_t below(int64_t n) { return int64_t(engine() % uint64_t(n)); }
+bool coin() { return below(2) != 0; }
+double uniform() { return double(engine() >> 11) * 0x1p-52 - 1; }  // -1 .. 1
+
+std::string running;  // what a failure is reported as
+long passed = 0;
+
+[[noreturn]] void fail(const std::string& what) {
+    std::printf("%s: %s\n1 failed\n", running.c_str(), what.c_str());
+    std::fflush(stdout);
+    std::_Exit(1);  // no destructors: a report of leaks would only hide the cause
+}
+
+// Where buffers lie. AddressSanitizer sees one element too many on the heap, but not where masked
+// vector intrinsics go; a page that may not be touched stops those too. One element off the
+// allocator's alignment shows an aligned load that should not be one.
+enum Place { heap, heap_off_by_one, before_guard_page, places };
+int place = heap;
+
+template <class T>
+class Buffer {
+public:
+    explicit Buffer(int64_t n = 0) : n_(n) {
+        if (n == 0) return;  // stays null: an option left out
+        const size_t bytes = size_t(n) * sizeof(T);
+        if (place == before_guard_page) {
+            const size_t page = size_t(sysconf(_SC_PAGESIZE)), whole = (bytes + page - 1) / page * page;
+            mapped_ = whole + page;
+            base_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            char* const end = static_cast<char*>(base_) + whole;
+            if (base_ == MAP_FAILED || mprotect(end, page, PROT_NONE) != 0) fail("mmap");
+            p_ = reinterpret_cast<T*>(end - bytes);
+        } else {
+            const size_t off = place == heap_off_by_one ? sizeof(T) : 0;
+            base_ = std::malloc(bytes + off);
+            if (!base_) fail("malloc");
+            p_ = reinterpret_cast<T*>(static_cast<char*>(base_) + off);
+        }
+        std::memset(p_, 0xff, bytes);  // NaN; or -1
+    }
+    Buffer(int64_t n, double scale) : Buffer(n) {
+        for (int64_t i = 0; i < n; ++i) p_[i] = T(scale * uniform());
+    }
+    Buffer(Buffer&& o) noexcept : p_(o.p_), base_(o.base_), n_(o.n_), mapped_(o.mapped_) {
+        o.p_ = nullptr;
+        o.base_ = nullptr;
+        o.mapped_ = 0;
+    }
+    Buffer& operator=(Buffer&&) = delete;
+    ~Buffer() {
+        if (mapped_) munmap(base_, mapped_);
+        else std::free(base_);
+    }
+
+    operator T*() const { return p_; }
+    int64_t size() const { return n_; }
+    // The values in double; an option left out reads as `n` zeros.
+    Doubles doubles(int64_t n) const { return p_ ? Doubles(p_, p_ + n_) : Doubles(size_t(n), 0.0); }
+
+private:
+    T* p_ = nullptr;
+    void* base_ = nullptr;
+    int64_t n_ = 0;
+    size_t mapped_ = 0;
+};
+
+double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+
+// A layer's recurrence and its gradient, one lane, one step, one unit at a time. All arrays are
+// dense and time-major.
+struct Reference {
+    Cell cell;
+    int64_t T, B, H;
+    bool reverse = false;
+    std::vector<int64_t> lengths;
+    std::vector<uint8_t> reset, cut;  // (T, B)
+    Doubles xp, w, b_ih, b_hh, h0, c0, dy, dhn, dcn;
+    Doubles y, saved, hn, cn;           // forward
+    Doubles before, c_before;           // the state each step started from
+    Doubles dz, dh0, dc0, db, norms;    // backward
+
+    Reference(Cell cell_, int64_t T_, int64_t B_, int64_t H_)
+        : cell(cell_), T(T_), B(B_), H(H_), lengths(size_t(B), T), reset(size_t(T * B)),
+          cut(size_t(T * B)), b_ih(size_t(gates_of(cell) * H)), b_hh(b_ih), h0(size_t(B * H)), c0(h0),
+          dy(size_t(T * B * H)), dhn(h0), dcn(h0) {}
+
+    template <class F>
+    void each_lane(F&& body) {  // body(b, steps in forward order)
+        for (int64_t b = 0; b < B; ++b) {
+            const int64_t n = lengths[b];
+            std::vector<int64_t> steps;
+            for (int64_t i = 0; i < n; ++i) steps.push_back(reverse ? n - 1 - i : i);
+            body(b, steps);
+        }
+    }
+
+    void forward() {
+        const int64_t G = gates_of(cell), S = saved_of(cell);
+        y.assign(size_t(T * B * H), 0);
+        saved.assign(size_t(T * B * S * H), 0);
+        before = c_before = y;
+        hn.assign(size_t(B * H), 0);
+        cn = hn;
+        each_lane([&](int64_t b, const std::vector<int64_t>& steps) {
+            Doubles h(&h0[b * H], &h0[b * H] + H), c(&c0[b * H], &c0[b * H] + H);
+            for (int64_t t : steps) {
+                const int64_t row = t * B + b;
+                if (reset[row]) h.assign(size_t(H), 0), c.assign(size_t(H), 0);
+                const Doubles old = h;
+                for (int64_t j = 0; j < H; ++j) {
+                    double z[4], product[4];  // z without the hidden side's bias
+                    for (int64_t g = 0; g < G; ++g) {
+                        product[g] = 0;
+                        const double* weights = &w[(g * H + j) * H];
+                        for (int64_t k = 0; k < H; ++k) product[g] += weights[k] * old[k];
+                        product[g] += b_hh[g * H + j];
+                        z[g] = xp[row * G * H + g * H + j] + b_ih[g * H + j];
+                    }
+                    before[row * H + j] = old[j];
+                    c_before[row * H + j] = c[j];
+                    double kept[5] = {};
+                    if (cell == Cell::gru) {
+                        const double r = sigmoid(z[0] + product[0]), u = sigmoid(z[1] + product[1]);
+                        const double n = std::tanh(z[2] + r * product[2]);
+                        h[j] = (1 - u) * n + u * old[j];
+                        kept[0] = r, kept[1] = u, kept[2] = n, kept[3] = product[2];
+                    } else if (cell == Cell::lstm) {
+                        const double i = sigmoid(z[0] + product[0]), f = sigmoid(z[1] + product[1]);
+                        const double g = std::tanh(z[2] + product[2]), o = sigmoid(z[3] + product[3]);
+                        c[j] = f * c[j] + i * g;
+                        h[j] = o * std::tanh(c[j]);
+                        kept[0] = i, kept[1] = f, kept[2] = g, kept[3] = o, kept[4] = c[j];
+                    } else {
+                        const double sum = z[0] + product[0];
+                        h[j] = cell == Cell::rnn_tanh ? std::tanh(sum) : sum > 0 ? sum : 0;
+                    }
+                    y[row * H + j] = h[j];
+                    for (int64_t s = 0; s < S; ++s) saved[(row * S + s) * H + j] = kept[s];
+                }
+            }
+            for (int64_t j = 0; j < H; ++j) hn[b * H + j] = h[j], cn[b * H + j] = c[j];
+        });
+    }
+
+    void backward() {
+        const int64_t G = gates_of(cell), S = saved_of(cell), D = dz_of(cell);
+        dz.assign(size_t(T * B * D * H), 0);
+        db.assign(size_t(D * H), 0);
+        norms.assign(size_t(T * B), 0);
+        dh0.assign(size_t(B * H), 0);
+        dc0 = dh0;
+        each_lane([&](int64_t b, const std::vector<int64_t>& steps) {
+            Doubles dh(&dhn[b * H], &dhn[b * H] + H), dc(&dcn[b * H], &dcn[b * H] + H);
+            for (size_t i = steps.size(); i-- > 0;) {
+                const int64_t row = steps[i] * B + b;
+                Doubles direct(size_t(H), 0.0);
+                for (int64_t j = 0; j < H; ++j) {
+                    const double* s = saved.data() + row * S * H + j;
+                    double* d = &dz[row * D * H + j];
+                    const double g = dh[j] + dy[row * H + j], h = y[row * H + j];
+                    norms[row] += g * g;
+                    if (cell == Cell::gru) {
+                        const double r = s[0], u = s[H], n = s[2 * H], product = s[3 * H];
+                        direct[j] = g * u;
+                        d[2 * H] = g * (1 - u) * (1 - n * n);
+                        d[H] = g * (before[row * H + j] - n) * u * (1 - u);
+                        d[0] = d[2 * H] * product * r * (1 - r);
+                        d[3 * H] = d[2 * H] * r;
+                    } else if (cell == Cell::lstm) {
+                        const double in = s[0], f = s[H], c = s[2 * H], o = s[3 * H];
+                        const double tc = std::tanh(s[4 * H]), e = dc[j] + g * o * (1 - tc * tc);
+                        d[0] = e * c * in * (1 - in);
+                        d[H] = e * c_before[row * H + j] * f * (1 - f);
+                        d[2 * H] = e * in * (1 - c * c);
+                        d[3 * H] = g * tc * o * (1 - o);
+                        dc[j] = e * f;
+                    } else {
+                        d[0] = cell == Cell::rnn_tanh ? g * (1 - h * h) : h > 0 ? g : 0;
+                    }
+                    for (int64_t q = 0; q < D; ++q) db[q * H + j] += d[q * H];
+                }
+                norms[row] = std::sqrt(norms[row]);
+                dh = direct;
+                for (int64_t g = 0; g < G; ++g)
+                    for (int64_t j = 0; j < H; ++j) {
+                        const int64_t side = cell == Cell::gru && g == 2 ? 3 : g;
+                        const double from = dz[(row * D + side) * H + j];
+                        for (int64_t k = 0; k < H; ++k) dh[k] += from * w[(g * H + j) * H + k];
+                    }
+                if (reset[row] || cut[row]) dh.assign(size_t(H), 0), dc.assign(size_t(H), 0);
+            }
+            for (int64_t j = 0; j < H; ++j) dh0[b * H + j] = dh[j], dc0[b * H + j] = dc[j];
+        });
+    }
+};
+
+// Each step adds some K + 16 roundings of terms of order one, and hands its error on.
+template <class T>
+double tolerance(int64_t steps, int64_t K) {
+    return double(std::numeric_limits<T>::epsilon()) * double(steps) * double(K + 16);
+}
+
+void same(const char* what, int64_t at, double got, double want, double tolerance) {
+    if (std::fabs(got - want) <= tolerance * (1 + std::fabs(want))) return;  // false for NaN
+    char text[160];
+    std::snprintf(text, sizeof text, "%s[%lld] is %.17g, expected %.17g", what, static_cast<long long>(at),
+                  got, want);
+    fail(text);
+}
+
+template <class T>
+void same_all(const char* what, const Buffer<T>& got, const Doubles& want, double tolerance) {
+    if (!got) return;  // left out
+    for (int64_t i = 0; i < int64_t(want.size()); ++i) same(what, i, double(got[i]), want[i], tolerance);
+}
+
+const char* const cell_names[] = {"rnn_tanh", "rnn_relu", "gru", "lstm"};
+
+// One layer, forward and backward, under options drawn at random.
+template <class E>
+void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
+    const int64_t G = gates_of(cell), S = saved_of(cell), D = dz_of(cell), V = 3;
+    const bool lstm = cell == Cell::lstm, batch_major = coin();
+    const bool with_lengths = coin(), with_reset = coin(), with_cut = coin(), with_tokens = coin();
+    const bool keep = S > 0 && coin(), packed = coin();
+    const bool in_place = !with_tokens && (S == 0 || keep) && coin();  // y, or saved, is xp itself
+    const int threads = 1 + int(below(3));
+    Problem p{T, B, H, batch_major ? 1 : B, batch_major ? T : 1, nullptr, nullptr, nullptr, coin(), threads};
+    char text[240];
+    std::snprintf(text, sizeof text,
+                  "%s %s T=%d B=%d H=%d threads=%d place=%d lengths=%d reset=%d cut=%d reverse=%d tokens=%d "
+                  "saved=%d packed=%d in_place=%d batch_major=%d",
+                  sizeof(E) == 4 ? "float" : "double", cell_names[int(cell)], int(T), int(B), int(H), threads,
+                  place, with_lengths, with_reset, with_cut, p.reverse, with_tokens, keep, packed, in_place,
+                  batch_major);
+    running = text;
+
+    Reference ref(cell, T, B, H);
+    ref.reverse = p.reverse;
+    Buffer<int64_t> lengths(with_lengths ? B : 0), tokens(with_tokens ? T * B : 0);
+    Buffer<uint8_t> reset(with_reset ? T * B : 0), cut(with_cut ? T * B : 0);
+    for (int64_t b = 0; b < lengths.size(); ++b) ref.lengths[b] = lengths[b] = 1 + below(T);
+    for (int64_t i = 0; i < reset.size(); ++i) ref.reset[i] = reset[i] = below(3) == 0;
+    for (int64_t i = 0; i < cut.size(); ++i) ref.cut[i] = cut[i] = below(3) == 0;
+    p.lengths = lengths;
+    p.reset = reset;
+    p.cut = cut;
+    const auto live = [&](int64_t i) { return i / B < ref.lengths[i % B]; };  // i = t * B + b
+    const auto row = [&](int64_t i) { return p.row(i / B, i % B); };
+
+    // Rows may lie apart; the last one ends where its columns do. Padding is NaN, and so are the
+    // columns between rows; tokens in padding stay -1.
+    const int64_t gap = below(2) * 3;
+    const int64_t ldx = in_place ? (S > 0 ? S * H + gap : H) : G * H + gap, lds = in_place ? ldx : S * H + gap;
+    const int64_t rows = with_tokens ? V : T * B;
+    Buffer<E> x((rows - 1) * ldx + (in_place && S > 0 ? S : G) * H);
+    ref.xp.assign(size_t(T * B * G * H), 0);
+    for (int64_t r = 0; with_tokens && r < V; ++r)
+        for (int64_t j = 0; j < G * H; ++j) x[r * ldx + j] = E(uniform());
+    for (int64_t i = 0; i < T * B; ++i) {
+        if (!live(i)) continue;
+        const int64_t r = with_tokens ? tokens[i] = below(V) : row(i);
+        for (int64_t j = 0; j < G * H; ++j) {
+            if (!with_tokens) x[r * ldx + j] = E(uniform());
+            ref.xp[i * G * H + j] = double(x[r * ldx + j]);
+        }
+    }
+
+    const Kernels<E>& k = kernels<E>(cell);
+    const Buffer<E> w(G * H * H, 1.2 / std::sqrt(double(H)));
+    const Buffer<E> b_ih(coin() ? G * H : 0, 0.5), b_hh(coin() ? G * H : 0, 0.5);
+    const Buffer<E> h0(coin() ? B * H : 0, 1), c0(lstm && coin() ? B * H : 0, 1);
+    const Buffer<E> panels(packed ? int64_t(k.packed_size(H)) : 0);
+    if (packed) k.pack(H, w, panels, threads);
+    ref.w = w.doubles(0);
+    ref.b_ih = b_ih.doubles(G * H);
+    ref.b_hh = b_hh.doubles(G * H);
+    ref.h0 = h0.doubles(B * H);
+    ref.c0 = c0.doubles(B * H);
+    ref.forward();
+
+    const Buffer<E> y_own(in_place && S == 0 ? 0 : T * B * H);
+    const Buffer<E> saved_own(keep && !in_place ? (T * B - 1) * lds + S * H : 0);
+    E* const y = y_own ? y_own : x;
+    E* const saved = !keep ? nullptr : in_place ? x : saved_own;
+    const Buffer<E> hn(B * H), cn(lstm ? B * H : 0);
+    {
+        const Buffer<uint8_t> work(int64_t(k.workspace(p, false)));
+        k.forward(p, {x, ldx, tokens, b_ih, b_hh, packed ? panels : w, packed, h0, c0, y, saved, lds, hn, cn,
+                      work.operator uint8_t*()});
+    }
+    const double near = tolerance<E>(T, G * H);
+    same_all("hn", hn, ref.hn, near);
+    same_all("cn", cn, ref.cn, near);
+    for (int64_t i = 0; i < T * B; ++i) {
+        for (int64_t j = 0; j < H; ++j) same("y", i * H + j, double(y[row(i) * H + j]), ref.y[i * H + j], near);
+        for (int64_t j = 0; saved && live(i) && j < S * H; ++j)
+            same("saved", i * S * H + j, double(saved[row(i) * lds + j]), ref.saved[i * S * H + j], near);
+        for (int64_t j = S * H; saved && i + 1 < T * B && j < lds; ++j)
+            if (!std::isnan(saved[i * lds + j])) fail("forward wrote between the rows of saved");
+    }
+    ++passed;
+    if (S > 0 && !keep) return;
+
+    // dy may have its steps and lanes in either order, whatever the order of y.
+    const bool swapped = coin();
+    const Buffer<E> dy(below(4) ? T * B * H : 0);
+    const int64_t dy_step = (swapped ? 1 : B) * H, dy_lane = (swapped ? T : 1) * H;
+    for (int64_t i = 0; i < T * B; ++i)
+        for (int64_t j = 0; dy && live(i) && j < H; ++j)
+            ref.dy[i * H + j] = double(dy[i / B * dy_step + i % B * dy_lane + j] = E(uniform()));
+    const Buffer<E> dhn(coin() ? B * H : 0, 1), dcn(lstm && coin() ? B * H : 0, 1);
+    ref.dhn = dhn.doubles(B * H);
+    ref.dcn = dcn.doubles(B * H);
+    // relu has a kink: beside it, rounding decides the side, and forward's word counts.
+    for (int64_t i = 0; cell == Cell::rnn_relu && i < T * B * H; ++i)
+        ref.y[i] = double(y[row(i / H) * H + i % H]);
+    ref.backward();
+
+    const bool initial = coin();
+    const Buffer<E> dz(T * B * D * H), dh0(initial ? B * H : 0), dc0(initial && lstm ? B * H : 0);
+    const Buffer<E> db(coin() ? D * H : 0), norms(coin() ? T * B : 0);
+    {
+        const Buffer<uint8_t> work(int64_t(k.workspace(p, true)));
+        k.backward(p, {dy, dy_step, dy_lane, dhn, dcn, y, saved, lds, h0, c0, w, dz, dh0, dc0, db, norms,
+                       work.operator uint8_t*()});
+    }
+    same_all("dh0", dh0, ref.dh0, near);
+    same_all("dc0", dc0, ref.dc0, near);
+    same_all("norms", norms, ref.norms, near);
+    same_all("db", db, ref.db, near * double(B));
+    for (int64_t i = 0; i < T * B; ++i)
+        for (int64_t j = 0; j < D * H; ++j)
+            same("dz", i * D * H + j, double(dz[row(i) * D * H + j]), ref.dz[i * D * H + j], near);
+    ++passed;
+}
+
+// The yardstick itself: its gradient of a sum of the outputs against differences of that sum.
+void check_reference(Cell cell) {
+    running = std::string("reference ") + cell_names[int(cell)];
+    const int64_t T = 4, B = 2, H = 3, G = gates_of(cell), D = dz_of(cell);
+    Reference ref(cell, T, B, H);
+    ref.reset[1 * B] = ref.reset[2 * B + 1] = 1;
+    ref.lengths[1] = 3;
+    ref.xp.resize(size_t(T * B * G * H));
+    ref.w.resize(size_t(G * H * H));
+    for (Doubles* v : {&ref.xp, &ref.w, &ref.b_ih, &ref.b_hh, &ref.h0, &ref.c0, &ref.dy, &ref.dhn, &ref.dcn})
+        for (double& e : *v) e = uniform();
+    const auto loss = [&] {
+        ref.forward();
+        double sum = 0;
+        for (size_t i = 0; i < ref.y.size(); ++i) sum += ref.y[i] * ref.dy[i];
+        for (size_t i = 0; i < ref.hn.size(); ++i) sum += ref.hn[i] * ref.dhn[i] + ref.cn[i] * ref.dcn[i];
+        return sum;
+    };
+    if (cell != Cell::lstm) ref.dcn.assign(ref.dcn.size(), 0);
+    loss();
+    ref.backward();
+    const auto compare = [&](const char* what, double& at, double gradient) {
+        const double kept = at, step = 1e-6;
+        at = kept + step;
+        const double above = loss();
+        at = kept - step;
+        same(what, 0, gradient, (above - loss()) / (2 * step), 1e-7);
+        at = kept;
+    };
+    for (int64_t i = 0; i < T * B; ++i)
+        for (int64_t j = 0; j < G * H; ++j) compare("dxp", ref.xp[i * G * H + j], ref.dz[i * D * H + j]);
+    for (int64_t j = 0; j < G * H; ++j)  // the hidden side's bias: the GRU's is its own
+        compare("db", ref.b_hh[j], ref.db[cell == Cell::gru && j >= 2 * H ? j + H : j]);
+    for (int64_t i = 0; i < B * H; ++i) compare("dh0", ref.h0[i], ref.dh0[i]);
+    for (int64_t i = 0; i < B * H && cell == Cell::lstm; ++i) compare("dc0", ref.c0[i], ref.dc0[i]);
+    ++passed;
+}
+
+template <class E>
+Buffer<E> columns(int64_t N, int64_t K, const Buffer<E>& w) {
+    const Kernels<E>& k = kernels<E>(Cell::rnn_tanh);
+    Buffer<E> out(k.columns_padded(N) * K);
+    k.pack_columns(N, K, w, out);
+    return out;
+}
+
+// out = W x + b
+template <class E>
+Doubles affine(const Buffer<E>& w, const double* x, int64_t N, int64_t K, const Doubles& b) {
+    Doubles out = b;
+    for (int64_t j = 0; j < N; ++j)
+        for (int64_t i = 0; i < K; ++i) out[j] += double(w[j * K + i]) * x[i];
+    return out;
+}
+
+template <class E>
+void check_product(int64_t N, int64_t K) {
+    running = "row_product N=" + std::to_string(N) + " K=" + std::to_string(K);
+    const Buffer<E> w(N * K, 1), a(K, 1), packed = columns(N, K, w);
+    const Doubles want = affine(w, a.doubles(0).data(), N, K, Doubles(size_t(N), 0.0));
+    for (Cell cell : {Cell::rnn_tanh, Cell::rnn_relu, Cell::gru, Cell::lstm}) {
+        const Kernels<E>& k = kernels<E>(cell);
+        const Buffer<E> c(k.columns_padded(N));
+        k.row_product(a, K, packed, N, c);
+        same_all("product", c, want, tolerance<E>(1, K));
+    }
+    ++passed;
+}
+
+template <class E>
+void check_scatter(int64_t T, int64_t B, int64_t width, int threads, bool with_lengths) {
+    running = "scatter_add width=" + std::to_string(width) + " threads=" + std::to_string(threads);
+    const int64_t V = 5, ld = width + 2;
+    const Buffer<int64_t> lengths(with_lengths ? B : 0), tokens(T * B);
+    const Buffer<E> rows((T * B - 1) * ld + width, 1), table(V * width, 1);
+    for (int64_t b = 0; b < lengths.size(); ++b) lengths[b] = 1 + below(T);
+    const Problem p{T, B, 1, 1, T, lengths, nullptr, nullptr, false, threads};
+    std::vector<E> want(table + 0, table + V * width);
+    for (int64_t i = 0; i < T * B; ++i) {
+        if (i / B >= p.length(i % B)) continue;  // the token of padding stays -1
+        tokens[i] = below(V);
+        for (int64_t j = 0; j < width; ++j)
+            want[tokens[i] * width + j] += rows[p.row(i / B, i % B) * ld + j];
+    }
+    scatter_add<E>(p, tokens, rows, ld, width, table);
+    // The order of the sums is promised, so every bit is.
+    same_all("table", table, Doubles(want.begin(), want.end()), 0);
+    ++passed;
+}
+
+// Two layers and an output, step by step, against whole sequences.
+template <class E>
+void check_stream(Cell lower, Cell upper, int64_t B, bool with_tokens) {
+    running = std::string("stream ") + cell_names[int(lower)] + ", " + cell_names[int(upper)] +
+              " B=" + std::to_string(B) + (with_tokens ? " tokens" : "");
+    const int64_t T = 6, V = 4, N = 11, H[2] = {9, 17}, I[2] = {5, H[0]};
+    const Cell cells[2] = {lower, upper};
+    const Buffer<E> x(T * B * I[0], 1), table(V * gates_of(lower) * H[0], 1);
+    const Buffer<int64_t> tokens(T * B);
+    for (int64_t i = 0; i < T * B; ++i) tokens[i] = below(V);
+    std::vector<Buffer<E>> kept;  // moves as it grows, and what it holds stays where it is
+    std::vector<Buffer<uint8_t>> work;
+    const auto keep = [&](Buffer<E>&& b) { return static_cast<E*>(kept.emplace_back(std::move(b))); };
+
+    Stream<E> stream(B);
+    std::vector<Reference> whole;
+    std::vector<StreamLayer<E>> layers;
+    Doubles input = x.doubles(0);
+    for (int l = 0; l < 2; ++l) {
+        const Kernels<E>& k = kernels<E>(cells[l]);
+        const int64_t width = gates_of(cells[l]) * H[l];
+        const Buffer<E> w_ih(width * I[l], 0.5), w_hh(width * H[l], 0.3);
+        const Buffer<E> b_ih(coin() ? width : 0, 0.5), b_hh(coin() ? width : 0, 0.5);
+        const bool projected = l == 0 && with_tokens, lstm = cells[l] == Cell::lstm;
+        Buffer<E> panels(int64_t(k.packed_size(H[l]))), h(B * H[l], 1), c(lstm ? B * H[l] : 0, 1);
+        k.pack(H[l], w_hh, panels, 1);
+
+        Reference& ref = whole.emplace_back(cells[l], T, B, H[l]);
+        for (int64_t i = 0; i < T * B; ++i) {
+            Doubles xp(size_t(width), 0.0);
+            if (projected) xp.assign(table + tokens[i] * width, table + (tokens[i] + 1) * width);
+            else xp = affine(w_ih, &input[i * I[l]], width, I[l], xp);
+            ref.xp.insert(ref.xp.end(), xp.begin(), xp.end());
+        }
+        ref.w = w_hh.doubles(0);
+        ref.b_ih = b_ih.doubles(width);
+        ref.b_hh = b_hh.doubles(width);
+        ref.h0 = h.doubles(0);
+        ref.c0 = c.doubles(B * H[l]);
+        ref.forward();
+        input = ref.y;
+
+        const Problem p{1, B, H[l], B, 1, nullptr, nullptr, nullptr, false, 1};
+        work.emplace_back(int64_t(k.workspace(p, false)));
+        const auto copy = [&](const Buffer<E>& from) {
+            Buffer<E> to(from.size());
+            for (int64_t i = 0; i < from.size(); ++i) to[i] = from[i];
+            return keep(std::move(to));
+        };
+        layers.push_back({cells[l], I[l], H[l], projected ? nullptr : keep(columns(width, I[l], w_ih)),
+                          keep(std::move(panels)), copy(b_ih), copy(b_hh), keep(std::move(h)),
+                          keep(std::move(c)), keep(Buffer<E>(projected ? 0 : B * k.columns_padded(width))),
+                          keep(Buffer<E>(B * H[l])), work.back().operator uint8_t*()});
+        stream.add(layers.back());
+    }
+    const int64_t ld = kernels<E>(lower).columns_padded(N);
+    const Buffer<E> w(N * H[1], 0.5), b(coin() ? N : 0, 0.5), out(B * ld);
+    stream.finish({N, H[1], keep(columns(N, H[1], w)), b, out});
+
+    const double near = tolerance<E>(2 * T, 4 * H[1]);
+    for (int64_t t = 0; t < T; ++t) {
+        if (with_tokens) stream.step_tokens(tokens + t * B, table);
+        else stream.step(x + t * B * I[0]);
+        for (int64_t lane = 0; lane < B; ++lane) {
+            const Doubles want =
+                affine(w, &input[(t * B + lane) * H[1]], N, H[1], b.doubles(N));
+            for (int64_t j = 0; j < N; ++j) same("output", j, double(out[lane * ld + j]), want[j], near);
+            for (int l = 0; l < 2; ++l)
+                for (int64_t j = 0; j < H[l]; ++j) {
+                    const double state = whole[l].y[(t * B + lane) * H[l] + j];
+                    same("y", j, double(layers[l].y[lane * H[l] + j]), state, near);
+                    same("h", j, double(layers[l].h[lane * H[l] + j]), state, near);
+                }
+        }
+    }
+    for (int l = 0; l < 2; ++l)
+        for (int64_t i = 0; layers[l].c && i < B * H[l]; ++i)
+            same("c", i, double(layers[l].c[i]), whole[l].cn[i], near);
+    ++passed;
+}
+
+constexpr Cell all_cells[] = {Cell::rnn_tanh, Cell::rnn_relu, Cell::gru, Cell::lstm};
+
+template <class E>
+void check_all() {
+    for (place = 0; place < places; ++place) {
+        for (Cell cell : all_cells) {
+            for (int64_t T : {1, 2, 5})
+                for (int64_t B : {1, 5, 6, 7, 13})
+                    for (int64_t H : {1, 2, 7, 8, 9, 15, 16, 17, 33, 48}) check_layer<E>(cell, T, B, H);
+            // Smaller problems run on one thread whatever is asked for; these do not. The last is
+            // packed by several threads, and its products go over a panel in more than one part.
+            for (int i = 0; i < 8; ++i) check_layer<E>(cell, 9, 13, 64 + i);
+            check_layer<E>(cell, 2, 5, cell == Cell::gru ? 272 : cell == Cell::lstm ? 232 : 456);
+            for (Cell upper : all_cells)
+                for (bool with_tokens : {false, true}) check_stream<E>(cell, upper, 1 + below(3), with_tokens);
+        }
+        for (int64_t N : {1, 7, 8, 16, 17, 33, 130})
+            for (int64_t K : {1, 2, 9, 48, 600}) check_product<E>(N, K);
+        for (int threads : {1, 2, 3})
+            for (bool with_lengths : {false, true})
+                for (int64_t width : {1, 7, 16, 33, 1100}) check_scatter<E>(19, 13, width, threads, with_lengths);
+    }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    if (argc == 2 && !std::strcmp(argv[1], "--isas")) return std::puts(isas()) < 0;
+    if (!isa()) {
+        std::printf("BPTT_ISA names none of the instruction sets this machine runs: %s\n", isas());
+        return 2;
+    }
+    for (Cell cell : all_cells) check_reference(cell);
+    check_all<float>();
+    check_all<double>();
+    std::printf("%ld passed, 0 failed\n", passed);
+}
