@@ -60,7 +60,9 @@ def forward(
         rows = y if SAVED[cell] == 0 else saved if save else x.new_empty(sizes.rows, width)
         ldx = rows.shape[1]
         xp = rows[:, :width]
-        torch.mm(live_rows(sizes, x, lengths), w_ih.t(), out=xp)
+        # Padding stays as it is: no row of the product mixes with another, and the kernel reads
+        # none beyond a lane's length.
+        torch.mm(sizes.flat(x), w_ih.t(), out=xp)
     h_n = x.new_empty(B, H)
     c_n = x.new_empty((B, H) if cell == LSTM else 0)
     h0, c0, w_hh, b_ih, b_hh = dense(h0), dense(c0), w_hh.contiguous(), dense(b_ih), dense(b_hh)
