@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -47,36 +48,26 @@ int place = heap;
 template <class T>
 class Buffer {
 public:
-    explicit Buffer(int64_t n = 0) : n_(n) {
+    explicit Buffer(int64_t n) : n_(n) {
         if (n == 0) return;  // stays null: an option left out
         const size_t bytes = size_t(n) * sizeof(T);
         if (place == before_guard_page) {
             const size_t page = size_t(sysconf(_SC_PAGESIZE)), whole = (bytes + page - 1) / page * page;
-            mapped_ = whole + page;
-            base_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-            char* const end = static_cast<char*>(base_) + whole;
-            if (base_ == MAP_FAILED || mprotect(end, page, PROT_NONE) != 0) fail("mmap");
-            p_ = reinterpret_cast<T*>(end - bytes);
+            char* const base = static_cast<char*>(mmap(nullptr, whole + page, PROT_READ | PROT_WRITE,
+                                                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+            if (base == MAP_FAILED || mprotect(base + whole, page, PROT_NONE) != 0) fail("no memory");
+            memory_.reset(base, [=](void* all) { munmap(all, whole + page); });
+            p_ = reinterpret_cast<T*>(base + whole - bytes);
         } else {
             const size_t off = place == heap_off_by_one ? sizeof(T) : 0;
-            base_ = std::malloc(bytes + off);
-            if (!base_) fail("malloc");
-            p_ = reinterpret_cast<T*>(static_cast<char*>(base_) + off);
+            memory_.reset(std::malloc(bytes + off), std::free);
+            if (!memory_) fail("no memory");
+            p_ = reinterpret_cast<T*>(static_cast<char*>(memory_.get()) + off);
         }
         std::memset(p_, 0xff, bytes);  // NaN; or -1
     }
     Buffer(int64_t n, double scale) : Buffer(n) {
         for (int64_t i = 0; i < n; ++i) p_[i] = T(scale * uniform());
-    }
-    Buffer(Buffer&& o) noexcept : p_(o.p_), base_(o.base_), n_(o.n_), mapped_(o.mapped_) {
-        o.p_ = nullptr;
-        o.base_ = nullptr;
-        o.mapped_ = 0;
-    }
-    Buffer& operator=(Buffer&&) = delete;
-    ~Buffer() {
-        if (mapped_) munmap(base_, mapped_);
-        else std::free(base_);
     }
 
     operator T*() const { return p_; }
@@ -86,9 +77,8 @@ public:
 
 private:
     T* p_ = nullptr;
-    void* base_ = nullptr;
-    int64_t n_ = 0;
-    size_t mapped_ = 0;
+    int64_t n_;
+    std::shared_ptr<void> memory_;
 };
 
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
@@ -278,7 +268,7 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     // Rows may lie apart; the last one ends where its columns do. Padding is NaN, and so are the
     // columns between rows; tokens in padding stay -1.
     const int64_t gap = below(2) * 3;
-    const int64_t ldx = in_place ? (S > 0 ? S * H + gap : H) : G * H + gap, lds = in_place ? ldx : S * H + gap;
+    const int64_t lds = S * H + gap, ldx = !in_place ? G * H + gap : S > 0 ? lds : H;
     const int64_t rows = with_tokens ? V : T * B;
     Buffer<E> x((rows - 1) * ldx + (in_place && S > 0 ? S : G) * H);
     ref.xp.assign(size_t(T * B * G * H), 0);
@@ -308,19 +298,20 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
 
     const Buffer<E> y_own(in_place && S == 0 ? 0 : T * B * H);
     const Buffer<E> saved_own(keep && !in_place ? (T * B - 1) * lds + S * H : 0);
-    E* const y = y_own ? y_own : x;
-    E* const saved = !keep ? nullptr : in_place ? x : saved_own;
+    E* const y = in_place && S == 0 ? x : y_own;
+    E* const saved = in_place && keep ? x : saved_own;
     const Buffer<E> hn(B * H), cn(lstm ? B * H : 0);
     {
         const Buffer<uint8_t> work(int64_t(k.workspace(p, false)));
         k.forward(p, {x, ldx, tokens, b_ih, b_hh, packed ? panels : w, packed, h0, c0, y, saved, lds, hn, cn,
-                      work.operator uint8_t*()});
+                   work});
     }
     const double near = tolerance<E>(T, G * H);
     same_all("hn", hn, ref.hn, near);
     same_all("cn", cn, ref.cn, near);
     for (int64_t i = 0; i < T * B; ++i) {
-        for (int64_t j = 0; j < H; ++j) same("y", i * H + j, double(y[row(i) * H + j]), ref.y[i * H + j], near);
+        for (int64_t j = 0; j < H; ++j)
+            same("y", i * H + j, double(y[row(i) * H + j]), ref.y[i * H + j], near);
         for (int64_t j = 0; saved && live(i) && j < S * H; ++j)
             same("saved", i * S * H + j, double(saved[row(i) * lds + j]), ref.saved[i * S * H + j], near);
         for (int64_t j = S * H; saved && i + 1 < T * B && j < lds; ++j)
@@ -350,7 +341,7 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     {
         const Buffer<uint8_t> work(int64_t(k.workspace(p, true)));
         k.backward(p, {dy, dy_step, dy_lane, dhn, dcn, y, saved, lds, h0, c0, w, dz, dh0, dc0, db, norms,
-                       work.operator uint8_t*()});
+                   work});
     }
     same_all("dh0", dh0, ref.dh0, near);
     same_all("dc0", dc0, ref.dc0, near);
@@ -359,44 +350,6 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     for (int64_t i = 0; i < T * B; ++i)
         for (int64_t j = 0; j < D * H; ++j)
             same("dz", i * D * H + j, double(dz[row(i) * D * H + j]), ref.dz[i * D * H + j], near);
-    ++passed;
-}
-
-// The yardstick itself: its gradient of a sum of the outputs against differences of that sum.
-void check_reference(Cell cell) {
-    running = std::string("reference ") + cell_names[int(cell)];
-    const int64_t T = 4, B = 2, H = 3, G = gates_of(cell), D = dz_of(cell);
-    Reference ref(cell, T, B, H);
-    ref.reset[1 * B] = ref.reset[2 * B + 1] = 1;
-    ref.lengths[1] = 3;
-    ref.xp.resize(size_t(T * B * G * H));
-    ref.w.resize(size_t(G * H * H));
-    for (Doubles* v : {&ref.xp, &ref.w, &ref.b_ih, &ref.b_hh, &ref.h0, &ref.c0, &ref.dy, &ref.dhn, &ref.dcn})
-        for (double& e : *v) e = uniform();
-    const auto loss = [&] {
-        ref.forward();
-        double sum = 0;
-        for (size_t i = 0; i < ref.y.size(); ++i) sum += ref.y[i] * ref.dy[i];
-        for (size_t i = 0; i < ref.hn.size(); ++i) sum += ref.hn[i] * ref.dhn[i] + ref.cn[i] * ref.dcn[i];
-        return sum;
-    };
-    if (cell != Cell::lstm) ref.dcn.assign(ref.dcn.size(), 0);
-    loss();
-    ref.backward();
-    const auto compare = [&](const char* what, double& at, double gradient) {
-        const double kept = at, step = 1e-6;
-        at = kept + step;
-        const double above = loss();
-        at = kept - step;
-        same(what, 0, gradient, (above - loss()) / (2 * step), 1e-7);
-        at = kept;
-    };
-    for (int64_t i = 0; i < T * B; ++i)
-        for (int64_t j = 0; j < G * H; ++j) compare("dxp", ref.xp[i * G * H + j], ref.dz[i * D * H + j]);
-    for (int64_t j = 0; j < G * H; ++j)  // the hidden side's bias: the GRU's is its own
-        compare("db", ref.b_hh[j], ref.db[cell == Cell::gru && j >= 2 * H ? j + H : j]);
-    for (int64_t i = 0; i < B * H; ++i) compare("dh0", ref.h0[i], ref.dh0[i]);
-    for (int64_t i = 0; i < B * H && cell == Cell::lstm; ++i) compare("dc0", ref.c0[i], ref.dc0[i]);
     ++passed;
 }
 
@@ -462,9 +415,9 @@ void check_stream(Cell lower, Cell upper, int64_t B, bool with_tokens) {
     const Buffer<E> x(T * B * I[0], 1), table(V * gates_of(lower) * H[0], 1);
     const Buffer<int64_t> tokens(T * B);
     for (int64_t i = 0; i < T * B; ++i) tokens[i] = below(V);
-    std::vector<Buffer<E>> kept;  // moves as it grows, and what it holds stays where it is
+    std::vector<Buffer<E>> kept;
     std::vector<Buffer<uint8_t>> work;
-    const auto keep = [&](Buffer<E>&& b) { return static_cast<E*>(kept.emplace_back(std::move(b))); };
+    const auto keep = [&](const Buffer<E>& b) -> E* { return kept.emplace_back(b); };
 
     Stream<E> stream(B);
     std::vector<Reference> whole;
@@ -476,7 +429,7 @@ void check_stream(Cell lower, Cell upper, int64_t B, bool with_tokens) {
         const Buffer<E> w_ih(width * I[l], 0.5), w_hh(width * H[l], 0.3);
         const Buffer<E> b_ih(coin() ? width : 0, 0.5), b_hh(coin() ? width : 0, 0.5);
         const bool projected = l == 0 && with_tokens, lstm = cells[l] == Cell::lstm;
-        Buffer<E> panels(int64_t(k.packed_size(H[l]))), h(B * H[l], 1), c(lstm ? B * H[l] : 0, 1);
+        const Buffer<E> panels(int64_t(k.packed_size(H[l]))), h(B * H[l], 1), c(lstm ? B * H[l] : 0, 1);
         k.pack(H[l], w_hh, panels, 1);
 
         Reference& ref = whole.emplace_back(cells[l], T, B, H[l]);
@@ -496,15 +449,10 @@ void check_stream(Cell lower, Cell upper, int64_t B, bool with_tokens) {
 
         const Problem p{1, B, H[l], B, 1, nullptr, nullptr, nullptr, false, 1};
         work.emplace_back(int64_t(k.workspace(p, false)));
-        const auto copy = [&](const Buffer<E>& from) {
-            Buffer<E> to(from.size());
-            for (int64_t i = 0; i < from.size(); ++i) to[i] = from[i];
-            return keep(std::move(to));
-        };
         layers.push_back({cells[l], I[l], H[l], projected ? nullptr : keep(columns(width, I[l], w_ih)),
-                          keep(std::move(panels)), copy(b_ih), copy(b_hh), keep(std::move(h)),
-                          keep(std::move(c)), keep(Buffer<E>(projected ? 0 : B * k.columns_padded(width))),
-                          keep(Buffer<E>(B * H[l])), work.back().operator uint8_t*()});
+                          keep(panels), keep(b_ih), keep(b_hh), keep(h), keep(c),
+                          keep(Buffer<E>(projected ? 0 : B * k.columns_padded(width))),
+                          keep(Buffer<E>(B * H[l])), work.back()});
         stream.add(layers.back());
     }
     const int64_t ld = kernels<E>(lower).columns_padded(N);
@@ -516,8 +464,7 @@ void check_stream(Cell lower, Cell upper, int64_t B, bool with_tokens) {
         if (with_tokens) stream.step_tokens(tokens + t * B, table);
         else stream.step(x + t * B * I[0]);
         for (int64_t lane = 0; lane < B; ++lane) {
-            const Doubles want =
-                affine(w, &input[(t * B + lane) * H[1]], N, H[1], b.doubles(N));
+            const Doubles want = affine(w, &input[(t * B + lane) * H[1]], N, H[1], b.doubles(N));
             for (int64_t j = 0; j < N; ++j) same("output", j, double(out[lane * ld + j]), want[j], near);
             for (int l = 0; l < 2; ++l)
                 for (int64_t j = 0; j < H[l]; ++j) {
@@ -541,19 +488,22 @@ void check_all() {
         for (Cell cell : all_cells) {
             for (int64_t T : {1, 2, 5})
                 for (int64_t B : {1, 5, 6, 7, 13})
-                    for (int64_t H : {1, 2, 7, 8, 9, 15, 16, 17, 33, 48}) check_layer<E>(cell, T, B, H);
+                    for (int64_t H : {1, 2, 7, 8, 9, 15, 16, 17, 33, 48})
+                        for (int draw = 0; draw < 3; ++draw) check_layer<E>(cell, T, B, H);
             // Smaller problems run on one thread whatever is asked for; these do not. The last is
             // packed by several threads, and its products go over a panel in more than one part.
             for (int i = 0; i < 8; ++i) check_layer<E>(cell, 9, 13, 64 + i);
             check_layer<E>(cell, 2, 5, cell == Cell::gru ? 272 : cell == Cell::lstm ? 232 : 456);
             for (Cell upper : all_cells)
-                for (bool with_tokens : {false, true}) check_stream<E>(cell, upper, 1 + below(3), with_tokens);
+                for (bool with_tokens : {false, true})
+                    check_stream<E>(cell, upper, 1 + below(3), with_tokens);
         }
         for (int64_t N : {1, 7, 8, 16, 17, 33, 130})
             for (int64_t K : {1, 2, 9, 48, 600}) check_product<E>(N, K);
         for (int threads : {1, 2, 3})
             for (bool with_lengths : {false, true})
-                for (int64_t width : {1, 7, 16, 33, 1100}) check_scatter<E>(19, 13, width, threads, with_lengths);
+                for (int64_t width : {1, 7, 16, 33, 1100})
+                    check_scatter<E>(19, 13, width, threads, with_lengths);
     }
 }
 
@@ -565,7 +515,6 @@ int main(int argc, char** argv) {
         std::printf("BPTT_ISA names none of the instruction sets this machine runs: %s\n", isas());
         return 2;
     }
-    for (Cell cell : all_cells) check_reference(cell);
     check_all<float>();
     check_all<double>();
     std::printf("%ld passed, 0 failed\n", passed);

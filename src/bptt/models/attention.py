@@ -6,7 +6,7 @@ in training mode dropout draws anew in every chunk, so chunked equals whole in `
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -232,8 +232,8 @@ class AttentionModel(nn.Module):
             flags = None if reset is None else reset[start : start + piece]
             part, past = self._piece(tokens[start : start + piece], past, flags)
             logits.append(part)
-        assert past is not None  # T >= 1 was checked; this tells the type checker
-        return (torch.cat(logits) if len(logits) > 1 else logits[0]), past
+        # T >= 1 was checked, so there was a piece and there is a carry.
+        return (torch.cat(logits) if len(logits) > 1 else logits[0]), cast(AttentionCarry, past)
 
     def _piece(
         self, tokens: Tensor, past: AttentionCarry | None, reset: Tensor | None

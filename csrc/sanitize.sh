@@ -1,0 +1,52 @@
+#!/bin/sh
+# Builds the kernels and tests/ops/kernels_test.cpp with sanitizers, and runs the tests on every
+# instruction set of this machine: first for memory and undefined behaviour, on OpenMP; then for
+# data races, on std::thread, because ThreadSanitizer does not see into the OpenMP runtime.
+# Says nothing unless something fails. Takes some minutes, most of them to compile.
+set -eu
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+
+fail() { printf '%s\n' "csrc/sanitize.sh: $1" >&2; exit 1; }
+
+command -v cmake >/dev/null || fail "cmake was not found in PATH"
+if command -v ninja >/dev/null; then generator=Ninja
+elif command -v make >/dev/null; then generator='Unix Makefiles'
+else fail "neither ninja nor make was found in PATH"; fi
+
+build=$(mktemp -d)
+trap 'rm -rf "$build"' EXIT
+trap 'exit 1' HUP INT TERM
+
+# Runs a command; shows what it printed only if it fails.
+quietly() {
+    "$@" >"$build/log" 2>&1 || { cat "$build/log" >&2; return 1; }
+}
+
+# The same for a program with a sanitizer in it. ThreadSanitizer of older compilers cannot always
+# place its shadow memory where the kernel randomizes addresses by many bits: try once without.
+run() {
+    if "$@" >"$build/log" 2>&1; then return; fi
+    if grep -q 'unexpected memory mapping' "$build/log"; then quietly setarch -R "$@"
+    else cat "$build/log" >&2; return 1; fi
+}
+
+export ASAN_OPTIONS=halt_on_error=1:detect_leaks=1
+export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+export TSAN_OPTIONS=halt_on_error=1
+export OMP_WAIT_POLICY=passive  # more threads than cores: do not spin
+unset BPTT_ISA
+
+for sanitizer in address,undefined thread; do
+    folder=$build/$sanitizer
+    # Release would add -O3, which takes far longer to compile with the checks in.
+    quietly cmake -S "$root" -B "$folder" -G "$generator" -DBPTT_SANITIZE="$sanitizer" \
+        -DBPTT_MODULE=OFF -DBPTT_DRIVER=ON -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 ||
+        fail "cmake failed for $sanitizer"
+    quietly nice cmake --build "$folder" || fail "the build failed for $sanitizer"
+
+    tests=$folder/bptt_kernel_tests
+    run "$tests" --isas || fail "the $sanitizer build does not start on this machine"
+    for isa in $(cat "$build/log"); do
+        run env BPTT_ISA="$isa" nice "$tests" || fail "the tests failed: $sanitizer, $isa"
+    done
+done
