@@ -65,7 +65,8 @@ void dz_step(BackwardLanes<typename C::T>& s, int64_t t, int64_t live) {
     for (int64_t r = 0; r < live; ++r) {
         const int64_t b = s.slice.lane[r], row = p.row(t, b);
         LaneStep<T> lane{t, b, r, row,
-                         f.dy ? f.dy + t * f.dy_step + b * f.dy_lane : s.zeros,
+                         !f.dy ? s.zeros : p.starts ? f.dy + row * f.dy_step
+                                         : f.dy + t * f.dy_step + b * f.dy_lane,
                          s.carry + r * s.ld, f.dz + row * D * p.H, s.a + r * s.lda,
                          s.db ? s.db + r * D * p.H : nullptr};
         if (f.norms) {
@@ -130,7 +131,7 @@ void backward_lanes(BackwardLanes<typename C::T>& s, const typename C::T* packed
         live = ahead;
         for (int64_t r = live; r < s.slice.count; ++r) {  // padding
             const int64_t b = s.slice.lane[r];
-            __builtin_memset(f.dz + p.row(t, b) * D * H, 0, size_t(D * H) * sizeof(*f.dz));
+            if (!p.starts) __builtin_memset(f.dz + p.row(t, b) * D * H, 0, size_t(D * H) * sizeof(*f.dz));
             if (f.norms) f.norms[t * p.B + b] = 0;
         }
         dz_step<C>(s, t, live);

@@ -91,7 +91,7 @@ void forward_lanes(ForwardLanes<typename C::T>& s, const typename C::T* packed) 
                     if (s.cell) __builtin_memset(s.cell + r * s.ld, 0, size_t(H) * sizeof(*s.cell));
                 }
         if (live > 0) forward_step<C>(s, t, live, packed);
-        for (int64_t r = live; r < s.slice.count; ++r) {  // padding
+        for (int64_t r = live; r < s.slice.count && !p.starts; ++r) {  // padding
             const int64_t row = p.row(t, s.slice.lane[r]);
             __builtin_memset(f.y + row * H, 0, size_t(H) * sizeof(*f.y));
             if (f.saved)

@@ -16,7 +16,9 @@ enum class Cell : int { rnn_tanh = 0, rnn_relu = 1, gru = 2, lstm = 3 };
 
 // What a call runs over. Arrays by time have one row per (step, lane); row(t, b) lies at
 // t * step + b * lane, so that time-major (step=B, lane=1) and batch-major (step=1, lane=T)
-// buffers are both read in place. Masks and tokens are always (T, B), time-major.
+// buffers are both read in place. With `starts` the rows are packed: those of step t begin at
+// starts[t], one for each lane that still runs, lanes ordered longest first; there is no padding.
+// Masks and tokens are always (T, B), time-major.
 struct Problem {
     int64_t T, B, H;
     int64_t step, lane;
@@ -25,8 +27,9 @@ struct Problem {
     const uint8_t* cut;      // (T, B) or null: the state passes, the gradient does not
     bool reverse;            // from the last valid step down to 0
     int threads;
+    const int64_t* starts = nullptr;  // (T) or null
 
-    int64_t row(int64_t t, int64_t b) const { return t * step + b * lane; }
+    int64_t row(int64_t t, int64_t b) const { return starts ? starts[t] + b : t * step + b * lane; }
     int64_t length(int64_t b) const { return lengths ? lengths[b] : T; }
 };
 
@@ -58,7 +61,7 @@ struct Forward {
 
 template <class T>
 struct Backward {
-    const T* dy;  // element (t, b, j) at t*dy_step + b*dy_lane + j; null = zeros
+    const T* dy;  // element (t, b, j) at t*dy_step + b*dy_lane + j, packed row*dy_step + j; null = zeros
     int64_t dy_step, dy_lane;
     const T* dhn;    // (B, H) or null = zeros
     const T* dcn;

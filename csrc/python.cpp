@@ -106,6 +106,20 @@ int64_t bad_length(const Problem& p) {
     return -1;
 }
 
+// Lengths (B) and first rows (T) of packed steps from how many lanes run at each: the number of rows,
+// or -1 unless the counts begin with B and fall to 1 or more.
+int64_t unpack_sizes(int64_t T, int64_t B, Ptr counts, Ptr lengths, Ptr starts) {
+    const int64_t* n = at<int64_t>(counts);
+    int64_t rows = 0;
+    for (int64_t t = 0; t < T; ++t) {
+        if (n[t] < 1 || n[t] > (t ? n[t - 1] : B) || (t == 0 && n[0] != B)) return -1;
+        at<int64_t>(starts)[t] = rows;
+        for (int64_t b = 0; b < n[t]; ++b) at<int64_t>(lengths)[b] = t + 1;
+        rows += n[t];
+    }
+    return rows;
+}
+
 // First place t * B + b whose token is not in 0..V-1, padding left out, or -1.
 int64_t bad_token(const Problem& p, Ptr tokens, int64_t V) {
     const int64_t* token = at<int64_t>(tokens);
@@ -128,13 +142,14 @@ NB_MODULE(_native, m) {
     nb::class_<Problem>(m, "Problem")
         .def("__init__",
              [](Problem* self, int64_t T, int64_t B, int64_t H, int64_t step, int64_t lane, Ptr lengths,
-                Ptr reset, Ptr cut, bool reverse, int threads) {
+                Ptr reset, Ptr cut, bool reverse, int threads, Ptr starts) {
                  new (self) Problem{T, B, H, step, lane, at<int64_t>(lengths), at<uint8_t>(reset),
-                                    at<uint8_t>(cut), reverse, threads};
+                                    at<uint8_t>(cut), reverse, threads, at<int64_t>(starts)};
              });
     Binding<float>::define(m, "_f32");
     Binding<double>::define(m, "_f64");
     m.def("bad_length", &bad_length);
+    m.def("unpack_sizes", &unpack_sizes);
     m.def("bad_token", &bad_token);
     m.attr("isa") = bptt::isa();
     m.attr("isas") = bptt::isas();

@@ -25,6 +25,8 @@ class Sequence:
         reset: ``(T, B)`` bool: the state is zero before this step; or None.
         cut: ``(T, B)`` bool: the gradient stops before this step; or None.
         packed: the PackedSequence the call came with, or None.
+        batch_sizes: ``(T,)`` how many lanes run at each step if x is the packed rows ``(N, I)``
+            themselves, lanes in the packed order; None if x is padded.
         batched: whether the caller's tensor had a batch axis.
         batch_first: whether the caller's batched tensor was ``(B, T, I)``.
         tokens: ``(T, B)`` int64, or None.
@@ -38,10 +40,13 @@ class Sequence:
     batched: bool
     batch_first: bool
     tokens: Tensor | None = None
+    batch_sizes: Tensor | None = None
 
     @property
     def lanes(self) -> int:
         """B."""
+        if self.batch_sizes is not None:
+            return int(self.batch_sizes[0])
         return (self.x if self.tokens is None else self.tokens).shape[1]
 
     @property
@@ -50,8 +55,20 @@ class Sequence:
         marks = self.reset is None and self.cut is None
         return marks and (self.lengths is None or self.packed is not None)
 
+    def sort(self, state: Tensor) -> Tensor:
+        """A state ``(L·directions, B, H)`` in the order of x's lanes."""
+        order = None if self.packed is None else self.packed.sorted_indices
+        return state if order is None or self.batch_sizes is None else state.index_select(1, order)
+
+    def unsort(self, state: Tensor) -> Tensor:
+        """A state in the order of x's lanes, as the caller's."""
+        order = None if self.packed is None else self.packed.unsorted_indices
+        return state if order is None or self.batch_sizes is None else state.index_select(1, order)
+
     def restore(self, y: Tensor) -> Tensor | PackedSequence:
         """Give an output ``(T, B, H)`` the form the input came in."""
+        if self.packed is not None and self.batch_sizes is not None:
+            return PackedSequence(y, *self.packed[1:])
         if self.packed is not None and self.lengths is not None:
             lengths = self.lengths
             if self.packed.sorted_indices is not None:
@@ -98,6 +115,9 @@ def normalise(
                 "drop lengths=; the packed sequence holds its own",
             )
         _check_tensor(packed.data, input_size, weight, "input.data", dims=(2,), letters="NI")
+        if reset is None and cut is None:
+            sizes = packed.batch_sizes
+            return Sequence(packed.data, None, None, None, packed, True, False, batch_sizes=sizes)
         x, lengths = pad_packed_sequence(packed)
         lengths = lengths.to(x.device)
         batched, batch_first = True, False

@@ -65,7 +65,9 @@ class _Recurrent(nn.RNNBase):
         )
         state = self._initial_state(hx, sequence)
         first = tuple(s[0] for s in state)
-        if sequence.plain and ops.leaves_to_torch(self.mode, sequence.x, first, self._weights(0)):
+        if sequence.plain and ops.leaves_to_torch(
+            self.mode, sequence.x, first, self._weights(0), sequence.batch_sizes
+        ):
             return super().forward(input, hx)
         return self._finish(sequence, *self._run(sequence, state))
 
@@ -105,6 +107,7 @@ class _Recurrent(nn.RNNBase):
         return self._finish(sequence, *self._run(sequence, self._initial_state(hx, sequence)))
 
     def _finish(self, sequence: Sequence, y: Tensor, final: ops.State):
+        final = tuple(sequence.unsort(s) for s in final)
         if not sequence.batched:
             final = tuple(s.squeeze(1) for s in final)
         return sequence.restore(y), final if self.mode == "LSTM" else final[0]
@@ -131,6 +134,7 @@ class _Recurrent(nn.RNNBase):
                         self.mode, sequence.tokens, sequence.x, *rest, **marks
                     )
                 else:
+                    marks["batch_sizes"] = sequence.batch_sizes
                     output, final = ops.recur(self.mode, y, *rest, **marks)
                 outputs.append(output)
                 finals.append(final)
@@ -163,7 +167,9 @@ class _Recurrent(nn.RNNBase):
                 "hx as the pair (h, c)", _kind(hx), "pass both states, or leave hx out for zeros"
             )
         return tuple(
-            check_state(part, (rows, lanes, size), sequence.batched, sequence.x, name)
+            sequence.sort(
+                check_state(part, (rows, lanes, size), sequence.batched, sequence.x, name)
+            )
             for part, size, name in zip(hx, sizes, names, strict=True)
         )
 

@@ -14,6 +14,7 @@ from typing import TypeAlias, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 State: TypeAlias = tuple[Tensor, ...]
 Step: TypeAlias = Callable[[Tensor, State], State]
@@ -29,8 +30,15 @@ def recur(
     reset: Tensor | None = None,
     cut: Tensor | None = None,
     reverse: bool = False,
+    batch_sizes: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """Run ``cell`` over all time steps; see :func:`bptt.ops.recur` for the meaning of each argument."""
+    if batch_sizes is not None:
+        padded, lengths = pad_packed_sequence(PackedSequence(x, batch_sizes))
+        lengths = lengths.to(x.device)
+        y, state = recur(cell, padded, state, weights, lengths=lengths, reverse=reverse)
+        # Row by row, the valid steps of lanes that are sorted by length are the packed rows.
+        return y[torch.arange(y.shape[0], device=x.device)[:, None] < lengths], state
     w_ih, w_hh, b_ih, b_hh, *projection = cast(tuple[Tensor, ...], weights)
     steps = x.shape[0]
     live = None

@@ -22,6 +22,7 @@ def recur(
     reset: Tensor | None = None,
     cut: Tensor | None = None,
     reverse: bool = False,
+    batch_sizes: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """Run one recurrent layer over all time steps.
 
@@ -35,12 +36,15 @@ def recur(
         reset: ``(T, B)`` bool: before step t the state is set to zero; nothing flows through.
         cut: ``(T, B)`` bool: before step t the state passes on, its gradient does not.
         reverse: from each lane's last step down to its first.
+        batch_sizes: ``(T,)`` int64 on the CPU: x is packed, ``(N, I)`` with N valid steps, as a
+            PackedSequence holds them, and so is y; states are in its order. Takes no marks.
 
     Returns:
         ``y (T, B, H)`` and the final state, as ``state``.
     """
     options: dict[str, Any] = {"lengths": lengths, "reset": reset, "cut": cut, "reverse": reverse}
-    if decide(native.covers(cell, x, state, weights)):
+    options["batch_sizes"] = batch_sizes
+    if decide(native.covers(cell, x, state, weights, batch_sizes=batch_sizes)):
         return native.recur(cell, x, state, weights, **options)
     return eager.recur(cell, x, state, weights, **options)
 
@@ -78,7 +82,13 @@ def recur_tokens(
     return recur(cell, F.embedding(tokens, embedding), state, weights, **options)
 
 
-def leaves_to_torch(cell: str, x: Tensor, state: State, weights: tuple[Tensor | None, ...]) -> bool:
+def leaves_to_torch(
+    cell: str,
+    x: Tensor,
+    state: State,
+    weights: tuple[Tensor | None, ...],
+    batch_sizes: Tensor | None = None,
+) -> bool:
     """Whether a call without marks is best left to torch's own layer operator.
 
     It is where the kernels do not run: the operator keeps its loop over time in C++, and on a GPU it
@@ -87,4 +97,5 @@ def leaves_to_torch(cell: str, x: Tensor, state: State, weights: tuple[Tensor | 
     Raises:
         BackendError: the native backend was asked for by name and does not cover the call.
     """
-    return not decide(native.covers(cell, x, state, weights)) and not native.transformed()
+    reason = native.covers(cell, x, state, weights, batch_sizes=batch_sizes)
+    return not decide(reason) and not native.transformed()

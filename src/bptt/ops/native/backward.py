@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bptt.ops.native.call import DZ, GRU, Sizes, check, dense, function, pointer
-from bptt.ops.native.forward import live_rows
+from bptt.ops.native.call import DZ, GRU, Sizes, check, dense, function, pointer, unpack_sizes
 
 
 def backward(
@@ -29,18 +28,23 @@ def backward(
     saved: Tensor,
     needs: list[bool],
     record: bool,
+    counts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of ``x, h0, c0, w_ih, w_hh, b_ih, b_hh`` and ‖dL/dh_t‖ ``(T, B)``.
 
     Those that ``needs`` (and ``record``) do not ask for have no elements.
     """
     sizes = check(
-        cell, x, tokens, h0, c0, w_ih, w_hh, None, None, lengths, reset, cut, None, batch_major
-    )
+        cell, x, tokens, h0, c0, w_ih, w_hh, None, None, lengths, reset, cut, None, batch_major,
+        counts,
+    )  # fmt: skip
     T, B, H, width = sizes.T, sizes.B, sizes.H, sizes.width
     need_x, need_h0, need_c0, need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs
     lengths, reset, cut, tokens_ = dense(lengths), dense(reset), dense(cut), dense(tokens)
-    problem = sizes.problem(lengths, reset, cut, reverse)
+    starts = None
+    if counts is not None:
+        lengths, starts = unpack_sizes(sizes, counts)
+    problem = sizes.problem(lengths, reset, cut, reverse, starts)
 
     def room(wanted: bool, *shape: int) -> Tensor:
         return w_hh.new_empty(shape if wanted else 0)
@@ -49,7 +53,7 @@ def backward(
     dh0, dc0 = room(need_h0, B, H), room(need_c0, B, H)
     db = room(need_b_ih or need_b_hh, DZ[cell] * H)
     norms = room(record, T, B)
-    if dy is not None and H > 1 and dy.stride(2) != 1:
+    if dy is not None and H > 1 and dy.stride(-1) != 1:
         dy = dy.contiguous()
     dh_n, dc_n, h0, c0, w_hh = dense(dh_n), dense(dc_n), dense(h0), dense(c0), w_hh.contiguous()
     y_rows = sizes.flat(y)
@@ -74,7 +78,7 @@ def backward(
     else:
         dx = sizes.unflat(torch.mm(x_side, w_ih))
     if need_w_ih:
-        dw_ih = torch.mm(x_side.t(), live_rows(sizes, x, lengths))
+        dw_ih = _input_weight(sizes, x_side, x, lengths)
     else:
         dw_ih = room(False)
     db_ih = db[:width].clone() if need_b_ih else room(False)
@@ -84,10 +88,35 @@ def backward(
         db_hh = torch.cat((db[: 2 * H], db[3 * H :]))
     else:
         db_hh = db.clone()
-    dw_hh = (
-        _hidden_weight(sizes, dz, y_rows, h0, lengths, reset, reverse) if need_w_hh else room(False)
-    )
+    if not need_w_hh:
+        dw_hh = room(False)
+    elif counts is not None and h0 is not None and lengths is not None and starts is not None:
+        before = _packed_before(counts)
+        lanes = torch.arange(B)
+        first = starts[lengths - 1] + lanes if reverse else lanes
+        left, h = (dz[before], y_rows[B:]) if reverse else (dz[B:], y_rows[before])
+        dw_hh = _outer_sum(sizes, left, h, dz[first], h0)
+    else:
+        dw_hh = _hidden_weight(sizes, dz, y_rows, h0, lengths, reset, reverse)
     return dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, norms
+
+
+def _input_weight(sizes: Sizes, dz: Tensor, x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Sum over steps of dz_t x_t^T."""
+    rows = sizes.flat(x)
+    dw = torch.mm(dz.t(), rows)
+    if lengths is not None and sizes.packed is None and not bool(dw.isfinite().all()):
+        # dz is zero in the padding, but zero times what may lie there, NaN included, need not be.
+        padding = torch.arange(sizes.T)[:, None] >= lengths
+        dw = torch.mm(dz.t(), sizes.flat(x.masked_fill(padding.unsqueeze(-1), 0)))
+    return dw
+
+
+def _packed_before(counts: Tensor) -> Tensor:
+    """For each packed row from the second step on, the row of the same lane one step before."""
+    first = int(counts[0])
+    rows = torch.arange(first, int(counts.sum()))
+    return rows - torch.repeat_interleave(counts[:-1], counts[1:])
 
 
 def _hidden_weight(
@@ -103,7 +132,7 @@ def _hidden_weight(
 
     ``dz`` is ours to spoil: rows whose h_{t-1} is not in ``y`` are cleared instead of copying ``y``.
     """
-    T, B, H = sizes.T, sizes.B, sizes.H
+    T, B = sizes.T, sizes.B
     if reset is not None:
         rows = (reset.t() if sizes.batch_major else reset).reshape(-1).nonzero().squeeze(1)
         if rows.numel():
@@ -122,8 +151,15 @@ def _hidden_weight(
         shift = 1
     late, early = slice(shift, None), slice(None, sizes.rows - shift)
     left, h = (dz[early], y[late]) if reverse else (dz[late], y[early])
+    return _outer_sum(sizes, left, h, start, h0)
 
-    dw = dz.new_empty(sizes.width, H)
+
+def _outer_sum(
+    sizes: Sizes, left: Tensor, h: Tensor, start: Tensor | None, h0: Tensor | None
+) -> Tensor:
+    """left^T h + start^T h0: the hidden weight's gradient, from dz and the states before."""
+    H = sizes.H
+    dw = left.new_empty(sizes.width, H)
     # GRU: the candidate's hidden side is the fourth part of dz, not the third.
     parts = ((0, 0, 2 * H), (2 * H, 3 * H, H)) if sizes.cell == GRU else ((0, 0, sizes.width),)
     for to, at, n in parts:

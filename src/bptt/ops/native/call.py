@@ -25,13 +25,19 @@ GRU, LSTM = 2, 3
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of one call, and whether its rows lie lane after lane instead of step after step."""
+    """Sizes of one call, and how its rows lie in memory.
+
+    Attributes:
+        batch_major: lane after lane instead of step after step.
+        packed: the number of rows if they are packed, step after step and without padding.
+    """
 
     cell: int
     T: int
     B: int
     H: int
     batch_major: bool
+    packed: int | None = None
 
     @property
     def width(self) -> int:
@@ -40,29 +46,37 @@ class Sizes:
 
     @property
     def rows(self) -> int:
-        """T * B."""
-        return self.T * self.B
+        """T * B, or fewer if packed."""
+        return self.T * self.B if self.packed is None else self.packed
 
     def flat(self, tensor: Tensor) -> Tensor:
-        """``(T, B, n)`` as its rows in memory order, copied only if it lies otherwise."""
+        """``(T, B, n)``, or packed ``(N, n)``, as its rows in memory order, copied only if need be."""
         if self.batch_major:
             tensor = tensor.transpose(0, 1)
         return tensor.reshape(self.rows, tensor.shape[-1])
 
     def unflat(self, rows: Tensor) -> Tensor:
-        """Rows in memory order as ``(T, B, n)``; a view."""
+        """Rows in memory order as ``(T, B, n)``, or packed as they are; a view."""
+        if self.packed is not None:
+            return rows
         if self.batch_major:
             return rows.view(self.B, self.T, rows.shape[-1]).transpose(0, 1)
         return rows.view(self.T, self.B, rows.shape[-1])
 
     def problem(
-        self, lengths: Tensor | None, reset: Tensor | None, cut: Tensor | None, reverse: bool
+        self,
+        lengths: Tensor | None,
+        reset: Tensor | None,
+        cut: Tensor | None,
+        reverse: bool,
+        starts: Tensor | None = None,
     ):
         """What the kernels take as one argument; it holds addresses, so keep the tensors alive."""
         step, lane = (1, self.T) if self.batch_major else (self.B, 1)
         return extension.Problem(
             self.T, self.B, self.H, step, lane,
             pointer(lengths), pointer(reset), pointer(cut), reverse, torch.get_num_threads(),
+            pointer(starts),
         )  # fmt: skip
 
 
@@ -105,6 +119,7 @@ def check(
     cut: Tensor | None,
     norms: Tensor | None,
     batch_major: bool,
+    counts: Tensor | None = None,
 ) -> Sizes:
     """Raise unless the kernels can run on exactly these tensors; return the call's sizes."""
     if not 0 <= cell < len(CELLS):
@@ -125,6 +140,7 @@ def check(
         ("lengths", lengths, torch.int64),
         ("reset", reset, torch.bool),
         ("cut", cut, torch.bool),
+        ("batch_sizes", counts, torch.int64),
     ):
         if tensor is None:
             continue
@@ -143,6 +159,15 @@ def check(
             raise ArgumentError("no w_ih with tokens", "w_ih", "multiply the table by it instead")
         _shape("table", x, x.shape[0], width)
         T, B = tokens.shape
+    elif counts is not None:
+        if x.ndim != 2 or counts.ndim != 1 or w_ih is None or h0 is None:
+            raise ShapeError(
+                "packed x (N, I), batch_sizes (T,), w_ih and h0",
+                f"{describe(x.shape)} and {describe(counts.shape)}",
+                "use bptt.ops.recur",
+            )
+        _shape("w_ih", w_ih, width, x.shape[1])
+        T, B = counts.shape[0], h0.shape[0]
     else:
         if x.ndim != 3:
             raise ShapeError("x (T, B, I)", describe(x.shape), "pass a time-major batch")
@@ -165,7 +190,27 @@ def check(
     _shape("norms", norms, T, B)
     if c0 is not None and cell != LSTM:
         raise ArgumentError("one state", f"c0 with {CELLS[cell]}", "pass h0 alone")
-    return Sizes(cell, T, B, H, batch_major)
+    return Sizes(cell, T, B, H, batch_major, None if counts is None else x.shape[0])
+
+
+def unpack_sizes(sizes: Sizes, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Lengths ``(B,)`` and the first row of each step ``(T,)`` of packed rows, checked.
+
+    Raises:
+        ShapeError: the counts are no PackedSequence's batch_sizes, or do not sum to the rows.
+    """
+    counts = counts.contiguous()
+    lengths, starts = counts.new_empty(sizes.B), counts.new_empty(sizes.T)
+    rows = extension.unpack_sizes(
+        sizes.T, sizes.B, counts.data_ptr(), lengths.data_ptr(), starts.data_ptr()
+    )
+    if rows != sizes.rows:
+        raise ShapeError(
+            f"batch_sizes from B={sizes.B} falling to 1 or more, summing to {sizes.rows} rows",
+            f"{counts.tolist()}"[:80],
+            "pass a PackedSequence made by torch's pack functions",
+        )
+    return lengths, starts
 
 
 def check_values(

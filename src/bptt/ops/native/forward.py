@@ -5,21 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bptt.ops.native.call import LSTM, SAVED, Sizes, check, check_values, dense, function, pointer
-
-
-def live_rows(sizes: Sizes, x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Rows of ``x (T, B, I)`` in memory order, padding cleared: it may hold anything, NaN included."""
-    if lengths is not None:
-        steps = torch.arange(sizes.T)
-        if sizes.batch_major:
-            padding = steps >= lengths[:, None]
-            cleared = x.transpose(0, 1).masked_fill(padding.unsqueeze(-1), 0)
-            return cleared.reshape(sizes.rows, x.shape[-1])
-        return x.masked_fill((steps[:, None] >= lengths).unsqueeze(-1), 0).view(
-            sizes.rows, x.shape[-1]
-        )
-    return sizes.flat(x)
+from bptt.ops.native.call import (
+    LSTM,
+    SAVED,
+    check,
+    check_values,
+    dense,
+    function,
+    pointer,
+    unpack_sizes,
+)
 
 
 def forward(
@@ -39,14 +34,19 @@ def forward(
     reverse: bool,
     batch_major: bool,
     save: bool,
+    counts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``(y, h_n, c_n, saved)``; ``c_n`` and ``saved`` have no elements where there is nothing in them."""
     sizes = check(
-        cell, x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, norms, batch_major
-    )
+        cell, x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, norms, batch_major,
+        counts,
+    )  # fmt: skip
     B, H, width = sizes.B, sizes.H, sizes.width
     lengths, reset, tokens_ = dense(lengths), dense(reset), dense(tokens)
-    problem = sizes.problem(lengths, reset, None, reverse)
+    starts = None
+    if counts is not None:
+        lengths, starts = unpack_sizes(sizes, counts)
+    problem = sizes.problem(lengths, reset, None, reverse, starts)
     check_values(problem, sizes, lengths, tokens_, x.shape[0])
 
     y = x.new_empty(sizes.rows, H)

@@ -25,13 +25,14 @@ library = torch.library.Library("bptt", "DEF")
 library.define(
     "recur(int cell, Tensor x, Tensor? tokens, Tensor? h0, Tensor? c0, Tensor? w_ih, Tensor w_hh,"
     " Tensor? b_ih, Tensor? b_hh, Tensor? lengths, Tensor? reset, Tensor? cut, Tensor? norms,"
-    " bool reverse, bool batch_major, bool save)"
+    " bool reverse, bool batch_major, bool save, Tensor? batch_sizes=None)"
     " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor saved)"
 )
 library.define(
     "recur_backward(int cell, Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor x, Tensor? tokens,"
     " Tensor? h0, Tensor? c0, Tensor? w_ih, Tensor w_hh, Tensor? lengths, Tensor? reset, Tensor? cut,"
-    " bool reverse, bool batch_major, Tensor y, Tensor saved, bool[] needs, bool record)"
+    " bool reverse, bool batch_major, Tensor y, Tensor saved, bool[] needs, bool record,"
+    " Tensor? batch_sizes=None)"
     " -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor dw_ih, Tensor dw_hh, Tensor db_ih, Tensor db_hh,"
     " Tensor norms)"
 )
@@ -57,20 +58,29 @@ def _recur_fake(
     reverse,
     batch_major,
     save,
+    batch_sizes=None,
 ):
-    T, B = (x if tokens is None else tokens).shape[:2]
     H = w_hh.shape[1]
+    keep = SAVED[cell] * H if save else 0
+    if batch_sizes is not None:
+        B, N = h0.shape[0], x.shape[0]
+        c_n = x.new_empty((B, H) if cell == LSTM else 0)
+        return x.new_empty(N, H), x.new_empty(B, H), c_n, x.new_empty(N, keep)
+    T, B = (x if tokens is None else tokens).shape[:2]
     y = x.new_empty(B, T, H).transpose(0, 1) if batch_major else x.new_empty(T, B, H)
     c_n = x.new_empty((B, H) if cell == LSTM else 0)
-    return y, x.new_empty(B, H), c_n, x.new_empty(T * B, SAVED[cell] * H if save else 0)
+    return y, x.new_empty(B, H), c_n, x.new_empty(T * B, keep)
 
 
 @torch.library.register_fake("bptt::recur_backward", lib=library)
 def _recur_backward_fake(
     cell, dy, dh_n, dc_n, x, tokens, h0, c0, w_ih, w_hh, lengths, reset, cut, reverse, batch_major,
-    y, saved, needs, record,
+    y, saved, needs, record, batch_sizes=None,
 ):  # fmt: skip
-    T, B = (x if tokens is None else tokens).shape[:2]
+    if batch_sizes is not None:
+        T, B = batch_sizes.shape[0], h0.shape[0]
+    else:
+        T, B = (x if tokens is None else tokens).shape[:2]
     H, width = w_hh.shape[1], GATES[cell] * w_hh.shape[1]
 
     def room(wanted, *shape):
@@ -97,23 +107,25 @@ def _recur_backward_fake(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     (
         ctx.cell, x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, ctx.norms,
-        ctx.reverse, ctx.batch_major, ctx.save,
+        ctx.reverse, ctx.batch_major, ctx.save, batch_sizes,
     ) = inputs  # fmt: skip
     y, _, _, saved = output
     # Not None for outputs without a gradient: the kernel takes null for zeros.
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(
-        x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, y, saved
-    )  # fmt: skip
+        x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, y, saved, batch_sizes
+    )
 
 
 # Places of (x, h0, c0, w_ih, w_hh, b_ih, b_hh) among the operator's arguments.
 _DIFFERENTIABLE = (1, 3, 4, 5, 6, 7, 8)
-_ARGUMENTS = 16
+_ARGUMENTS = 17
 
 
 def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, _: Any):
-    x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, y, saved = ctx.saved_tensors
+    (
+        x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, y, saved, batch_sizes,
+    ) = ctx.saved_tensors  # fmt: skip
     needs = [bool(ctx.needs_input_grad[i]) for i in _DIFFERENTIABLE]
     gradients: list[Tensor | None] = [None] * _ARGUMENTS
     if dy is None and dh_n is None and dc_n is None:
@@ -125,7 +137,13 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | N
     twice = torch.is_grad_enabled()
     if twice:
         tensors = (x, h0, c0, w_ih, w_hh, b_ih, b_hh)
-        options = {"lengths": lengths, "reset": reset, "cut": cut, "reverse": ctx.reverse}
+        options = {
+            "lengths": lengths,
+            "reset": reset,
+            "cut": cut,
+            "reverse": ctx.reverse,
+            "batch_sizes": batch_sizes,
+        }
         found = _differentiable_gradients(
             ctx.cell, tensors, tokens, needs, (dy, dh_n, dc_n), options
         )
@@ -136,7 +154,7 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | N
             *found, norms = torch.ops.bptt.recur_backward(
                 ctx.cell, dy, dh_n, dc_n, x, tokens, h0, c0, w_ih, w_hh, lengths, reset, cut,
                 ctx.reverse, ctx.batch_major, y, saved, [False] * 7 if twice else needs,
-                ctx.norms is not None,
+                ctx.norms is not None, batch_sizes,
             )  # fmt: skip
         if ctx.norms is not None:
             ctx.norms.copy_(norms)

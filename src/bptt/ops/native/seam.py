@@ -39,6 +39,7 @@ def covers(
     cut: Tensor | None = None,
     reverse: bool = False,
     tokens: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
 ) -> str | None:
     """None if :func:`recur` can run this call, otherwise why not, in one line."""
     if missing is not None:
@@ -64,7 +65,7 @@ def covers(
     if any(t.layout != torch.strided for t in tensors):
         return "the kernels take dense tensors"
     steps = x if tokens is None else tokens
-    if 0 in steps.shape[:2] or w_hh.shape[1] == 0:
+    if 0 in steps.shape[: 2 if batch_sizes is None else 1] or w_hh.shape[1] == 0:
         return "there is nothing to run over"
     if transformed():
         return "torch.func transforms need the eager recurrence"
@@ -85,6 +86,7 @@ def recur(
     reverse: bool = False,
     tokens: Tensor | None = None,
     norms: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """Run ``cell`` over all time steps in one kernel call; the meaning is :func:`bptt.ops.recur`'s.
 
@@ -95,6 +97,8 @@ def recur(
         tokens: ``(T, B)`` int64, rows of the table ``x``.
         norms: ``(T, B)``, filled by the backward pass with ‖dL/dh_t‖ of each lane, the gradient
             that arrives at each state from the outputs and from all later steps.
+        batch_sizes: ``(T,)`` int64: x is packed rows ``(N, I)``, as a PackedSequence holds them, and
+            so is y; states are in the packed order.
 
     Returns:
         ``y (T, B, H)`` and the final state. ``y`` lies in memory as ``x`` (or ``tokens``) does,
@@ -108,14 +112,14 @@ def recur(
     h0 = state[0] if state else None
     c0 = state[1] if len(state) > 1 else None
     number = CELLS.index(cell)
-    batch_major = is_batch_major(x if tokens is None else tokens)
+    batch_major = batch_sizes is None and is_batch_major(x if tokens is None else tokens)
     save = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, h0, c0, w_ih, w_hh, b_ih, b_hh)
     )
     y, h_n, c_n, _ = torch.ops.bptt.recur(
         number, x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh,
         None if lengths is None else lengths.to(torch.int64),
-        reset, cut, norms, reverse, batch_major, save,
+        reset, cut, norms, reverse, batch_major, save, batch_sizes,
     )  # fmt: skip
     return y, ((h_n, c_n) if number == LSTM else (h_n,))
 
