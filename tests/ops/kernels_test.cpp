@@ -3,213 +3,24 @@
 // Every buffer has exactly the size the interface asks for, and what a kernel must write, or must
 // not read, starts as NaN. Results are compared with a plain loop in double. The cells, sizes and
 // element types are all crossed; the options are drawn anew for each of them from a fixed seed.
-#include <sys/mman.h>
-#include <unistd.h>
-
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <limits>
-#include <memory>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "kernels.h"
+#include "kernels_buffer.h"
+#include "kernels_reference.h"
 #include "stream.h"
 
 using namespace bptt;
 
 namespace {
-
-using Doubles = std::vector<double>;
-
-std::mt19937_64 engine(1);
-int64_t below(int64_t n) { return int64_t(engine() % uint64_t(n)); }
-bool coin() { return below(2) != 0; }
-double uniform() { return double(engine() >> 11) * 0x1p-52 - 1; }  // -1 .. 1
-
-std::string running;  // what a failure is reported as
-long passed = 0;
-
-[[noreturn]] void fail(const std::string& what) {
-    std::printf("%s: %s\n1 failed\n", running.c_str(), what.c_str());
-    std::fflush(stdout);
-    std::_Exit(1);  // no destructors: a report of leaks would only hide the cause
-}
-
-// Where buffers lie. AddressSanitizer sees one element too many on the heap, but not where masked
-// vector intrinsics go; a page that may not be touched stops those too. One element off the
-// allocator's alignment shows an aligned load that should not be one.
-enum Place { heap, heap_off_by_one, before_guard_page, places };
-int place = heap;
-
-template <class T>
-class Buffer {
-public:
-    explicit Buffer(int64_t n) : n_(n) {
-        if (n == 0) return;  // stays null: an option left out
-        const size_t bytes = size_t(n) * sizeof(T);
-        if (place == before_guard_page) {
-            const size_t page = size_t(sysconf(_SC_PAGESIZE)), whole = (bytes + page - 1) / page * page;
-            char* const base = static_cast<char*>(mmap(nullptr, whole + page, PROT_READ | PROT_WRITE,
-                                                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-            if (base == MAP_FAILED || mprotect(base + whole, page, PROT_NONE) != 0) fail("no memory");
-            memory_.reset(base, [=](void* all) { munmap(all, whole + page); });
-            p_ = reinterpret_cast<T*>(base + whole - bytes);
-        } else {
-            const size_t off = place == heap_off_by_one ? sizeof(T) : 0;
-            memory_.reset(std::malloc(bytes + off), std::free);
-            if (!memory_) fail("no memory");
-            p_ = reinterpret_cast<T*>(static_cast<char*>(memory_.get()) + off);
-        }
-        std::memset(p_, 0xff, bytes);  // NaN; or -1
-    }
-    Buffer(int64_t n, double scale) : Buffer(n) {
-        for (int64_t i = 0; i < n; ++i) p_[i] = T(scale * uniform());
-    }
-
-    operator T*() const { return p_; }
-    int64_t size() const { return n_; }
-    // The values in double; an option left out reads as `n` zeros.
-    Doubles doubles(int64_t n) const { return p_ ? Doubles(p_, p_ + n_) : Doubles(size_t(n), 0.0); }
-
-private:
-    T* p_ = nullptr;
-    int64_t n_;
-    std::shared_ptr<void> memory_;
-};
-
-double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
-
-// A layer's recurrence and its gradient, one lane, one step, one unit at a time. All arrays are
-// dense and time-major.
-struct Reference {
-    Cell cell;
-    int64_t T, B, H;
-    bool reverse = false;
-    std::vector<int64_t> lengths;
-    std::vector<uint8_t> reset, cut;  // (T, B)
-    Doubles xp, w, b_ih, b_hh, h0, c0, dy, dhn, dcn;
-    Doubles y, saved, hn, cn;           // forward
-    Doubles before, c_before;           // the state each step started from
-    Doubles dz, dh0, dc0, db, norms;    // backward
-
-    Reference(Cell cell_, int64_t T_, int64_t B_, int64_t H_)
-        : cell(cell_), T(T_), B(B_), H(H_), lengths(size_t(B), T), reset(size_t(T * B)),
-          cut(size_t(T * B)), b_ih(size_t(gates_of(cell) * H)), b_hh(b_ih), h0(size_t(B * H)), c0(h0),
-          dy(size_t(T * B * H)), dhn(h0), dcn(h0) {}
-
-    template <class F>
-    void each_lane(F&& body) {  // body(b, steps in forward order)
-        for (int64_t b = 0; b < B; ++b) {
-            const int64_t n = lengths[b];
-            std::vector<int64_t> steps;
-            for (int64_t i = 0; i < n; ++i) steps.push_back(reverse ? n - 1 - i : i);
-            body(b, steps);
-        }
-    }
-
-    void forward() {
-        const int64_t G = gates_of(cell), S = saved_of(cell);
-        y.assign(size_t(T * B * H), 0);
-        saved.assign(size_t(T * B * S * H), 0);
-        before = c_before = y;
-        hn.assign(size_t(B * H), 0);
-        cn = hn;
-        each_lane([&](int64_t b, const std::vector<int64_t>& steps) {
-            Doubles h(&h0[b * H], &h0[b * H] + H), c(&c0[b * H], &c0[b * H] + H);
-            for (int64_t t : steps) {
-                const int64_t row = t * B + b;
-                if (reset[row]) h.assign(size_t(H), 0), c.assign(size_t(H), 0);
-                const Doubles old = h;
-                for (int64_t j = 0; j < H; ++j) {
-                    double z[4], product[4];  // z without the hidden side's bias
-                    for (int64_t g = 0; g < G; ++g) {
-                        product[g] = 0;
-                        const double* weights = &w[(g * H + j) * H];
-                        for (int64_t k = 0; k < H; ++k) product[g] += weights[k] * old[k];
-                        product[g] += b_hh[g * H + j];
-                        z[g] = xp[row * G * H + g * H + j] + b_ih[g * H + j];
-                    }
-                    before[row * H + j] = old[j];
-                    c_before[row * H + j] = c[j];
-                    double kept[5] = {};
-                    if (cell == Cell::gru) {
-                        const double r = sigmoid(z[0] + product[0]), u = sigmoid(z[1] + product[1]);
-                        const double n = std::tanh(z[2] + r * product[2]);
-                        h[j] = (1 - u) * n + u * old[j];
-                        kept[0] = r, kept[1] = u, kept[2] = n, kept[3] = product[2];
-                    } else if (cell == Cell::lstm) {
-                        const double i = sigmoid(z[0] + product[0]), f = sigmoid(z[1] + product[1]);
-                        const double g = std::tanh(z[2] + product[2]), o = sigmoid(z[3] + product[3]);
-                        c[j] = f * c[j] + i * g;
-                        h[j] = o * std::tanh(c[j]);
-                        kept[0] = i, kept[1] = f, kept[2] = g, kept[3] = o, kept[4] = c[j];
-                    } else {
-                        const double sum = z[0] + product[0];
-                        h[j] = cell == Cell::rnn_tanh ? std::tanh(sum) : sum > 0 ? sum : 0;
-                    }
-                    y[row * H + j] = h[j];
-                    for (int64_t s = 0; s < S; ++s) saved[(row * S + s) * H + j] = kept[s];
-                }
-            }
-            for (int64_t j = 0; j < H; ++j) hn[b * H + j] = h[j], cn[b * H + j] = c[j];
-        });
-    }
-
-    void backward() {
-        const int64_t G = gates_of(cell), S = saved_of(cell), D = dz_of(cell);
-        dz.assign(size_t(T * B * D * H), 0);
-        db.assign(size_t(D * H), 0);
-        norms.assign(size_t(T * B), 0);
-        dh0.assign(size_t(B * H), 0);
-        dc0 = dh0;
-        each_lane([&](int64_t b, const std::vector<int64_t>& steps) {
-            Doubles dh(&dhn[b * H], &dhn[b * H] + H), dc(&dcn[b * H], &dcn[b * H] + H);
-            for (size_t i = steps.size(); i-- > 0;) {
-                const int64_t row = steps[i] * B + b;
-                Doubles direct(size_t(H), 0.0);
-                for (int64_t j = 0; j < H; ++j) {
-                    const double* s = saved.data() + row * S * H + j;
-                    double* d = &dz[row * D * H + j];
-                    const double g = dh[j] + dy[row * H + j], h = y[row * H + j];
-                    norms[row] += g * g;
-                    if (cell == Cell::gru) {
-                        const double r = s[0], u = s[H], n = s[2 * H], product = s[3 * H];
-                        direct[j] = g * u;
-                        d[2 * H] = g * (1 - u) * (1 - n * n);
-                        d[H] = g * (before[row * H + j] - n) * u * (1 - u);
-                        d[0] = d[2 * H] * product * r * (1 - r);
-                        d[3 * H] = d[2 * H] * r;
-                    } else if (cell == Cell::lstm) {
-                        const double in = s[0], f = s[H], c = s[2 * H], o = s[3 * H];
-                        const double tc = std::tanh(s[4 * H]), e = dc[j] + g * o * (1 - tc * tc);
-                        d[0] = e * c * in * (1 - in);
-                        d[H] = e * c_before[row * H + j] * f * (1 - f);
-                        d[2 * H] = e * in * (1 - c * c);
-                        d[3 * H] = g * tc * o * (1 - o);
-                        dc[j] = e * f;
-                    } else {
-                        d[0] = cell == Cell::rnn_tanh ? g * (1 - h * h) : h > 0 ? g : 0;
-                    }
-                    for (int64_t q = 0; q < D; ++q) db[q * H + j] += d[q * H];
-                }
-                norms[row] = std::sqrt(norms[row]);
-                dh = direct;
-                for (int64_t g = 0; g < G; ++g)
-                    for (int64_t j = 0; j < H; ++j) {
-                        const int64_t side = cell == Cell::gru && g == 2 ? 3 : g;
-                        const double from = dz[(row * D + side) * H + j];
-                        for (int64_t k = 0; k < H; ++k) dh[k] += from * w[(g * H + j) * H + k];
-                    }
-                if (reset[row] || cut[row]) dh.assign(size_t(H), 0), dc.assign(size_t(H), 0);
-            }
-            for (int64_t j = 0; j < H; ++j) dh0[b * H + j] = dh[j], dc0[b * H + j] = dc[j];
-        });
-    }
-};
 
 // Each step adds some K + 16 roundings of terms of order one, and hands its error on.
 template <class T>
@@ -242,24 +53,37 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     const bool keep = S > 0 && coin(), packed = coin();
     const bool in_place = !with_tokens && (S == 0 || keep) && coin();  // y, or saved, is xp itself
     const int threads = 1 + int(below(3));
+    const bool with_starts = with_lengths && !batch_major && coin();  // rows without padding
     Problem p{T, B, H, batch_major ? 1 : B, batch_major ? T : 1, nullptr, nullptr, nullptr, coin(), threads};
     char text[240];
     std::snprintf(text, sizeof text,
                   "%s %s T=%d B=%d H=%d threads=%d place=%d lengths=%d reset=%d cut=%d reverse=%d tokens=%d "
-                  "saved=%d packed=%d in_place=%d batch_major=%d",
+                  "saved=%d packed=%d in_place=%d batch_major=%d starts=%d",
                   sizeof(E) == 4 ? "float" : "double", cell_names[int(cell)], int(T), int(B), int(H), threads,
                   place, with_lengths, with_reset, with_cut, p.reverse, with_tokens, keep, packed, in_place,
-                  batch_major);
+                  batch_major, with_starts);
     running = text;
 
     Reference ref(cell, T, B, H);
     ref.reverse = p.reverse;
     Buffer<int64_t> lengths(with_lengths ? B : 0), tokens(with_tokens ? T * B : 0);
     Buffer<uint8_t> reset(with_reset ? T * B : 0), cut(with_cut ? T * B : 0);
-    for (int64_t b = 0; b < lengths.size(); ++b) ref.lengths[b] = lengths[b] = 1 + below(T);
+    Buffer<int64_t> starts(with_starts ? T : 0);
+    for (int64_t b = 0; b < lengths.size(); ++b) lengths[b] = 1 + below(T);
+    if (with_starts) {
+        std::sort(lengths + 0, lengths + B, std::greater<int64_t>());
+        lengths[0] = T;  // packed rows have no step without a lane
+    }
+    for (int64_t b = 0; b < lengths.size(); ++b) ref.lengths[b] = lengths[b];
+    int64_t R = with_starts ? 0 : T * B;  // rows in memory
+    for (int64_t t = 0; t < starts.size(); ++t) {
+        starts[t] = R;
+        for (int64_t b = 0; b < B; ++b) R += lengths[b] > t;
+    }
     for (int64_t i = 0; i < reset.size(); ++i) ref.reset[i] = reset[i] = below(3) == 0;
     for (int64_t i = 0; i < cut.size(); ++i) ref.cut[i] = cut[i] = below(3) == 0;
     p.lengths = lengths;
+    p.starts = starts;
     p.reset = reset;
     p.cut = cut;
     const auto live = [&](int64_t i) { return i / B < ref.lengths[i % B]; };  // i = t * B + b
@@ -269,7 +93,7 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     // columns between rows; tokens in padding stay -1.
     const int64_t gap = below(2) * 3;
     const int64_t lds = S * H + gap, ldx = !in_place ? G * H + gap : S > 0 ? lds : H;
-    const int64_t rows = with_tokens ? V : T * B;
+    const int64_t rows = with_tokens ? V : R;
     Buffer<E> x((rows - 1) * ldx + (in_place && S > 0 ? S : G) * H);
     ref.xp.assign(size_t(T * B * G * H), 0);
     for (int64_t r = 0; with_tokens && r < V; ++r)
@@ -296,8 +120,8 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     ref.c0 = c0.doubles(B * H);
     ref.forward();
 
-    const Buffer<E> y_own(in_place && S == 0 ? 0 : T * B * H);
-    const Buffer<E> saved_own(keep && !in_place ? (T * B - 1) * lds + S * H : 0);
+    const Buffer<E> y_own(in_place && S == 0 ? 0 : R * H);
+    const Buffer<E> saved_own(keep && !in_place ? (R - 1) * lds + S * H : 0);
     E* const y = in_place && S == 0 ? x : y_own;
     E* const saved = in_place && keep ? x : saved_own;
     const Buffer<E> hn(B * H), cn(lstm ? B * H : 0);
@@ -310,33 +134,38 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     same_all("hn", hn, ref.hn, near);
     same_all("cn", cn, ref.cn, near);
     for (int64_t i = 0; i < T * B; ++i) {
+        if (with_starts && !live(i)) continue;
         for (int64_t j = 0; j < H; ++j)
             same("y", i * H + j, double(y[row(i) * H + j]), ref.y[i * H + j], near);
         for (int64_t j = 0; saved && live(i) && j < S * H; ++j)
             same("saved", i * S * H + j, double(saved[row(i) * lds + j]), ref.saved[i * S * H + j], near);
-        for (int64_t j = S * H; saved && i + 1 < T * B && j < lds; ++j)
-            if (!std::isnan(saved[i * lds + j])) fail("forward wrote between the rows of saved");
     }
+    for (int64_t r = 0; saved && r + 1 < R; ++r)
+        for (int64_t j = S * H; j < lds; ++j)
+            if (!std::isnan(saved[r * lds + j])) fail("forward wrote between the rows of saved");
     ++passed;
     if (S > 0 && !keep) return;
 
     // dy may have its steps and lanes in either order, whatever the order of y.
     const bool swapped = coin();
-    const Buffer<E> dy(below(4) ? T * B * H : 0);
-    const int64_t dy_step = (swapped ? 1 : B) * H, dy_lane = (swapped ? T : 1) * H;
+    const Buffer<E> dy(below(4) ? R * H : 0);
+    const int64_t dy_step = (swapped || with_starts ? 1 : B) * H, dy_lane = (swapped ? T : 1) * H;
+    const auto dy_row = [&](int64_t i) {
+        return with_starts ? row(i) * H : i / B * dy_step + i % B * dy_lane;
+    };
     for (int64_t i = 0; i < T * B; ++i)
         for (int64_t j = 0; dy && live(i) && j < H; ++j)
-            ref.dy[i * H + j] = double(dy[i / B * dy_step + i % B * dy_lane + j] = E(uniform()));
+            ref.dy[i * H + j] = double(dy[dy_row(i) + j] = E(uniform()));
     const Buffer<E> dhn(coin() ? B * H : 0, 1), dcn(lstm && coin() ? B * H : 0, 1);
     ref.dhn = dhn.doubles(B * H);
     ref.dcn = dcn.doubles(B * H);
     // relu has a kink: beside it, rounding decides the side, and forward's word counts.
     for (int64_t i = 0; cell == Cell::rnn_relu && i < T * B * H; ++i)
-        ref.y[i] = double(y[row(i / H) * H + i % H]);
+        if (live(i / H)) ref.y[i] = double(y[row(i / H) * H + i % H]);
     ref.backward();
 
     const bool initial = coin();
-    const Buffer<E> dz(T * B * D * H), dh0(initial ? B * H : 0), dc0(initial && lstm ? B * H : 0);
+    const Buffer<E> dz(R * D * H), dh0(initial ? B * H : 0), dc0(initial && lstm ? B * H : 0);
     const Buffer<E> db(coin() ? D * H : 0), norms(coin() ? T * B : 0);
     {
         const Buffer<uint8_t> work(int64_t(k.workspace(p, true)));
@@ -348,7 +177,7 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     same_all("norms", norms, ref.norms, near);
     same_all("db", db, ref.db, near * double(B));
     for (int64_t i = 0; i < T * B; ++i)
-        for (int64_t j = 0; j < D * H; ++j)
+        for (int64_t j = 0; (live(i) || !with_starts) && j < D * H; ++j)
             same("dz", i * D * H + j, double(dz[row(i) * D * H + j]), ref.dz[i * D * H + j], near);
     ++passed;
 }
