@@ -66,7 +66,7 @@ def test_opcheck(mode, with_tokens):
     m = marks()
     c0 = state[1] if mode == "LSTM" else None
     arguments = (MODES.index(mode), x, tokens, state[0], c0, w_ih, *rest)
-    arguments += (m["lengths"], m["reset"], None, None, False, False, True)
+    arguments += (m["lengths"], m["reset"], None, None, False, False, True, None)
     torch.library.opcheck(torch.ops.bptt.recur.default, arguments)
 
 

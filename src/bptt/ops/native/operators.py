@@ -25,14 +25,14 @@ library = torch.library.Library("bptt", "DEF")
 library.define(
     "recur(int cell, Tensor x, Tensor? tokens, Tensor? h0, Tensor? c0, Tensor? w_ih, Tensor w_hh,"
     " Tensor? b_ih, Tensor? b_hh, Tensor? lengths, Tensor? reset, Tensor? cut, Tensor? norms,"
-    " bool reverse, bool batch_major, bool save, Tensor? batch_sizes=None)"
+    " bool reverse, bool batch_major, bool save, Tensor? batch_sizes)"
     " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor saved)"
 )
 library.define(
     "recur_backward(int cell, Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor x, Tensor? tokens,"
     " Tensor? h0, Tensor? c0, Tensor? w_ih, Tensor w_hh, Tensor? lengths, Tensor? reset, Tensor? cut,"
     " bool reverse, bool batch_major, Tensor y, Tensor saved, bool[] needs, bool record,"
-    " Tensor? batch_sizes=None)"
+    " Tensor? batch_sizes)"
     " -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor dw_ih, Tensor dw_hh, Tensor db_ih, Tensor db_hh,"
     " Tensor norms)"
 )
@@ -58,7 +58,7 @@ def _recur_fake(
     reverse,
     batch_major,
     save,
-    batch_sizes=None,
+    batch_sizes,
 ):
     H = w_hh.shape[1]
     keep = SAVED[cell] * H if save else 0
@@ -75,7 +75,7 @@ def _recur_fake(
 @torch.library.register_fake("bptt::recur_backward", lib=library)
 def _recur_backward_fake(
     cell, dy, dh_n, dc_n, x, tokens, h0, c0, w_ih, w_hh, lengths, reset, cut, reverse, batch_major,
-    y, saved, needs, record, batch_sizes=None,
+    y, saved, needs, record, batch_sizes,
 ):  # fmt: skip
     if batch_sizes is not None:
         T, B = batch_sizes.shape[0], h0.shape[0]
@@ -110,6 +110,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
         ctx.reverse, ctx.batch_major, ctx.save, batch_sizes,
     ) = inputs  # fmt: skip
     y, _, _, saved = output
+    ctx.direct = False
     # Not None for outputs without a gradient: the kernel takes null for zeros.
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(
@@ -151,7 +152,8 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | N
             gradients[place] = gradient
     if not twice or ctx.norms is not None:
         with torch.no_grad():
-            *found, norms = torch.ops.bptt.recur_backward(
+            operator = backward if ctx.direct else torch.ops.bptt.recur_backward
+            *found, norms = operator(
                 ctx.cell, dy, dh_n, dc_n, x, tokens, h0, c0, w_ih, w_hh, lengths, reset, cut,
                 ctx.reverse, ctx.batch_major, y, saved, [False] * 7 if twice else needs,
                 ctx.norms is not None, batch_sizes,
@@ -197,7 +199,27 @@ def _differentiable_gradients(
     return [next(found) if needed else None for needed in needs]
 
 
+class Direct(torch.autograd.Function):
+    """``bptt::recur`` without the dispatcher, which takes as long as a small layer's whole sequence.
+
+    For calls that nobody traces: the same forward, backward and saved tensors.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        """The operator's outputs."""
+        output = forward(*inputs)
+        _setup_context(ctx, inputs, output)
+        ctx.direct = True
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> tuple[Tensor | None, ...]:
+        """The gradients of the operator's arguments."""
+        return _backward(ctx, *cotangents)
+
+
 torch.library.register_autograd("bptt::recur", _backward, setup_context=_setup_context, lib=library)
 torch.library.register_autocast("bptt::recur", "cpu", torch.float32, lib=library)
 
-__all__ = ["library"]
+__all__ = ["Direct", "library"]

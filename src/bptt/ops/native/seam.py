@@ -18,7 +18,8 @@ from bptt.ops.native.call import CELLS, LSTM, is_batch_major
 from bptt.ops.native.extension import missing
 
 if missing is None:
-    from bptt.ops.native import operators  # noqa: F401  (registers the operators)
+    from bptt.ops.native import operators
+    from bptt.ops.native.forward import forward
 
 State = tuple[Tensor, ...]
 
@@ -48,22 +49,21 @@ def covers(
         return f"there is no kernel for the cell {cell}"
     if len(weights) > 4 and any(w is not None for w in weights[4:]):
         return "there is no kernel for projected states"
-    tensors = [t for t in (x, *state, *weights[:4]) if t is not None]
-    if any(t.device.type != "cpu" for t in tensors):
-        return f"the kernels run on the CPU, the tensors are on {x.device}"
     w_hh = cast(Tensor, weights[1])
-    if torch.is_autocast_enabled("cpu"):
-        if any(t.dtype == torch.float64 for t in tensors) or not all(
-            t.is_floating_point() for t in tensors
-        ):
+    autocast = torch.is_autocast_enabled("cpu")
+    if not autocast and w_hh.dtype not in (torch.float32, torch.float64):
+        return f"the kernels run float32 and float64, not {w_hh.dtype}"
+    for tensor in (x, *state, *weights[:4]):
+        if tensor is None:
+            continue
+        if not tensor.is_cpu:
+            return f"the kernels run on the CPU, and there is a tensor on {tensor.device}"
+        if autocast and (tensor.dtype == torch.float64 or not tensor.is_floating_point()):
             return "under autocast the kernels run float32"
-    else:
-        if w_hh.dtype not in (torch.float32, torch.float64):
-            return f"the kernels run float32 and float64, not {w_hh.dtype}"
-        if any(t.dtype != w_hh.dtype for t in tensors):
+        if not autocast and tensor.dtype != w_hh.dtype:
             return "the tensors are of several dtypes"
-    if any(t.layout != torch.strided for t in tensors):
-        return "the kernels take dense tensors"
+        if tensor.layout != torch.strided:
+            return "the kernels take dense tensors"
     steps = x if tokens is None else tokens
     if 0 in steps.shape[: 2 if batch_sizes is None else 1] or w_hh.shape[1] == 0:
         return "there is nothing to run over"
@@ -116,12 +116,31 @@ def recur(
     save = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, h0, c0, w_ih, w_hh, b_ih, b_hh)
     )
-    y, h_n, c_n, _ = torch.ops.bptt.recur(
+    arguments = (
         number, x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh,
         None if lengths is None else lengths.to(torch.int64),
         reset, cut, norms, reverse, batch_major, save, batch_sizes,
     )  # fmt: skip
+    if _watched() or any(type(t) not in _PLAIN for t in arguments[1:13]):
+        y, h_n, c_n, _ = torch.ops.bptt.recur(*arguments)
+    elif save:
+        y, h_n, c_n, _ = operators.Direct.apply(*arguments)
+    else:
+        y, h_n, c_n, _ = forward(*arguments)
     return y, ((h_n, c_n) if number == LSTM else (h_n,))
+
+
+_PLAIN = (Tensor, torch.nn.Parameter, type(None))
+
+
+def _watched() -> bool:
+    """Whether something wants to see an operator: a compiler, an exporter, a tracer, a mode."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+    )
 
 
 def recur_tokens(
