@@ -1,0 +1,111 @@
+"""Running a piece of the model again, exactly as it ran the first time.
+
+A call of a model depends on its input and carry, and also on the random generators (dropout) and on
+buffers (running statistics). A :class:`Snapshot` holds all three as they were before a piece, so that
+running from it again draws the same dropout masks and leaves the buffers as they were left before.
+
+Limits: generators of the CPU and of the inputs' device; a model that draws from a generator of its
+own is not replayed. The loss must draw nothing. Forward hooks run at every replay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bptt import carry as carries
+from bptt.carry import Carry
+from bptt.gradients.chunks import hidden_state
+
+# Two runs of the same piece are equal bit by bit on the CPU. Atomic additions on a GPU may differ by
+# rounding; another state or another dropout mask differs by far more than this share.
+SAME = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """What a call depends on besides its input; tensors in it are shared with no one who writes.
+
+    Attributes:
+        carry: detached copy.
+        generators: states of the random generators.
+        buffers: name to (the buffer, its version then, a copy of its value then).
+    """
+
+    carry: Carry
+    generators: list[Tensor]
+    buffers: dict[str, tuple[Tensor, int, Tensor]]
+
+
+class Replay:
+    """Takes and restores snapshots of one model, and checks that a replay was one."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._model = model
+        self._sources: list[tuple[Any, tuple[Any, ...]]] = [(torch.random, ())]
+        if device.type != "cpu":
+            self._sources.append((torch.get_device_module(device.type), (device,)))
+        self._last: Snapshot | None = None
+        self._seen: dict[int, list[Tensor]] = {}
+
+    def take(self, carry: Carry) -> Snapshot:
+        """A snapshot of now, with this carry."""
+        last = self._last
+        generators = [source.get_rng_state(*where) for source, where in self._sources]
+        if last is not None:  # what has not changed since is not stored twice
+            generators = [
+                old if torch.equal(new, old) else new
+                for new, old in zip(generators, last.generators, strict=True)
+            ]
+        buffers = {}
+        for name, buffer in self._model.named_buffers():
+            if buffer.requires_grad:
+                raise hidden_state(f"the buffer {name} holds a graph")
+            old = None if last is None else last.buffers.get(name)
+            if old is not None and old[0] is buffer and old[1] == buffer._version:
+                buffers[name] = old
+            else:
+                buffers[name] = (buffer, buffer._version, buffer.detach().clone())
+        self._last = Snapshot(copied(carry), generators, buffers)
+        return self._last
+
+    def restore(self, snapshot: Snapshot) -> Carry:
+        """Set generators and buffers as they were; return the carry, as a copy to write on."""
+        self.restore_generators(snapshot)
+        for name, buffer in self._model.named_buffers():
+            before, version, value = snapshot.buffers[name]
+            if before is not buffer or version != buffer._version:
+                with torch.no_grad():
+                    buffer.copy_(value)
+        return copied(snapshot.carry)
+
+    def restore_generators(self, snapshot: Snapshot) -> None:
+        """Set the generators alone."""
+        for (source, where), state in zip(self._sources, snapshot.generators, strict=True):
+            source.set_rng_state(state, *where)
+
+    def witness(self, piece: int, output: Any, carry: Carry) -> None:
+        """Raise unless this piece ended as it did when it ran before.
+
+        Compared are norms of output and carry: one pass over them, and nothing to keep but a number.
+        """
+        with torch.no_grad():
+            now = [
+                torch.linalg.vector_norm(t.detach())
+                for t in carries.tensors((output, carry))
+                if t.is_floating_point() or t.is_complex()
+            ]
+            before = self._seen.setdefault(piece, now)
+            if before is now:
+                return
+            for a, b in zip(now, before, strict=True):
+                if not torch.allclose(a, b, rtol=SAME, atol=0.0, equal_nan=True):
+                    raise hidden_state("run again from the same carry it gives another result")
+
+
+def copied(carry: Carry) -> Carry:
+    """Detached, and sharing memory with nothing: a carry may be a view of a whole chunk's output."""
+    return carries.apply(lambda t: t.detach().clone(), carry)
