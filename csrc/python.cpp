@@ -99,13 +99,6 @@ struct Binding {
     }
 };
 
-// First lane whose length is not in 1..T, or -1.
-int64_t bad_length(const Problem& p) {
-    for (int64_t b = 0; b < p.B; ++b)
-        if (p.length(b) < 1 || p.length(b) > p.T) return b;
-    return -1;
-}
-
 // First place t * B + b whose token is not in 0..V-1, padding left out, or -1.
 int64_t bad_token(const Problem& p, Ptr tokens, int64_t V) {
     const int64_t* token = at<int64_t>(tokens);
@@ -134,7 +127,6 @@ NB_MODULE(_native, m) {
              });
     Binding<float>::define(m, "_f32");
     Binding<double>::define(m, "_f64");
-    m.def("bad_length", &bad_length);
     m.def("bad_token", &bad_token);
     m.attr("isa") = bptt::isa();
     m.attr("isas") = bptt::isas();

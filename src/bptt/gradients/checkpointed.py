@@ -117,6 +117,7 @@ class Checkpointed(Estimator):
                 values.append(segment.value.detach())
             del segment
         assert end is not None  # every plan reverses the last segment
+        replay.verify()
         carry = replay.restore(end)
         total = sum(reversed(values), chunks.zero)
         return Step(total, carry, chunks.terms, torch.arange(chunks.steps))

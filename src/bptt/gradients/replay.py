@@ -23,6 +23,7 @@ from bptt.gradients.chunks import hidden_state
 # Two runs of the same piece are equal bit by bit on the CPU. Atomic additions on a GPU may differ by
 # rounding; another state or another dropout mask differs by far more than this share.
 SAME = 1e-3
+AT_ONCE = 256  # comparisons; one call for many of them costs next to nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,7 @@ class Replay:
             self._sources.append((torch.get_device_module(device.type), (device,)))
         self._last: Snapshot | None = None
         self._seen: dict[int, list[Tensor]] = {}
+        self._pairs: list[tuple[Tensor, Tensor]] = []
 
     def take(self, carry: Carry) -> Snapshot:
         """A snapshot of now, with this carry."""
@@ -76,6 +78,8 @@ class Replay:
         """Set generators and buffers as they were; return the carry, as a copy to write on."""
         self.restore_generators(snapshot)
         for name, buffer in self._model.named_buffers():
+            if name not in snapshot.buffers:  # made by a forward pass after this snapshot
+                continue
             before, version, value = snapshot.buffers[name]
             if before is not buffer or version != buffer._version:
                 with torch.no_grad():
@@ -88,22 +92,30 @@ class Replay:
             source.set_rng_state(state, *where)
 
     def witness(self, piece: int, output: Any, carry: Carry) -> None:
-        """Raise unless this piece ended as it did when it ran before.
-
-        Compared are norms of output and carry: one pass over them, and nothing to keep but a number.
-        """
+        """Note how this piece ended: norms of output and carry, one pass over them and a few numbers."""
         with torch.no_grad():
             now = [
                 torch.linalg.vector_norm(t.detach())
                 for t in carries.tensors((output, carry))
                 if t.is_floating_point() or t.is_complex()
             ]
-            before = self._seen.setdefault(piece, now)
-            if before is now:
-                return
-            for a, b in zip(now, before, strict=True):
-                if not torch.allclose(a, b, rtol=SAME, atol=0.0, equal_nan=True):
-                    raise hidden_state("run again from the same carry it gives another result")
+        before = self._seen.setdefault(piece, now)
+        if before is not now and now:
+            self._pairs += zip(now, before, strict=True)
+            if len(self._pairs) >= AT_ONCE:
+                self.verify()
+
+    def forget(self, piece: int) -> None:
+        """Drop the note of a piece that will not run again."""
+        self._seen.pop(piece, None)
+
+    def verify(self) -> None:
+        """Raise unless every piece that ran again ended as it did the first time."""
+        pairs, self._pairs = self._pairs, []
+        if pairs:
+            now, before = (torch.stack([p[side].double() for p in pairs]) for side in (0, 1))
+            if not torch.allclose(now, before, rtol=SAME, atol=0.0, equal_nan=True):
+                raise hidden_state("run again from the same carry it gives another result")
 
 
 def copied(carry: Carry) -> Carry:

@@ -91,7 +91,7 @@ class Windowed(Estimator):
         total = chunks.zero
         for start, stop in chunks.pieces(self.k1):
             while ring and ring[0][0] < start - (self.k2 - self.k1):
-                ring.popleft()
+                replay.forget(ring.popleft()[0])
             if ring:
                 now = replay.take(None)
                 carry = replay.restore(ring[0][2])
@@ -115,6 +115,7 @@ class Windowed(Estimator):
                 differentiate(values)
             del output, values
             carry = carries.detach(carry)
+        replay.verify()
         return Step(total, carry, chunks.terms, self._depth(chunks.steps))
 
     def _split(self, start: int, stop: int) -> Iterator[tuple[int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bptt.ops.native.call import DZ, GRU, Sizes, check, dense, function, pointer
+from bptt.ops.native.call import DZ, GRU, Sizes, check, dense, function, hand_on, pointer
 from bptt.ops.native.forward import live_rows
 
 
@@ -62,6 +62,7 @@ def backward(
         norms.data_ptr(), work.data_ptr(),
     )  # fmt: skip
 
+    hand_on(lengths, (dh_n, dh0), (dc_n, dc0))
     x_side = dz[:, :width]
     if not need_x:
         dx = room(False)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bptt.ops.native.call import LSTM, SAVED, Sizes, check, check_values, dense, function, pointer
+from bptt.ops.native.call import (
+    LSTM,
+    SAVED,
+    Sizes,
+    check,
+    check_values,
+    dense,
+    function,
+    hand_on,
+    pointer,
+)
 
 
 def live_rows(sizes: Sizes, x: Tensor, lengths: Tensor | None) -> Tensor:
@@ -72,4 +82,5 @@ def forward(
         w_hh.data_ptr(), False, pointer(h0), pointer(c0), y.data_ptr(),
         saved.data_ptr() if keep else 0, keep, h_n.data_ptr(), c_n.data_ptr(), work.data_ptr(),
     )  # fmt: skip
+    hand_on(lengths, (h0, h_n), (c0, c_n))
     return sizes.unflat(y), h_n, c_n, saved
