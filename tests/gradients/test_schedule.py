@@ -15,7 +15,8 @@ def run(segments, states):
     """Follow a plan by its rules; return how many segments it advanced over."""
     kept, todo, steps = {0}, segments, 0
     for start, stop, reverse in plan(segments, states):
-        assert start in kept and start <= stop < todo
+        assert start in kept
+        assert start <= stop < todo
         steps += stop - start
         if reverse:
             assert stop == todo - 1, "segments are reversed from the last to the first"

@@ -8,6 +8,7 @@ from math import ceil, sqrt
 import torch
 from torch import Tensor, nn
 
+from bptt import carry as carries
 from bptt.carry import Carry
 from bptt.errors import ArgumentError
 from bptt.gradients.chunks import Chunks
@@ -97,11 +98,12 @@ class Checkpointed(Estimator):
         end: Snapshot | None = None
         for start, stop, reverse in plan(len(pieces), self.states or len(pieces)):
             carry = replay.restore(kept[start])
-            with torch.no_grad():
+            with replay.without_graph():
                 for i in range(start, stop):
                     output, carry = chunks.run(*pieces[i], carry)
                     replay.witness(i, output, carry)
                     del output
+                    carry = carries.detach(carry)
             if not reverse:
                 kept[stop] = replay.take(carry)
                 continue

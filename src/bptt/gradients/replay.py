@@ -10,6 +10,7 @@ own is not replayed. The loss must draw nothing. Forward hooks run at every repl
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,10 @@ from bptt.gradients.chunks import hidden_state
 SAME = 1e-3
 AT_ONCE = 256  # comparisons; one call for many of them costs next to nothing
 
+# Without a graph torch runs these on another path, which rounds otherwise: oneDNN's LSTM, attention in
+# evaluation mode. They make their graph and drop it again, so that a replay is one bit by bit.
+_OTHER_PATH = (nn.LSTM, nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
+
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
@@ -33,12 +38,12 @@ class Snapshot:
     Attributes:
         carry: detached copy.
         generators: states of the random generators.
-        buffers: name to (the buffer, its version then, a copy of its value then).
+        buffers: copies by name.
     """
 
     carry: Carry
     generators: list[Tensor]
-    buffers: dict[str, tuple[Tensor, int, Tensor]]
+    buffers: dict[str, Tensor]
 
 
 class Replay:
@@ -53,6 +58,11 @@ class Replay:
         self._seen: dict[int, list[Tensor]] = {}
         self._pairs: list[tuple[Tensor, Tensor]] = []
 
+    def without_graph(self) -> AbstractContextManager[Any]:
+        """The mode for a run whose graph nobody needs, with the results of one with a graph."""
+        other = any(isinstance(module, _OTHER_PATH) for module in self._model.modules())
+        return nullcontext() if other else torch.no_grad()
+
     def take(self, carry: Carry) -> Snapshot:
         """A snapshot of now, with this carry."""
         last = self._last
@@ -62,15 +72,14 @@ class Replay:
                 old if torch.equal(new, old) else new
                 for new, old in zip(generators, last.generators, strict=True)
             ]
-        buffers = {}
+        buffers: dict[str, Tensor] = {}
         for name, buffer in self._model.named_buffers():
             if buffer.requires_grad:
                 raise hidden_state(f"the buffer {name} holds a graph")
+            # By value: batch norm writes its statistics without raising the buffer's version.
             old = None if last is None else last.buffers.get(name)
-            if old is not None and old[0] is buffer and old[1] == buffer._version:
-                buffers[name] = old
-            else:
-                buffers[name] = (buffer, buffer._version, buffer.detach().clone())
+            same = old is not None and _equal(old, buffer)
+            buffers[name] = old if same else buffer.detach().clone()
         self._last = Snapshot(copied(carry), generators, buffers)
         return self._last
 
@@ -78,10 +87,8 @@ class Replay:
         """Set generators and buffers as they were; return the carry, as a copy to write on."""
         self.restore_generators(snapshot)
         for name, buffer in self._model.named_buffers():
-            if name not in snapshot.buffers:  # made by a forward pass after this snapshot
-                continue
-            before, version, value = snapshot.buffers[name]
-            if before is not buffer or version != buffer._version:
+            value = snapshot.buffers.get(name)  # None: made by a forward pass after this snapshot
+            if value is not None and not _equal(value, buffer):
                 with torch.no_grad():
                     buffer.copy_(value)
         return copied(snapshot.carry)
@@ -116,6 +123,10 @@ class Replay:
             now, before = (torch.stack([p[side].double() for p in pairs]) for side in (0, 1))
             if not torch.allclose(now, before, rtol=SAME, atol=0.0, equal_nan=True):
                 raise hidden_state("run again from the same carry it gives another result")
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
 
 
 def copied(carry: Carry) -> Carry:
