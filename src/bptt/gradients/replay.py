@@ -24,7 +24,7 @@ from bptt.gradients.chunks import hidden_state
 # Two runs of the same piece are equal bit by bit on the CPU. Atomic additions on a GPU may differ by
 # rounding; another state or another dropout mask differs by far more than this share.
 SAME = 1e-3
-AT_ONCE = 256  # comparisons; one call for many of them costs next to nothing
+AT_ONCE = 64  # comparisons; one call for many of them costs next to nothing
 
 # Without a graph torch runs these on another path, which rounds otherwise: oneDNN's LSTM, attention in
 # evaluation mode. They make their graph and drop it again, so that a replay is one bit by bit.
@@ -78,8 +78,9 @@ class Replay:
                 raise hidden_state(f"the buffer {name} holds a graph")
             # By value: batch norm writes its statistics without raising the buffer's version.
             old = None if last is None else last.buffers.get(name)
-            same = old is not None and _equal(old, buffer)
-            buffers[name] = old if same else buffer.detach().clone()
+            if old is None or not _equal(old, buffer):
+                old = buffer.detach().clone()
+            buffers[name] = old
         self._last = Snapshot(copied(carry), generators, buffers)
         return self._last
 
@@ -120,7 +121,7 @@ class Replay:
         """Raise unless every piece that ran again ended as it did the first time."""
         pairs, self._pairs = self._pairs, []
         if pairs:
-            now, before = (torch.stack([p[side].double() for p in pairs]) for side in (0, 1))
+            now, before = (torch.stack([p[side].float() for p in pairs]) for side in (0, 1))
             if not torch.allclose(now, before, rtol=SAME, atol=0.0, equal_nan=True):
                 raise hidden_state("run again from the same carry it gives another result")
 
