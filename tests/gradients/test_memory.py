@@ -13,7 +13,6 @@ from torch.profiler import ProfilerActivity, profile
 
 import bptt
 from bptt.gradients import Checkpointed, Full, Truncated, Windowed
-from bptt.gradients.replay import AT_ONCE
 
 CLASSES = 16
 
@@ -85,8 +84,9 @@ def test_checkpointed_takes_little_more_time(layer):
     assert checkpointed <= 1.4 * full
 
 
-SCRIPT = """
-import resource, torch, bptt
+SCRIPT = r"""
+import re, torch, bptt
+from pathlib import Path
 import torch.nn.functional as F
 from bptt.gradients import Checkpointed
 torch.set_num_threads(1)
@@ -98,10 +98,12 @@ def loss(y, wanted):
 step = Checkpointed().backward(model, x, target, loss=loss)
 assert int(step.depth[-1]) == 99_999
 assert all(p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# Not getrusage: on Linux its maximum is handed down from the process that started this one.
+print(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_a_hundred_thousand_steps_in_less_than_a_gigabyte():
     flags = ["-S"] if sys.flags.no_site else []  # find the package where this process found it
     done = subprocess.run([sys.executable, *flags, "-c", SCRIPT], capture_output=True, text=True)
@@ -154,9 +156,7 @@ def test_memory_is_flat_over_a_thousand_chunks(estimator, layer):
     assert len(saved) >= 1000
     early, late = saved[20:100], saved[-80:]
     assert max(late) == max(early) > 0  # held for backward
-    # Held by Python, the snapshots among them. Comparisons wait until there are a few dozen of two
-    # tensors each; one tensor kept for every chunk would make 500 between the two halves.
-    assert max(tensors[5:]) <= max(tensors[:5]) + 2 * AT_ONCE
+    assert max(tensors[5:]) <= max(tensors[:5])  # held by Python, the snapshots among them
     assert Saved.live == 0
 
 

@@ -79,12 +79,13 @@ class Full(Estimator):
         for start, stop in chunks.pieces(ceil(chunks.steps / self.segments)):
             output, segment = run_segment(chunks, start, stop, carry, constant=start == 0)
             del output
-            if segment.value is not None:
-                total = total + segment.value.detach()
             graphs.append(segment)
             carry = segment.end
         carry = carries.detach(carry)
         arriving: list[Tensor | None] = []
         while graphs:
-            arriving = graphs.pop().differentiate(arriving)
+            segment = graphs.pop()
+            arriving = segment.differentiate(arriving)
+            if segment.value is not None:
+                total = total + segment.value.detach()
         return Step(total, carry, chunks.terms, torch.arange(chunks.steps))

@@ -86,7 +86,7 @@ class Windowed(Estimator):
             model, inputs, targets, carry, loss, reset=reset, lengths=lengths,
             batch_first=self.batch_first, reduction=self.reduction,
         )  # fmt: skip
-        replay = Replay(model, inputs.device)
+        replay = Replay(model, inputs.device, places=2 * (self.k2 // self.k1) + 3)
         ring: deque[tuple[int, int, Snapshot]] = deque()  # pieces a window may need again
         total = chunks.zero
         for start, stop in chunks.pieces(self.k1):
@@ -115,7 +115,6 @@ class Windowed(Estimator):
                 differentiate(values)
             del output, values
             carry = carries.detach(carry)
-        replay.verify()
         return Step(total, carry, chunks.terms, self._depth(chunks.steps))
 
     def _split(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
