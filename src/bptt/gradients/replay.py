@@ -84,7 +84,9 @@ class Replay:
                 raise hidden_state(f"the buffer {name} holds a graph")
             # By value: batch norm writes its statistics without raising the buffer's version.
             old = None if last is None else last.buffers.get(name)
-            if old is None or not _equal(old, buffer):
+            if old is None:  # most never change: no places for them until they do
+                old = buffer.detach().clone()
+            elif not _equal(old, buffer):
                 old = self._keep(buffer)
             buffers[name] = old
         self._last = Snapshot(carries.apply(self._keep, carry), generators, buffers)
