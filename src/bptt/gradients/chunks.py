@@ -90,7 +90,8 @@ class Chunks:
     def score(self, output: Any, start: int, stop: int) -> Tensor | None:
         """A piece's part of the loss over the whole sequence; None where no term is scored."""
         target = self._cut(self.targets, start, stop)
-        here = count_terms(self.loss, target)
+        whole = self.terms == self.targets.numel()  # nothing is ignored anywhere
+        here = target.numel() if whole else count_terms(self.loss, target)
         if not here:
             return None
         value = call_loss(self.loss, output, target)
