@@ -22,7 +22,8 @@ enum class Cell : int { rnn_tanh = 0, rnn_relu = 1, gru = 2, lstm = 3 };
 struct Problem {
     int64_t T, B, H;
     int64_t step, lane;
-    const int64_t* lengths;  // (B) or null: lane b runs steps 0 .. lengths[b]-1, each >= 1
+    const int64_t* lengths;  // (B) or null: lane b runs steps 0 .. lengths[b]-1; hn, cn, dh0 and dc0
+                             // of a lane without steps are left as they are
     const uint8_t* reset;    // (T, B) or null: the state is zero before step t; nothing flows through
     const uint8_t* cut;      // (T, B) or null: the state passes, the gradient does not
     bool reverse;            // from the last valid step down to 0

@@ -99,13 +99,6 @@ struct Binding {
     }
 };
 
-// First lane whose length is not in 1..T, or -1.
-int64_t bad_length(const Problem& p) {
-    for (int64_t b = 0; b < p.B; ++b)
-        if (p.length(b) < 1 || p.length(b) > p.T) return b;
-    return -1;
-}
-
 // Lengths (B) and first rows (T) of packed steps from how many lanes run at each: the number of rows,
 // or -1 unless the counts begin with B and fall to 1 or more.
 int64_t unpack_sizes(int64_t T, int64_t B, Ptr counts, Ptr lengths, Ptr starts) {
@@ -148,7 +141,6 @@ NB_MODULE(_native, m) {
              });
     Binding<float>::define(m, "_f32");
     Binding<double>::define(m, "_f64");
-    m.def("bad_length", &bad_length);
     m.def("unpack_sizes", &unpack_sizes);
     m.def("bad_token", &bad_token);
     m.attr("isa") = bptt::isa();

@@ -115,9 +115,10 @@ def cases(
     lengths: bool = True,
     reset: bool = True,
     cut: bool = True,
+    empty: bool = True,
     min_steps: int = 1,
 ) -> Case:
-    """Any case; ``lengths``, ``reset`` and ``cut`` say what may occur in it."""
+    """Any case; ``lengths``, ``reset``, ``cut`` and ``empty`` (lanes) say what may occur in it."""
     T = draw(st.integers(min_steps, 7), label="T")
     B = draw(st.integers(1, 4), label="B")
     case = random_case(
@@ -134,7 +135,7 @@ def cases(
         drawn = draw(st.none() | bits, label=label)
         return None if drawn is None else np.array(drawn).reshape(T, B)
 
-    ends = st.lists(st.integers(1, T), min_size=B, max_size=B)
+    ends = st.lists(st.integers(0 if empty else 1, T), min_size=B, max_size=B)
     drawn = draw(st.none() | ends, label="lengths") if lengths else None
     return replace(
         case,

@@ -23,7 +23,12 @@ CASES = [
     ("state dtype", {"hx": torch.zeros(1, 2, 4).double()}, DtypeError, "hx of torch.float32"),
     ("state kind", {"hx": 0}, DtypeError, "start from zeros"),
     ("length count", {"lengths": torch.tensor([5])}, ShapeError, r"\(B=2,\)"),
-    ("length zero", {"lengths": torch.tensor([0, 5])}, ArgumentError, "1 to T=5, received 0 to 5"),
+    (
+        "length below",
+        {"lengths": torch.tensor([-1, 5])},
+        ArgumentError,
+        "0 to T=5, received -1 to 5",
+    ),
     ("length long", {"lengths": torch.tensor([6, 5])}, ArgumentError, "received 5 to 6"),
     ("length float", {"lengths": torch.tensor([5.0, 5.0])}, DtypeError, "integer lengths"),
     ("mask dtype", {"reset": MASK.int()}, DtypeError, "reset as a bool"),

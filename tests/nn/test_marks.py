@@ -109,3 +109,49 @@ def test_batch_first_marks_are_lane_first():
     reset = torch.rand(2, 5) < 0.4
     expected = plain(x.transpose(0, 1), reset=reset.T)[0].transpose(0, 1)
     assert_close(layer(x, reset=reset)[0], expected, 0.0)
+
+
+@given(
+    kind=st.sampled_from(sorted(LAYERS)),
+    steps=st.integers(1, 6),
+    lanes=st.integers(1, 4),
+    layers=st.integers(1, 2),
+    both=st.booleans(),
+    data=st.data(),
+)
+def test_an_empty_lane_hands_its_state_on(kind, steps, lanes, layers, both, data):
+    """Empty lanes put out zeros, keep their state and its gradient, and touch no other."""
+    ends = data.draw(st.lists(st.integers(0, steps), min_size=lanes, max_size=lanes))
+    lengths = torch.tensor(ends)
+    layer = make(kind, num_layers=layers, bidirectional=both)
+    # Padding, and so all of an empty lane, may hold anything.
+    x = torch.randn(steps, lanes, 3, dtype=torch.float64)
+    x.masked_fill_((torch.arange(steps)[:, None] >= lengths)[..., None], torch.nan)
+    rows = layers * (1 + both)
+    start = [torch.randn(rows, lanes, 4, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    used = start if kind == "lstm" else start[:1]
+    y, final = layer(x, tuple(used) if kind == "lstm" else used[0], lengths=lengths)
+    leaves = [*used, *layer.parameters()]
+    weigh = [torch.randn_like(f) for f in parts(final)]
+    total = y.sum() + sum((f * w).sum() for f, w in zip(parts(final), weigh, strict=True))
+    got = torch.autograd.grad(total, leaves)
+
+    full, empty = lengths > 0, lengths == 0
+    assert torch.count_nonzero(y[:, empty]) == 0
+    for f, s, g, w in zip(parts(final), used, got, weigh, strict=False):
+        assert_close(f[:, empty], s[:, empty], 0.0, "state of an empty lane")
+        assert_close(g[:, empty], w[:, empty], 0.0, "its gradient")
+    if full.any():  # and the others as if the empty ones had not been there
+        others = [s[:, full] for s in used]
+        y2, final2 = layer(
+            x[:, full], tuple(others) if kind == "lstm" else others[0], lengths=lengths[full]
+        )
+        total = y2.sum() + sum(
+            (f * w[:, full]).sum() for f, w in zip(parts(final2), weigh, strict=True)
+        )
+        expected = torch.autograd.grad(total, list(layer.parameters()))
+        assert_close(y[:, full], y2, TOL)
+        assert_close(got[len(used) :], expected, TOL, "gradient", floor=1.0)  # terms are about 1
+    else:
+        for g in got[len(used) :]:
+            assert torch.count_nonzero(g) == 0

@@ -162,7 +162,7 @@ def test_an_explicit_backend_never_falls_back():
         {"w_hh": torch.randn(3 * H, H + 1)},
         {"w_hh": torch.randn(3 * H + 1, H)},
         {"b": torch.randn(H)},
-        {"lengths": torch.tensor([0, 1, 2])},
+        {"lengths": torch.tensor([-1, 1, 2])},
         {"lengths": torch.tensor([5, 1, 2])},
         {"lengths": torch.tensor([1, 2])},
         {"reset": torch.zeros(B, T, dtype=torch.bool)},

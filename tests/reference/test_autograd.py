@@ -62,7 +62,7 @@ def torch_layer(case: Case) -> dict[str, torch.Tensor]:
     return result
 
 
-@given(cases(reset=False, cut=False))
+@given(cases(reset=False, cut=False, empty=False))  # packing knows no empty lane
 @settings(max_examples=150)
 def test_equals_torch_layers(case: Case) -> None:
     expected = torch_layer(case)

@@ -1,7 +1,9 @@
 """How the gradient is taken through time: one frozen dataclass a file, all with the same face."""
 
+from bptt.gradients.checkpointed import Checkpointed
 from bptt.gradients.full import Full
 from bptt.gradients.step import Estimator, Step
 from bptt.gradients.truncated import Truncated
+from bptt.gradients.windowed import Windowed
 
-__all__ = ["Estimator", "Full", "Step", "Truncated"]
+__all__ = ["Checkpointed", "Estimator", "Full", "Step", "Truncated", "Windowed"]

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
+import torch
 from torch import Tensor, nn
 
+from bptt import carry as carries
 from bptt.carry import Carry
-from bptt.gradients.step import Estimator, Loss, Step, check_call
-from bptt.gradients.truncated import Truncated
+from bptt.errors import ArgumentError
+from bptt.gradients.chunks import Chunks
+from bptt.gradients.segments import Segment, run_segment
+from bptt.gradients.step import Estimator, Loss, Step
 
 
 @dataclass(frozen=True)
 class Full(Estimator):
     """The exact gradient of the loss over the whole sequence given.
 
-    The loss at step t reaches t steps back, to the first step; the carry the sequence began with is
-    held constant.
+    dL/dθ = sum over t of sum over s ≤ t of ∂ℓ_t/∂h_t · (∂h_t/∂h_{t-1} ⋯ ∂h_{s+1}/∂h_s) · ∂h_s/∂θ: the
+    loss at step t reaches t steps back, to the first step; the carry the sequence began with is held
+    constant.
 
     Attributes:
         batch_first: whether time is axis 1 of the inputs.
+        segments: calls of the model the sequence is run in. More than one changes the order of the
+            sums alone; what they are for is :class:`Checkpointed`, which equals them bit for bit.
+        reduction: ``"mean"`` or ``"sum"``; default: what the loss says of itself, else a mean. Asked
+            for with several segments only.
 
     Cost: one forward and one backward pass; memory O(T·B·H).
 
@@ -35,6 +45,18 @@ class Full(Estimator):
     """
 
     batch_first: bool = False
+    segments: int = 1
+    reduction: str | None = None
+
+    def __post_init__(self) -> None:
+        if (
+            not isinstance(self.segments, int)
+            or isinstance(self.segments, bool)
+            or self.segments < 1
+        ):
+            raise ArgumentError(
+                "segments >= 1", f"segments={self.segments!r}", "leave it out for one call"
+            )
 
     def backward(
         self,
@@ -45,10 +67,25 @@ class Full(Estimator):
         loss: Loss | None = None,
         *,
         reset: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> Step:
         """See :meth:`Estimator.backward`."""
-        axis = 1 if self.batch_first else 0
-        check_call(carry, loss, inputs, targets, axis)
-        # One chunk as long as the sequence is never cut and never weighted.
-        whole = Truncated(k=inputs.shape[axis], batch_first=self.batch_first)
-        return whole.backward(model, inputs, targets, carry, loss, reset=reset)
+        chunks = Chunks.of(
+            model, inputs, targets, carry, loss, reset=reset, lengths=lengths,
+            batch_first=self.batch_first, reduction=self.reduction,
+        )  # fmt: skip
+        graphs: list[Segment] = []
+        total = chunks.zero
+        for start, stop in chunks.pieces(ceil(chunks.steps / self.segments)):
+            output, segment = run_segment(chunks, start, stop, carry, constant=start == 0)
+            del output
+            graphs.append(segment)
+            carry = segment.end
+        carry = carries.detach(carry)
+        arriving: list[Tensor | None] = []
+        while graphs:
+            segment = graphs.pop()
+            arriving = segment.differentiate(arriving)
+            if segment.value is not None:
+                total = total + segment.value.detach()
+        return Step(total, carry, chunks.terms, torch.arange(chunks.steps))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bptt import carry as carries
 from bptt.carry import Carry
-from bptt.errors import ArgumentError, ShapeError
+from bptt.errors import ArgumentError, DtypeError, ShapeError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -25,7 +25,8 @@ class Step:
         loss: scalar, detached: the loss the user named, over the whole input.
         carry: the state after the last step, detached, to be handed to the next call.
         terms: number of loss terms that were scored.
-        depth: ``(T,)`` int64: how many steps back from its own the loss at each step reached.
+        depth: ``(T,)`` int64: how many steps back from its own the loss at each step reached, where
+            no reset stands in between.
     """
 
     loss: Tensor
@@ -50,16 +51,21 @@ class Estimator(ABC):
         loss: Loss | None = None,
         *,
         reset: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> Step:
         """Add the gradient of ``loss`` to the ``.grad`` of the model's parameters.
 
         Args:
-            model: takes ``(x, carry)`` and returns ``(output, carry)``; ``reset=`` too if that is given.
+            model: takes ``(x, carry)`` and returns ``(output, carry)``; takes ``reset=`` and
+                ``lengths=`` too where these are given, as the layers of ``bptt.nn`` do.
             inputs: ``(T, B, …)``, or ``(B, T, …)`` with ``batch_first``.
             targets: same leading axes as the inputs.
             carry: the state the sequence begins with, detached; None starts fresh.
             loss: ``loss(output, target) -> scalar``, a mean or a sum over its terms.
             reset: bool, the inputs' leading two axes; the state is zero before a marked step.
+            lengths: ``(B,)`` int, valid steps of each lane, 0…T. The carry that comes back is that
+                after each lane's last one. The loss stays the one given: name the padding in the
+                targets (``ignore_index``), or weigh it out, if it is not to be scored.
 
         Returns:
             The :class:`Step`; its carry is detached.
@@ -89,12 +95,71 @@ def check_call(carry: Carry, loss: Loss | None, inputs: Tensor, targets: Tensor,
         )
     if inputs.shape[axis] == 0:
         raise ShapeError("at least one time step", "none", "skip the empty batch")
+    check_lanes(carry, inputs, axis)
     return loss
 
 
-def run_model(model: nn.Module, inputs: Tensor, carry: Carry, reset: Tensor | None):
+def check_lengths(lengths: Tensor | None, inputs: Tensor, axis: int) -> Tensor | None:
+    """Lengths of a whole sequence; its pieces get what is left of them."""
+    if lengths is None:
+        return None
+    lanes, steps = inputs.shape[1 - axis], inputs.shape[axis]
+    lengths = torch.as_tensor(lengths)
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise DtypeError("integer lengths", str(lengths.dtype), "convert them with .long()")
+    if tuple(lengths.shape) != (lanes,):
+        raise ShapeError(
+            f"lengths of shape (B={lanes},)", f"{tuple(lengths.shape)}", "give one length a lane"
+        )
+    low, high = int(lengths.min()), int(lengths.max())
+    if low < 0 or high > steps:
+        raise ArgumentError(
+            f"lengths from 0 to T={steps}", f"{low} to {high}", "pad the input to the longest lane"
+        )
+    return lengths
+
+
+def check_lanes(carry: Carry, inputs: Tensor, axis: int) -> None:
+    """Refuse a carry of another batch, which a model might broadcast without a word.
+
+    The lane stands on one of the two leading axes of a state; with unbatched inputs there is none.
+    """
+    if inputs.dim() < 2 or (inputs.dim() == 2 and inputs.is_floating_point()):
+        return
+    lanes = inputs.shape[1 - axis]
+    for state in carries.tensors(carry):
+        if state.dim() >= 2 and lanes not in state.shape[:2]:
+            raise ShapeError(
+                f"a carry of the inputs' batch, B={lanes}",
+                f"a state of shape {tuple(state.shape)}",
+                "pass the carry of these same lanes, or None for a fresh start",
+            )
+
+
+def run_model(
+    model: nn.Module,
+    inputs: Tensor,
+    carry: Carry,
+    reset: Tensor | None,
+    lengths: Tensor | None = None,
+):
     """Call the model and check that it answers ``(output, carry)``."""
-    result = model(inputs, carry) if reset is None else model(inputs, carry, reset=reset)
+    marks = {}
+    if reset is not None:
+        marks["reset"] = reset
+    if lengths is not None:
+        marks["lengths"] = lengths
+    try:
+        result = model(inputs, carry, **marks)
+    except TypeError as error:
+        refused = [name for name in marks if f"unexpected keyword argument '{name}'" in str(error)]
+        if not refused:
+            raise
+        raise ArgumentError(
+            f"a model that takes {refused[0]}=",
+            str(error),
+            f"turn torch's layers into ours with bptt.convert(model) and hand {refused[0]}= on to them",
+        ) from error
     if not isinstance(result, tuple) or len(result) != 2:
         raise ArgumentError(
             "a model that returns (output, carry)",

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bptt import carry as carries
 from bptt.carry import Carry
 from bptt.errors import ArgumentError
-from bptt.gradients.reduction import count_terms, reduction_of
-from bptt.gradients.step import (
-    Estimator,
-    Loss,
-    Step,
-    call_loss,
-    check_call,
-    depth_of_chunks,
-    run_model,
-)
+from bptt.gradients.chunks import Chunks, differentiate
+from bptt.gradients.step import Estimator, Loss, Step, depth_of_chunks
 
 
 @dataclass(frozen=True)
@@ -66,27 +56,20 @@ class Truncated(Estimator):
         loss: Loss | None = None,
         *,
         reset: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> Step:
         """See :meth:`Estimator.backward`."""
-        axis = 1 if self.batch_first else 0
-        loss = check_call(carry, loss, inputs, targets, axis)
-        mean = reduction_of(loss, self.reduction) == "mean"
-        terms = count_terms(loss, targets)
-        steps = inputs.shape[axis]
-        total = torch.zeros((), device=inputs.device)
-        for start in range(0, steps, self.k):
-            size = min(self.k, steps - start)
-
-            def chunk(value: Any, start: int = start, size: int = size) -> Any:
-                return None if value is None else value.narrow(axis, start, size)
-
-            output, carry = run_model(model, chunk(inputs), carry, chunk(reset))
-            here = count_terms(loss, chunk(targets))
-            if here:
-                value = call_loss(loss, output, chunk(targets))
-                if mean and here != terms:
-                    value = value * (here / terms)
-                value.backward()
+        chunks = Chunks.of(
+            model, inputs, targets, carry, loss, reset=reset, lengths=lengths,
+            batch_first=self.batch_first, reduction=self.reduction,
+        )  # fmt: skip
+        total = chunks.zero
+        for start, stop in chunks.pieces(self.k):
+            output, carry = chunks.run(start, stop, carry)
+            value = chunks.score(output, start, stop)
+            del output
+            if value is not None:
+                differentiate([value])
                 total = total + value.detach()
             carry = carries.detach(carry)
-        return Step(total, carry, terms, depth_of_chunks(steps, self.k))
+        return Step(total, carry, chunks.terms, depth_of_chunks(chunks.steps, self.k))

@@ -98,7 +98,7 @@ def normalise(
         input_size: I of the layer.
         batch_first: the layer's setting.
         weight: any weight of the layer; input must share its dtype and device.
-        lengths: ``(B,)`` integers in 1…T.
+        lengths: ``(B,)`` integers in 0…T.
         reset: bool, the input's leading axes.
         cut: bool, the input's leading axes.
 
@@ -248,11 +248,11 @@ def _check_lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
             f"lengths of shape (B={lanes},)", describe(lengths.shape), "give one length a lane"
         )
     low, high = int(lengths.min()), int(lengths.max())
-    if low < 1 or high > steps:
+    if low < 0 or high > steps:
         raise ArgumentError(
-            f"lengths from 1 to T={steps}",
+            f"lengths from 0 to T={steps}",
             f"{low} to {high}",
-            "drop empty lanes, and pad the input to the longest one",
+            "pad the input to the longest lane",
         )
     return lengths.to(x.device, torch.int64)
 

@@ -43,8 +43,8 @@ class _Recurrent(nn.RNNBase):
         Args:
             input: ``(T, B, I)``, ``(B, T, I)`` with ``batch_first``, ``(T, I)``, or a PackedSequence.
             hx: initial state ``(L·directions, B, H)``, for an LSTM the pair ``(h, c)``; default zeros.
-            lengths: ``(B,)`` valid steps of each lane, 1…T; outputs beyond them are zero and the
-                final state is that after the last valid step.
+            lengths: ``(B,)`` valid steps of each lane, 0…T; outputs beyond them are zero and the
+                final state is that after the last valid step, of an empty lane its initial one.
             reset: bool, the input's leading two axes; the state is zero before a marked step.
             cut: bool, the input's leading two axes; the gradient stops before a marked step.
 

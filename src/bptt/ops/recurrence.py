@@ -32,7 +32,7 @@ def recur(
         state: ``(h0,)``, for LSTM ``(h0, c0)``, each ``(B, H)``.
         weights: ``(w_ih, w_hh, b_ih, b_hh)``, PyTorch's shapes and gate order; biases may be None.
         lengths: ``(B,)`` int: lane b runs steps ``0 .. lengths[b]-1``; ``y`` beyond is zero, and the
-            final state is the one at its last step.
+            final state is the one at its last step, of a lane without steps the one it began with.
         reset: ``(T, B)`` bool: before step t the state is set to zero; nothing flows through.
         cut: ``(T, B)`` bool: before step t the state passes on, its gradient does not.
         reverse: from each lane's last step down to its first.

@@ -73,7 +73,7 @@ def forward(
         x: (T, B, I), the input; padded steps may hold anything, even NaN.
         h0: (B, H), the state before the first step.
         weights: w_ih (3·H, I), w_hh (3·H, H), b_ih (3·H,), b_hh (3·H,), rows r, z, n.
-        lengths: (B,) integers in 1..T, the steps each lane runs; None means all T.
+        lengths: (B,) integers in 0..T, the steps each lane runs; None means all T.
         reset: (T, B) bool, the lane's state becomes zero before the step, h0 included.
         cut: (T, B) bool, the state goes on but the gradient stops before the step.
 

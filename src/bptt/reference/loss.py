@@ -49,7 +49,7 @@ def forward(logits: ArrayLike, targets: ArrayLike, lengths: ArrayLike | None = N
     Args:
         logits: (T, B, V), s_t before the softmax; padded steps may hold anything.
         targets: (T, B) integers in 0..V−1; padded steps may hold any integer.
-        lengths: (B,) integers in 1..T, the tokens of each lane; None means all T.
+        lengths: (B,) integers in 0..T, not all 0, the tokens of each lane; None means all T.
 
     Returns:
         The trace: nats per token, the number of tokens, and each token's share.
@@ -89,6 +89,8 @@ def forward(logits: ArrayLike, targets: ArrayLike, lengths: ArrayLike | None = N
                 p[t, b] = np.exp(log_p)
                 per_token[t, b] = -log_p[symbols[t, b]]
     tokens = int(valid.sum())
+    if tokens == 0:
+        raise ArgumentError("at least one token", "lengths of 0 alone", "skip the empty batch")
     return LossTrace(float(per_token.sum()) / tokens, tokens, per_token, p, symbols, valid)
 
 

@@ -90,7 +90,7 @@ def forward(
         h0: (B, H), the state h before the first step.
         c0: (B, H), the cell state before the first step.
         weights: w_ih (4·H, I), w_hh (4·H, H), b_ih (4·H,), b_hh (4·H,), rows i, f, g, o.
-        lengths: (B,) integers in 1..T, the steps each lane runs; None means all T.
+        lengths: (B,) integers in 0..T, the steps each lane runs; None means all T.
         reset: (T, B) bool, h and c become zero before the step, h0 and c0 included.
         cut: (T, B) bool, h and c go on but the gradient stops before the step.
 

@@ -68,7 +68,7 @@ def forward(
         x: (T, B, I), the input; padded steps may hold anything, even NaN.
         h0: (B, H), the state before the first step.
         weights: w_ih (H, I), w_hh (H, H), b_ih (H,), b_hh (H,).
-        lengths: (B,) integers in 1..T, the steps each lane runs; None means all T.
+        lengths: (B,) integers in 0..T, the steps each lane runs; None means all T.
         reset: (T, B) bool, the lane's state becomes zero before the step, h0 included.
         cut: (T, B) bool, the state goes on but the gradient stops before the step.
         nonlinearity: "tanh", "relu", or "linear" (f(z) = z, to study the product of Jacobians).

@@ -193,7 +193,7 @@ def schedule(
     Args:
         steps: T.
         lanes: B.
-        lengths: (B,) integers in 1..T, the steps each lane runs; None means all T.
+        lengths: (B,) integers in 0..T, the steps each lane runs; None means all T.
         reset: (T, B) bool, state to zero before the step; None means never.
         cut: (T, B) bool, gradient stops before the step; None means never.
 
@@ -211,7 +211,7 @@ def schedule(
     if lengths is None:
         ends = np.full(lanes, steps, dtype=np.int64)
     else:
-        ends = integers("lengths", lengths, (lanes,), 1, steps, "B")
+        ends = integers("lengths", lengths, (lanes,), 0, steps, "B")
     valid = np.zeros((steps, lanes, 1), dtype=np.bool_)
     for t in range(steps):
         valid[t, :, 0] = t < ends

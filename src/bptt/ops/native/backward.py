@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bptt.ops.native.call import DZ, GRU, Sizes, check, dense, function, pointer, unpack_sizes
+from bptt.ops.native.call import (
+    DZ,
+    GRU,
+    Sizes,
+    check,
+    dense,
+    function,
+    hand_on,
+    pointer,
+    unpack_sizes,
+)
 
 
 def backward(
@@ -66,6 +76,7 @@ def backward(
         norms.data_ptr(), work.data_ptr(),
     )  # fmt: skip
 
+    hand_on(lengths, (dh_n, dh0), (dc_n, dc0))
     x_side = dz[:, :width]
     if not need_x:
         dx = room(False)

@@ -12,6 +12,7 @@ from bptt.ops.native.call import (
     check_values,
     dense,
     function,
+    hand_on,
     pointer,
     unpack_sizes,
 )
@@ -72,4 +73,5 @@ def forward(
         w_hh.data_ptr(), False, pointer(h0), pointer(c0), y.data_ptr(),
         saved.data_ptr() if keep else 0, keep, h_n.data_ptr(), c_n.data_ptr(), work.data_ptr(),
     )  # fmt: skip
+    hand_on(lengths, (h0, h_n), (c0, c_n))
     return sizes.unflat(y), h_n, c_n, saved
