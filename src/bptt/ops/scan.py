@@ -44,7 +44,7 @@ def scan(a: Tensor, b: Tensor, h0: Tensor, cut: Tensor | None = None) -> Tensor:
     """
     if native.transformed() or forward_ad._current_level >= 0:
         return _plain(a, b, h0, cut)
-    return _Scan.apply(a, b, h0, cut)  # type: ignore[no-any-return]
+    return _Scan.apply(a, b, h0, cut)
 
 
 class _Scan(torch.autograd.Function):
