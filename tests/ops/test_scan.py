@@ -89,3 +89,12 @@ def test_torch_func_and_forward_mode():
     jacobian = torch.func.jacfwd(lambda h: scan(a, b, h)[-1])(h0)
     expected = torch.autograd.functional.jacobian(lambda h: scan(a, b, h)[-1], h0)
     assert_close(jacobian, expected, TOL)
+
+
+def test_several_cotangents_in_one_pass():
+    inputs = problem(70, 1, 2, torch.float64, grad=True)
+    y = scan(*inputs)
+    cotangents = torch.randn(3, *y.shape, dtype=torch.float64)
+    together = torch.autograd.grad(y, inputs, cotangents, is_grads_batched=True, retain_graph=True)
+    alone = [torch.autograd.grad(y, inputs, c, retain_graph=True) for c in cotangents]
+    assert_close(together, [torch.stack(parts) for parts in zip(*alone, strict=True)], TOL)

@@ -1,8 +1,9 @@
 """How the gradient is taken through time: one frozen dataclass a file, all with the same face."""
 
+from bptt.gradients.forward_mode import ForwardMode, LiveCarry
 from bptt.gradients.full import Full
 from bptt.gradients.randomized import Randomized
 from bptt.gradients.step import Estimator, Step
 from bptt.gradients.truncated import Truncated
 
-__all__ = ["Estimator", "Full", "Randomized", "Step", "Truncated"]
+__all__ = ["Estimator", "ForwardMode", "Full", "LiveCarry", "Randomized", "Step", "Truncated"]

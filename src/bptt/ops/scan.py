@@ -67,7 +67,10 @@ class _Scan(torch.autograd.Function):
             before = torch.where(marked, before.detach(), before)
         # From the last step to the first; what reaches h_t from t + 1 is weighed by a_{t+1}.
         later = torch.cat([torch.zeros_like(back[:1]), back[1:].flip(0)])
-        delta = scan(later, dy.flip(0), torch.zeros_like(h0)).flip(0)
+        # Several cotangents in one pass (is_grads_batched) go through operations that know of them.
+        batched = torch._C._functorch.is_legacy_batchedtensor(dy)
+        solve = _plain if batched else scan
+        delta = solve(later, dy.flip(0), torch.zeros_like(h0), None).flip(0)
         needs = ctx.needs_input_grad
         da = delta * before.conj() if needs[0] else None
         dh0 = back[0] * delta[0] if needs[2] else None
