@@ -132,12 +132,12 @@ def test_resets_lengths_and_batch_first(layer):
     x, target = (v.transpose(0, 1) for v in batch(6, 3))
     check_equal(ForwardMode(batch_first=True), model, x, target, reset=torch.rand(3, 6) < 0.4)
     lengths = torch.tensor([6, 1, 4])
+    model.zero_grad()
     y, carry = model(x, lengths=lengths)
     F.mse_loss(y, target).backward()
     exact = {n: p.grad.clone() for n, p in model.named_parameters()}
     step, found = gradient(ForwardMode(batch_first=True), model, x, target, lengths=lengths)
-    assert_close([found, step.carry], [exact, carry.detach() if layer is bptt.nn.LRU else
-                                       tuple(c.detach() for c in carry)], TOL)  # fmt: skip
+    assert_close([found, step.carry], [exact, bptt.carry.detach(carry)], TOL)
 
 
 @pytest.mark.parametrize("vectorize", [True, False])
@@ -148,6 +148,36 @@ def test_a_users_cell_with_its_own_carry(vectorize):
     carry = bptt.carry.detach(model(x)[1])
     # From a carry the learned start has no part in anything, and gets no gradient.
     check_equal(ForwardMode(lane_axis=0), model, x, target, carry=carry)
+
+
+class Cells(nn.Module):
+    """Each of torch's cells, one after the other, from no state at all."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.RNNCell(3, 4, nonlinearity="relu", bias=False, dtype=torch.float64)
+        self.b = nn.GRUCell(4, 4, dtype=torch.float64)
+        self.c = nn.LSTMCell(4, 5, dtype=torch.float64)
+
+    def forward(self, x, carry=None):
+        a, b, c = (None, None, None) if carry is None else carry
+        outputs = []
+        for x_t in x:
+            a = self.a(x_t, a)
+            b = self.b(a, b)
+            c = self.c(b, c)
+            outputs.append(c[0])
+        return torch.stack(outputs), (a, b, c)
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+@pytest.mark.parametrize("lane_axis", [0, None])
+def test_torchs_cells(vectorize, lane_axis):
+    model, (x, target) = Cells(), batch(4, 3)
+    check_equal(ForwardMode(lane_axis=lane_axis, vectorize=vectorize), model, x, target)
+    if lane_axis is None:
+        check_equal(ForwardMode(lane_axis=None, vectorize=vectorize), model, x[:, 0], target[:, 0])
+    assert type(model.b) is nn.GRUCell
 
 
 def test_unbatched_inputs_are_one_state():
@@ -350,9 +380,11 @@ BAD = [
     (lambda m, x, t: ForwardMode(epsilon=0.0), ArgumentError, "epsilon"),
     (lambda m, x, t: ForwardMode(generator=3), ArgumentError, "torch.Generator"),
     (
-        lambda m, x, t: ForwardMode(lane_axis=0).backward(m, x, t, loss=F.mse_loss),
+        lambda m, x, t: ForwardMode(lane_axis=0).backward(
+            nn.GRU(3, 4, 2).double(), x, t, loss=F.mse_loss
+        ),
         ShapeError,
-        "lane",
+        "the lane on axis 0",
     ),
     (
         lambda m, x, t: ForwardMode().backward(m, x, t, torch.zeros(1, 3, 4), F.mse_loss),

@@ -6,15 +6,11 @@ own, all equal, so that one backward pass gives ∂(carry after)/∂(parameters)
 ``torch.func.vmap`` runs the model over the lanes, and ordinary autograd records it. The step is
 computed once, so everything taken from it saw the same dropout masks.
 
-Limits: vmap cannot pass the operators of ``torch.nn``'s recurrent layers, so for the length of a step
-they run as ours, which compute the same. A model that changes a buffer while training (batch
-normalisation) cannot be run lane by lane.
+Limits: a model that changes a buffer while training (batch normalisation) cannot be run lane by lane.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,10 +19,8 @@ from torch import Tensor, nn
 from bptt import carry as carries
 from bptt.carry import Carry
 from bptt.errors import ArgumentError, DtypeError, ShapeError
+from bptt.gradients.passable import passable
 from bptt.gradients.step import run_model
-from bptt.nn import GRU, LSTM, RNN
-
-_OURS: dict[type, type] = {nn.RNN: RNN, nn.GRU: GRU, nn.LSTM: LSTM}
 
 
 class LaneStep:
@@ -124,7 +118,7 @@ class LaneStep:
             name: p.expand(self.lanes, *p.shape) if p.requires_grad else p
             for name, p in self.parameters.items()
         }
-        with _passable(self.model):
+        with passable(self.model, turn=self.vectorize):
             output, after = self._over_lanes(each, x, state, reset, lengths)
         if self.carry_axis is None:
             return carries.apply(lambda t: t.squeeze(0), output), after, each
@@ -179,6 +173,13 @@ class LaneStep:
         found = list(carries.tensors(carry))
         if state is None:
             self._form = carries.apply(_bare, carry)
+        axis = self.carry_axis
+        if axis is not None and any(t.dim() <= axis or t.shape[axis] != 1 for t in found):
+            raise ShapeError(
+                f"a carry with the lane on axis {axis}, run here with one lane",
+                f"shapes {[tuple(t.shape) for t in found]}",
+                "name the lane's axis with ForwardMode(lane_axis=…), None if there is none",
+            )
         if not found or not all(t.is_floating_point() for t in found):
             self.flatten(carry)  # says what is wrong with it
         return output, torch.cat([t.reshape(-1) for t in found])
@@ -194,23 +195,6 @@ class LaneStep:
             return piece.reshape(form.shape)
 
         return carries.apply(take, self._form)
-
-
-@contextmanager
-def _passable(model: nn.Module) -> Iterator[None]:
-    """torch's own recurrent layers as ours while this is open: same weights, same instance."""
-    turned = [(m, type(m)) for m in model.modules() if type(m) in _OURS]
-    enabled = torch.backends.mkldnn.enabled
-    try:
-        for module, kind in turned:
-            module.__class__ = _OURS[kind]
-        # Where the kernels do not run, an LSTM would go to oneDNN, which has no second derivative.
-        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = enabled
-        for module, kind in turned:
-            module.__class__ = kind
 
 
 def _bare(tensor: Tensor) -> Tensor:
