@@ -135,6 +135,19 @@ def test_batch_first_and_unbatched(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_tokens_are_their_vectors(kind):
+    layer = make(kind, batch_first=True)
+    embedding = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    tokens, hx = torch.randint(5, (2, 6)), state_of(layer, 2)
+    marks = {"reset": torch.rand(2, 6) < 0.3, "lengths": torch.tensor([6, 2])}
+    found = layer.forward_tokens(tokens, embedding, hx, **marks)
+    expected = layer(embedding[tokens], hx, **marks)
+    assert_close(found, expected, TOL)
+    grads = [torch.autograd.grad(y.square().sum(), embedding) for y, _ in (found, expected)]
+    assert_close(*grads, TOL)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_dropout_acts_between_layers_while_training_only(kind):
     layer = make(kind, num_layers=2, dropout=0.5)
     x = torch.randn(4, 2, 3, dtype=torch.float64)

@@ -26,8 +26,8 @@ class ElementWise(Rule):
     """The influence ``{name: (c, B, size)}``, c = 1 for a real layer, 2 for a complex one; ``(n, B,
     size)`` of parameters that act through the layer's input.
 
-    Cost a step: 1 + c backward passes and B·c²·P multiply-adds; n more passes if there are
-    parameters before the layer.
+    Cost a step: 1 + 2·c backward passes, the check included, and B·c²·P multiply-adds; n more passes
+    if there are parameters before the layer.
     """
 
     def __init__(self, name: str, layer: LinearRecurrent) -> None:

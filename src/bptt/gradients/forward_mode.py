@@ -68,9 +68,9 @@ class ForwardMode(Estimator):
         reduction: ``"mean"`` or ``"sum"``; default: what the loss says of itself, else a mean.
 
     Cost a step, with P parameters that act on the state: ``"rtrl"`` n backward passes through one
-    step and B·n²·P multiply-adds, memory 2·B·n·P; element-wise 1 to 2 passes, memory B·P (n more
-    passes and B·n·P′ for the P′ before the layer); ``"uoro"`` three passes, memory 2·B·P. None of it
-    grows with T.
+    step and B·n²·P multiply-adds, memory 2·B·n·P; element-wise 3 to 5 passes, memory B·P to 2·B·P
+    (n more passes and B·n·P′ for the P′ before the layer); ``"uoro"`` four passes, memory 2·B·P. None
+    of it grows with T.
 
     Example:
         >>> import torch, bptt
@@ -121,7 +121,6 @@ class ForwardMode(Estimator):
         axis = 1 if self.batch_first else 0
         loss = check_call(carry, loss, inputs, targets, axis)
         terms = count_terms(loss, targets)
-        # One term short of the whole would do as well; what counts is that all steps share it.
         share = terms if reduction_of(loss, self.reduction) == "mean" else None
         total, depth, step = torch.zeros((), device=inputs.device), [], None
         for step in self._steps(model, inputs, targets, carry, loss, reset, lengths, share):

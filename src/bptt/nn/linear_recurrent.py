@@ -8,6 +8,7 @@ small cost: each recurrent parameter acts on one unit alone (:meth:`LinearRecurr
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from bptt.errors import ArgumentError
-from bptt.nn.inputs import Sequence, check_state, normalise
+from bptt.nn.inputs import Sequence, check_state, normalise, normalise_tokens
 from bptt.ops.scan import scan
 
 
@@ -108,6 +109,43 @@ class LinearRecurrent(nn.Module):
             reset=reset,
             cut=cut,
         )
+        return self._finish(sequence, hx)
+
+    def forward_tokens(
+        self,
+        tokens: Tensor,
+        embedding: Tensor,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+        cut: Tensor | None = None,
+    ):
+        """Run the layers over the vectors of tokens: ``forward(embedding[tokens], …)``.
+
+        Args:
+            tokens: ``(T, B)`` int64, ``(B, T)`` with ``batch_first``, or ``(T,)``; each in 0…V-1.
+            embedding: ``(V, I)``, e.g. the weight of an ``nn.Embedding``.
+            hx: as in :meth:`forward`, and so are the other arguments and what is returned.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError, ArgumentError: what does not fit, and what to do.
+        """
+        sequence = normalise_tokens(
+            tokens,
+            embedding,
+            input_size=self.input_size,
+            batch_first=self.batch_first,
+            weight=next(self.parameters()),
+            lengths=lengths,
+            reset=reset,
+            cut=cut,
+        )
+        assert sequence.tokens is not None
+        vectors = F.embedding(sequence.tokens, embedding)
+        return self._finish(replace(sequence, x=vectors, tokens=None), hx)
+
+    def _finish(self, sequence: Sequence, hx: Tensor | None):
         y, final = self._run(sequence, self._initial_state(hx, sequence))
         if not sequence.batched:
             final = final.squeeze(1)
