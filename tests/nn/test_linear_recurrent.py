@@ -175,6 +175,21 @@ def test_the_ring_at_the_start():
     assert bool(whole(torch.ones(3, 1, 2))[0].isfinite().all())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_rounds_products_and_not_the_state(kind):
+    layer = make(kind, num_layers=2, dtype=torch.float32)
+    x = torch.randn(100, 2, 3)
+    expected, h = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, final = layer(x)
+        layer(x.bfloat16())
+        y.float().sum().backward()
+    assert final.dtype == torch.float32
+    # bfloat16 keeps 8 bits: 4e-3 a product, and a few products one after the other.
+    assert_close([y.float(), final], [expected, h], 5e-2)
+    assert all(bool(p.grad.isfinite().all()) for p in layer.parameters())
+
+
 def test_stacked_lrus_are_not_one_linear_system():
     layer = make("lru", num_layers=2)
     x = torch.randn(4, 1, 3, dtype=torch.float64)

@@ -165,10 +165,11 @@ class LinearRecurrent(nn.Module):
         for layer in range(self.num_layers):
             if layer > 0 and self.dropout > 0:
                 y = F.dropout(y, self.dropout, self.training)
-            a, b = self.coefficients(layer, y)
+            h0 = self.unpack_state(state[layer])
+            # Under autocast the products come in a short dtype; a state that adds them up does not.
+            a, b = (part.to(h0.dtype) for part in self.coefficients(layer, y))
             if reset is not None:
                 a = a.masked_fill(reset.unsqueeze(-1), 0)
-            h0 = self.unpack_state(state[layer])
             h = scan(a, b, h0, cut)
             y = self.readout(layer, y, h)
             if live is not None and last is not None:
@@ -186,7 +187,7 @@ class LinearRecurrent(nn.Module):
         tail = (self.state_size,) if self.parts == 1 else (self.state_size, self.parts)
         shape = (self.num_layers, sequence.lanes, *tail)
         if hx is None:
-            return sequence.x.new_zeros(shape)
+            return sequence.x.new_zeros(shape, dtype=next(self.parameters()).dtype)
         return check_state(hx, shape, sequence.batched, sequence.x, "hx")
 
     def extra_repr(self) -> str:

@@ -157,7 +157,8 @@ class LRU(LinearRecurrent):
         """a = λ at every step and b = γ ⊙ (B x)."""
         gain = torch.exp(self._get("gamma_log", layer)).unsqueeze(-1)
         into = self._get("weight_in", layer) * gain
-        real, imaginary = F.linear(x, into.flatten(0, 1)).chunk(2, -1)
+        # Autocast's short dtypes have no complex numbers.
+        real, imaginary = F.linear(x, into.flatten(0, 1)).to(into.dtype).chunk(2, -1)
         b = torch.complex(real, imaginary)
         return self.eigenvalues(layer).expand(b.shape), b
 
