@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         reference,
         remedies,
         streaming,
+        tasks,
         training,
     )
     from bptt.nn import convert
@@ -43,6 +44,7 @@ __all__ = [
     "reference",
     "remedies",
     "streaming",
+    "tasks",
     "training",
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,11 +12,14 @@ from bptt.carry import Carry
 from bptt.errors import ArgumentError
 from bptt.models.window import check_dropout, check_sizes, check_tokens
 
-CELLS = {
+CELLS: dict[str, tuple[type, dict[str, Any]]] = {
     "rnn": (layers_of.RNN, {"nonlinearity": "tanh"}),
     "rnn-relu": (layers_of.RNN, {"nonlinearity": "relu"}),
     "gru": (layers_of.GRU, {}),
     "lstm": (layers_of.LSTM, {}),
+    "mingru": (layers_of.MinGRU, {}),
+    # Moduli that decay over 10 to 1000 steps: a text's distances.
+    "lru": (layers_of.LRU, {"r_min": 0.9, "r_max": 0.999}),
 }
 
 
@@ -23,7 +28,7 @@ class LanguageModel(nn.Module):
 
     Args:
         vocabulary_size: V.
-        cell: ``"rnn"``, ``"rnn-relu"``, ``"gru"`` or ``"lstm"``.
+        cell: ``"rnn"``, ``"rnn-relu"``, ``"gru"``, ``"lstm"``, ``"mingru"`` or ``"lru"``.
         hidden: H.
         layers: L, stacked.
         embedding: I, size of a token's vector; default H.
@@ -78,7 +83,12 @@ class LanguageModel(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(
-        self, tokens: Tensor, carry: Carry = None, *, reset: Tensor | None = None
+        self,
+        tokens: Tensor,
+        carry: Carry = None,
+        *,
+        reset: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> tuple[Tensor, Carry]:
         """Predict the token after each one.
 
@@ -86,12 +96,15 @@ class LanguageModel(nn.Module):
             tokens: ``(T, B)`` int64.
             carry: what an earlier call returned, or None for a fresh start.
             reset: ``(T, B)`` bool: a new document begins with this token.
+            lengths: ``(B,)`` valid tokens of each lane, 0…T; logits beyond them say nothing.
 
         Returns:
             logits ``(T, B, V)``, and the carry after the last step.
         """
         check_tokens(tokens, reset, self.vocabulary_size)
-        h, carry = self.recurrent.forward_tokens(tokens, self.embedding.weight, carry, reset=reset)
+        h, carry = self.recurrent.forward_tokens(
+            tokens, self.embedding.weight, carry, reset=reset, lengths=lengths
+        )
         return self.output(F.dropout(h, self.dropout, self.training)), carry
 
 

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from bptt.axes import describe
 from bptt.errors import ArgumentError, DeviceError, DtypeError, ShapeError
+from bptt.ops import native
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def normalise(
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
     cut: Tensor | None = None,
+    keep_packed: bool = False,
 ) -> Sequence:
     """Check a layer's input and bring it into normal form.
 
@@ -101,6 +103,7 @@ def normalise(
         lengths: ``(B,)`` integers in 0…T.
         reset: bool, the input's leading axes.
         cut: bool, the input's leading axes.
+        keep_packed: leave a packed input without marks as its rows; pad it otherwise.
 
     Raises:
         ShapeError, DtypeError, DeviceError, ArgumentError: what does not fit, and what to do.
@@ -115,7 +118,7 @@ def normalise(
                 "drop lengths=; the packed sequence holds its own",
             )
         _check_tensor(packed.data, input_size, weight, "input.data", dims=(2,), letters="NI")
-        if reset is None and cut is None:
+        if keep_packed and reset is None and cut is None:
             sizes = packed.batch_sizes
             return Sequence(packed.data, None, None, None, packed, True, False, batch_sizes=sizes)
         x, lengths = pad_packed_sequence(packed)
@@ -155,7 +158,8 @@ def normalise_tokens(
     batched = tokens.dim() == 2
     batch_first = batch_first and batched
     ids = _time_major(tokens, batched, batch_first)
-    low, high = int(ids.min()), int(ids.max())
+    # Under torch.func a tensor has no values to look at.
+    low, high = (0, 0) if native.transformed() else (int(ids.min()), int(ids.max()))
     if low < 0 or high >= embedding.shape[0]:
         raise ArgumentError(
             f"tokens from 0 to V-1={embedding.shape[0] - 1}",
@@ -180,15 +184,15 @@ def _time_major(value: Tensor, batched: bool, batch_first: bool) -> Tensor:
     return value.transpose(0, 1) if batch_first else value
 
 
-def check_state(state: Tensor, expected: tuple[int, int, int], batched: bool, x: Tensor, name: str):
-    """Check one initial state and give it its batch axis: ``(L·directions, B, H)``."""
+def check_state(state: Tensor, expected: tuple[int, ...], batched: bool, x: Tensor, name: str):
+    """Check one initial state and give it its batch axis: ``(L·directions, B, H, …)``."""
     if not isinstance(state, Tensor):
         raise DtypeError(
             f"{name} as a tensor of shape {describe(expected)}",
             type(state).__name__,
             "pass a tensor, or leave it out to start from zeros",
         )
-    shape = expected if batched else (expected[0], expected[2])
+    shape = expected if batched else (expected[0], *expected[2:])
     if tuple(state.shape) != shape:
         raise ShapeError(
             f"{name} of shape {describe(shape)} (layers x directions, lanes, hidden)"
@@ -247,7 +251,7 @@ def _check_lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
         raise ShapeError(
             f"lengths of shape (B={lanes},)", describe(lengths.shape), "give one length a lane"
         )
-    low, high = int(lengths.min()), int(lengths.max())
+    low, high = (0, steps) if native.transformed() else (int(lengths.min()), int(lengths.max()))
     if low < 0 or high > steps:
         raise ArgumentError(
             f"lengths from 0 to T={steps}",

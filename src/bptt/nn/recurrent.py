@@ -62,6 +62,7 @@ class _Recurrent(nn.RNNBase):
             lengths=lengths,
             reset=reset,
             cut=cut,
+            keep_packed=True,
         )
         state = self._initial_state(hx, sequence)
         first = tuple(s[0] for s in state)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from bptt.data import Corpus, Lanes, RandomChunks, Stream
-from bptt.gradients import Estimator, Full, Truncated
+from bptt.gradients import (
+    Checkpointed,
+    Estimator,
+    ForwardMode,
+    Full,
+    Randomized,
+    Truncated,
+    Windowed,
+)
 from bptt.models import AttentionModel, CountModel, LanguageModel, WindowModel
 from bptt.remedies import start_forget_bias, start_recurrent
 from bptt.training.settings import Settings
@@ -29,7 +38,8 @@ def build_model(settings: Settings, vocabulary_size: int) -> nn.Module:
         return AttentionModel(vocabulary_size, **sizes)
     sizes = {"dropout": 0.1, **_given(settings, "hidden", "layers", "embedding", "dropout")}
     model = LanguageModel(vocabulary_size, cell=settings.cell, **sizes)
-    start_recurrent(model, settings.init)
+    if settings.init != "default":
+        start_recurrent(model, settings.init)
     if settings.forget_bias is not None:
         start_forget_bias(model, settings.forget_bias)
     return model
@@ -53,7 +63,15 @@ def build_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimiz
 
 def build_estimator(settings: Settings) -> Estimator:
     """How the gradient is taken through a chunk."""
-    return Full() if settings.gradient == "full" else Truncated(settings.k)
+    made: dict[str, Callable[[], Estimator]] = {
+        "truncated": lambda: Truncated(settings.k),
+        "full": Full,
+        "windowed": lambda: Windowed(settings.k, settings.k2),
+        "checkpointed": lambda: Checkpointed(states=settings.states),
+        "randomized": lambda: Randomized(settings.k, cut=settings.cut),
+        "forward": ForwardMode,
+    }
+    return made[settings.gradient]()
 
 
 def build_data(settings: Settings, stream: Stream) -> Lanes | RandomChunks:

@@ -16,6 +16,9 @@ import tyro
 from bptt.errors import ArgumentError, RunError
 
 
+Gradient = Literal["truncated", "full", "windowed", "checkpointed", "randomized", "forward"]
+
+
 @dataclass(frozen=True)
 class Settings:
     """Settings of a training run; the defaults train a good small model in a minute on two cores."""
@@ -25,7 +28,7 @@ class Settings:
 
     model: Literal["recurrent", "bigram", "ngram", "window", "attention"] = "recurrent"
     """What predicts: recurrent layers, or a rung of the ladder below and above them."""
-    cell: Literal["rnn", "rnn-relu", "gru", "lstm"] = "gru"
+    cell: Literal["rnn", "rnn-relu", "gru", "lstm", "mingru", "lru"] = "gru"
     """The recurrent cell."""
     hidden: int | None = None
     """State size H (recurrent, 192), hidden units (window, 256), width (attention, 96)."""
@@ -42,12 +45,23 @@ class Settings:
 
     batch: int = 16
     """Lanes B that are trained side by side."""
-    gradient: Literal["truncated", "full"] = "truncated"
-    """How the gradient is taken through a chunk: cut every k steps, or not at all."""
+    gradient: Literal["truncated", "full", "windowed", "checkpointed", "randomized", "forward"] = (
+        "truncated"
+    )
+    """How the gradient is taken through a chunk; docs/estimators says which to take."""
     k: int = 64
-    """Truncation length K."""
+    """Truncation length K; windowed: steps whose losses a window scores, k1."""
+    window: int | None = None
+    """Steps a window of --gradient windowed spans, k2; default 2 k."""
+    states: int | None = None
+    """States that --gradient checkpointed keeps; default: one for each of its segments."""
+    cut: float = 0.5
+    """Probability with which --gradient randomized cuts at a border of k steps."""
+    bias: float = 0.05
+    """Relative bias that --gradient adaptive allows; it sets k by measuring."""
     chunk: int | None = None
-    """Steps per update; default k."""
+    """Steps per update; default k, and 4 k where an estimator needs room (windowed, adaptive,
+    randomized)."""
     partition: Literal["lanes", "random"] = "lanes"
     """Lanes carry the state through the text; random chunks start afresh each."""
 
@@ -102,7 +116,7 @@ class Settings:
         object.__setattr__(self, "files", tuple(str(file) for file in self.files))
         for name in ("hidden", "layers", "embedding", "context", "batch", "k", "chunk", "steps"):
             self._at_least(name, 1)
-        for name in ("order", "eval_every", "log_every", "keep", "threads"):
+        for name in ("window", "states", "order", "eval_every", "log_every", "keep", "threads"):
             self._at_least(name, 1)
         for name in ("patience", "seed", "weight_decay", "momentum"):
             self._at_least(name, 0)
@@ -110,7 +124,7 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 self._refuse(name, "a number above 0", value)
-        for name in ("dropout", "valid_fraction", "warmup"):
+        for name in ("dropout", "valid_fraction", "warmup", "cut", "bias"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 self._refuse(name, "a share from 0 up to, not including, 1", value)
@@ -127,17 +141,33 @@ class Settings:
             raise ArgumentError(
                 "--forget-bias with --cell lstm", f"--cell {self.cell}", "leave the bias out"
             )
-        if self.chunk is not None and self.gradient == "truncated" and self.chunk < self.k:
+        cuts = self.gradient not in ("full", "checkpointed", "forward")
+        if self.chunk is not None and cuts and self.chunk < self.k:
             raise ArgumentError(
                 "--chunk at least --k",
                 f"--chunk {self.chunk} --k {self.k}",
                 "lower --k, or leave --chunk out",
             )
+        if self.window is not None and self.window < self.k:
+            raise ArgumentError(
+                "--window at least --k",
+                f"--window {self.window} --k {self.k}",
+                "a window holds the k newest steps; widen it, or lower --k",
+            )
 
     @property
     def steps_per_update(self) -> int:
         """Time steps in a chunk."""
-        return self.k if self.chunk is None else self.chunk
+        if self.chunk is not None:
+            return self.chunk
+        if self.gradient == "windowed":
+            return max(4 * self.k, self.k2)
+        return 4 * self.k if self.gradient in ("adaptive", "randomized") else self.k
+
+    @property
+    def k2(self) -> int:
+        """Time steps in a window."""
+        return 2 * self.k if self.window is None else self.window
 
     @property
     def learning_rate(self) -> float:
