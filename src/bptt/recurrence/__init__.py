@@ -1,6 +1,6 @@
 """Any recurrent module, ours, torch's or the user's own cell, as one step function over its states."""
 
-from bptt.recurrence.linear import Linear, States, Step
+from bptt.recurrence.linear import Linear, States, Step, add_gradients
 from bptt.recurrence.recurrence import Recurrence, flat, merge, total_gradient
 from bptt.recurrence.replay import ReplayError, check_replay
 from bptt.recurrence.stack import layer_gates
@@ -14,6 +14,7 @@ __all__ = [
     "ReplayError",
     "States",
     "Step",
+    "add_gradients",
     "check_replay",
     "flat",
     "layer_gates",
