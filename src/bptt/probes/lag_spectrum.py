@@ -168,6 +168,7 @@ def lag_spectrum(
     cap: int | None = None,
     lanes: int | None = None,
     sources: int | None = None,
+    sample_of: int | None = None,
 ) -> LagSpectrum:
     """Split the gradient of a recurrence's parameters by lag.
 
@@ -180,6 +181,7 @@ def lag_spectrum(
         lanes: the most lanes to measure, evenly spaced. What is found is exact for the loss on those
             lanes, and an estimate, with ``bias_error``, for the batch.
         sources: the most time steps whose loss is followed, evenly spaced; likewise.
+        sample_of: the recurrence's lanes are themselves a sample of so many.
 
     Returns:
         :class:`LagSpectrum`.
@@ -210,9 +212,10 @@ def lag_spectrum(
     truncations = _asked(at, T, cap)
     kept = min(B, lanes or B)
     followed = T if sources is None else min(T, sources)
-    parts = list(_parts(recurrence, direct, kept, followed))
+    of = B if sample_of is None else max(B, sample_of)
+    parts = list(_parts(recurrence, direct, kept, followed, kept < of))
     passes = [_Pass(r, d, truncations, cap) for r, d in parts]
-    return _result(recurrence, passes, truncations, kept, followed)
+    return _result(recurrence, passes, truncations, (kept, of), followed)
 
 
 def _asked(at: Sequence[int] | str | None, steps: int, cap: int | None) -> list[int]:
@@ -230,7 +233,7 @@ def _asked(at: Sequence[int] | str | None, steps: int, cap: int | None) -> list[
 
 
 def _parts(
-    recurrence: Recurrence, direct: States, lanes: int, sources: int
+    recurrence: Recurrence, direct: States, lanes: int, sources: int, sampled: bool
 ) -> Iterator[tuple[Recurrence, States]]:
     """What is measured: all of it, or a sample in two halves, whose difference shows its error."""
     T, B = recurrence.steps, recurrence.lanes
@@ -240,7 +243,7 @@ def _parts(
         marks = torch.arange(sources, device=device) * T // sources
     else:
         marks = torch.arange(T, device=device)
-    if lanes == B and sources == T:
+    if sources == T and not sampled:
         yield recurrence, direct
     elif lanes > 1:
         kept = torch.zeros(T, 1, 1, dtype=torch.bool, device=device)
@@ -339,7 +342,7 @@ class _Tally:
 
 
 def _result(
-    recurrence: Recurrence, passes: list[_Pass], truncations: list[int], lanes: int, sources: int
+    recurrence: Recurrence, passes: list[_Pass], truncations: list[int], lanes: tuple[int, int], sources: int
 ) -> LagSpectrum:
     gradient = _sum([p.gradient for p in passes])
     whole = {n: _square(g) for n, g in gradient.items()}
@@ -389,7 +392,7 @@ def _result(
         layers=by_layer,
         gradient_norm=size**0.5,
         state_gradient_norms=total.sum(0).sqrt(),
-        lanes=(lanes, recurrence.lanes),
+        lanes=lanes,
         sources=sources / recurrence.steps,
         bias_error=torch.tensor(errors or [0.0] * len(tallies), dtype=torch.float64),
     )

@@ -8,7 +8,7 @@ row n of its arguments alone: :func:`bptt.recurrence.check_replay` finds out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ class CellCall:
         inputs: the tensors among them that are not states, ``(B, ·)`` first axis lanes.
         before: the states it was given, None where it was given none.
         after: the states it returned, each ``(B, …)``.
+        outputs: what else it returned; empty where nobody asks.
     """
 
     name: str
@@ -43,6 +44,27 @@ class CellCall:
     inputs: tuple[Tensor, ...]
     before: States | None
     after: States
+    outputs: States = ()
+
+    def select(self, lanes: Tensor) -> CellCall:
+        """The same call on some of its lanes."""
+
+        def pick(values: States) -> States:
+            return tuple(v.index_select(0, lanes) for v in values)
+
+        before = None if self.before is None else pick(self.before)
+        return replace(
+            self, inputs=pick(self.inputs), before=before, after=pick(self.after),
+            outputs=pick(self.outputs),
+        )  # fmt: skip
+
+
+def outputs_of(module: nn.Module, output: Any) -> States:
+    """What a cell returned beside its states, without those that are a state themselves."""
+    states = states_of(module, output)
+    return tuple(
+        o for o in carry.tensors(output) if all(o is not s for s in states) and o.is_floating_point()
+    )
 
 
 def states_of(module: nn.Module, output: Any) -> States:
@@ -65,9 +87,15 @@ def split_arguments(
 
 
 def normal_cell_call(
-    name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    name: str,
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    output: Any,
+    outputs: bool = False,
 ) -> CellCall:
-    """Build a :class:`CellCall` from what went in and came out."""
+    """Build a :class:`CellCall` from what went in and came out; ``outputs``: with what is no state."""
+    beside = outputs_of(module, output) if outputs else ()
     args, kwargs = carry.detach(args), carry.detach(kwargs)
     inputs, before = split_arguments(args, kwargs)
     after = tuple(s.detach() for s in states_of(module, output))
@@ -80,7 +108,8 @@ def normal_cell_call(
             f"{len(after)}",
             "write the step as (x, state) -> (y, state), the state as its second argument and result",
         )
-    return CellCall(name, module, (args, kwargs), tuple(inputs), tuple(before) or None, after)
+    beside = tuple(o.detach() for o in beside)
+    return CellCall(name, module, (args, kwargs), tuple(inputs), tuple(before) or None, after, beside)
 
 
 def chain_cells(calls: Sequence[CellCall], links: Sequence[Tensor] | None = None) -> Recurrence:
@@ -96,16 +125,22 @@ def chain_cells(calls: Sequence[CellCall], links: Sequence[Tensor] | None = None
     if links is None:
         device = first.after[0].device
         links = [torch.full((lanes,), t > 0, device=device) for t in range(len(calls))]
-    after = tuple(_rows(column) for column in zip(*(c.after for c in calls), strict=True))
-    start = [c.before or tuple(torch.zeros_like(a) for a in c.after) for c in calls]
+    after = tuple(_rows(column) for column in zip(*(c.after + c.outputs for c in calls), strict=True))
+    # What is returned beside the states takes a loss's gradient as they do, and is never fed back.
+    start = [
+        (c.before or tuple(map(torch.zeros_like, c.after)))
+        + tuple(map(torch.zeros_like, c.outputs))
+        for c in calls
+    ]
     before = tuple(_rows(column) for column in zip(*start, strict=True))
     inputs = tuple(_rows(column) for column in zip(*(c.inputs for c in calls), strict=True))
-    if len(after) == 1:
+    if len(first.after) == 1:
         labels: tuple[str, ...] = ("h",)
     elif isinstance(first.module, nn.LSTMCell):
         labels = ("h", "c")
     else:
-        labels = tuple(f"state{i}" for i in range(len(after)))
+        labels = tuple(f"state{i}" for i in range(len(first.after)))
+    labels += tuple(f"output{i}" for i in range(len(first.outputs)))
     link = torch.stack(list(links))
     link[0] = False
     return Recurrence(first.name, _step(calls), inputs, before, after, link, None, labels)
@@ -138,6 +173,7 @@ def _function_step(module: nn.Module, calls: Sequence[CellCall]) -> FunctionStep
     args, kwargs = model.given
     shapes = [i.shape[1:] for i in model.inputs]
     kinds = [s.shape[1:] for s in model.after]
+    beside = bool(model.outputs)
     buffers = dict(module.named_buffers())
 
     def function(
@@ -146,7 +182,7 @@ def _function_step(module: nn.Module, calls: Sequence[CellCall]) -> FunctionStep
         rows = states[0].shape[0]
         given = [i.reshape(rows, *s) for i, s in zip(inputs, shapes, strict=True)]
         if model.before is not None:
-            given += [s.reshape(rows, *k) for s, k in zip(states, kinds, strict=True)]
+            given += [s.reshape(rows, *k) for s, k in zip(states, kinds, strict=False)]
         source = iter(given)
         called = carry.apply(lambda _: next(source), [*args, *kwargs.values()])
         positional, named = called[: len(args)], called[len(args) :]
@@ -156,7 +192,8 @@ def _function_step(module: nn.Module, calls: Sequence[CellCall]) -> FunctionStep
                 module, {**parameters, **copies}, tuple(positional),
                 dict(zip(kwargs, named, strict=True)),
             )  # fmt: skip
-        return tuple(s.reshape(rows, -1) for s in states_of(module, output))
+        found = states_of(module, output) + (outputs_of(module, output) if beside else ())
+        return tuple(s.reshape(rows, -1) for s in found)
 
     return FunctionStep(function, {n: p.detach() for n, p in module.named_parameters()})
 

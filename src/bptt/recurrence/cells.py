@@ -81,7 +81,7 @@ class LinearRNN(LinearCell):
         w_ih, w_hh, b_ih, b_hh = weights[:4]
         a = F.linear(x, self._w_ih, b_ih) + F.linear(states[0], self._w_hh, b_hh)
         h = a.relu() if relu else a.tanh()
-        self.gates = {"h": h}
+        self.gates = {"relu" if relu else "h": h}
         self.new = (h,)
         self._slope = (h > 0).to(h.dtype) if relu else 1 - h * h
 

@@ -12,7 +12,7 @@ Limits: masks drawn by cuDNN on a GPU cannot be recovered; the comparison says s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -70,6 +70,25 @@ class LayerCall:
         if self.lengths is None:
             return self.x.new_full((self.x.shape[1],), self.x.shape[0] - 1, dtype=torch.int64)
         return self.lengths - 1
+
+    def select(self, lanes: Tensor) -> LayerCall:
+        """The same call on some of its lanes; one with dropout masks stays whole."""
+        if self.generator is not None:
+            return self
+
+        def pick(value: Tensor | None, axis: int) -> Tensor | None:
+            return None if value is None else value.index_select(axis, lanes)
+
+        return replace(
+            self,
+            x=self.x.index_select(1, lanes),
+            state=tuple(s.index_select(1, lanes) for s in self.state),
+            y=self.y.index_select(1, lanes),
+            lengths=pick(self.lengths, 0),
+            reset=pick(self.reset, 1),
+            cut=pick(self.cut, 1),
+            packed=None,
+        )
 
 
 def layer_recurrences(call: LayerCall) -> tuple[Recurrence, ...]:

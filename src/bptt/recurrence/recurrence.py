@@ -154,3 +154,61 @@ def padded(value: Tensor, steps: int) -> Tensor:
     if not missing:
         return value
     return torch.cat([value, value.new_zeros(missing, *value.shape[1:])])
+
+
+def concatenate(parts: list[Recurrence], borders: list[Tensor]) -> Recurrence:
+    """Trajectories that follow each other in time, every lane of them full.
+
+    Args:
+        borders: for each part after the first ``(B,)`` bool: where the gradient passes into the part
+            before it.
+    """
+    if len(parts) == 1:
+        return parts[0]
+
+    def join(name: str) -> tuple[Tensor, ...]:
+        columns = zip(*(getattr(p, name) for p in parts), strict=True)
+        return tuple(torch.cat(column) for column in columns)
+
+    link = torch.cat([p.link for p in parts])
+    at = 0
+    for part, border in zip(parts, borders, strict=False):
+        at += part.steps
+        link[at] = border
+    return replace(
+        parts[0], inputs=join("inputs"), before=join("before"), after=join("after"), link=link
+    )
+
+
+def direct_gradient(recurrence: Recurrence, arrived: States, whole: Tensor) -> States:
+    """δ⁰ from gradients that autograd handed out, some of which hold what came from the next step.
+
+    Args:
+        arrived: each ``(T, B, S)``.
+        whole: ``(T,)`` bool: where ``arrived`` is all of ∂L/∂h_t, because the state itself was seen;
+            elsewhere it is what came from outside the recurrence, because an output was.
+
+    Cost: one vector-Jacobian product over all steps, if all of them were seen whole; else a backward
+    pass. The difference is as exact as ∂L/∂h_t is: it errs by that one's rounding.
+    """
+    if not bool(whole[:-1].any()):
+        return arrived
+    T, B = recurrence.steps, recurrence.lanes
+    linear = recurrence.linearize()
+    direct = tuple(a.clone() for a in arrived)
+    link = recurrence.link.unsqueeze(-1)
+    if bool(whole[:-1].all()):
+        came = linear.back(flat(tuple(a[1:] for a in arrived)), slice(B, T * B))
+        for state, c in zip(direct, came, strict=True):
+            state[:-1] -= torch.where(link[1:], c.view(T - 1, B, -1), 0)
+        return direct
+    total = tuple(a.clone() for a in arrived)
+    for t in range(T - 1, 0, -1):
+        came = linear.back(tuple(d[t] for d in total), slice(t * B, (t + 1) * B))
+        for state, mine, c in zip(total, direct, came, strict=True):
+            passed = torch.where(link[t], c, 0)
+            if whole[t - 1]:
+                mine[t - 1] -= passed
+            else:
+                state[t - 1] += passed
+    return direct
