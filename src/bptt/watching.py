@@ -178,7 +178,8 @@ class watch:
     Args:
         model: any module that holds recurrent layers or cells, wrapped or compiled as it may be.
         every: measure each n-th step, from the first on. With more than 1 the block may hold a whole
-            training run: to keep it cheap, ``lanes`` is then 4 and ``at`` a geometric grid, unless given.
+            training run: to keep it cheap, ``lanes`` is then 2 and ``at`` a geometric grid, unless given,
+            and lags are followed down to a thousandth of the gradient.
         at, cap, lanes, sources: as :func:`bptt.probes.lag_spectrum` takes them.
 
     Returns:
@@ -282,6 +283,8 @@ class watch:
         options = dict(self._options)
         if self._sampled and options["at"] is None:
             options["at"] = coarse_truncations(one.recurrence.steps)
+        if self._sampled:
+            options["floor"] = FLOOR
         spectrum = lag_spectrum(
             one.recurrence, one.direct, lanes=self._lanes, sample_of=one.lanes, **options
         )
@@ -304,20 +307,22 @@ class watch:
 
 
 # In a training run: so many lanes show what the batch does, at a small part of its cost.
-LANES = 4
+LANES = 2
+# Lags that carry less than this share of the gradient are not followed there.
+FLOOR = 1e-3
 
 
 def coarse_truncations(steps: int) -> list[int]:
-    """Every K up to 8, then four to the octave: enough to see a horizon move in training.
+    """Every K up to 4, then two to the octave: enough to see a horizon move in training.
 
     Example:
         >>> coarse_truncations(32)
-        [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 13, 16, 19, 23, 27, 32]
+        [1, 2, 3, 4, 6, 8, 11, 16, 23, 32]
     """
-    found = list(range(1, min(8, steps) + 1))
+    found = list(range(1, min(4, steps) + 1))
     octave = 1
     while found[-1] < steps:
-        found.append(min(steps, round(8 * 2 ** (octave / 4))))
+        found.append(min(steps, round(4 * 2 ** (octave / 2))))
         octave += 1
     return found
 

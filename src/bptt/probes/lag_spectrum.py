@@ -26,6 +26,8 @@ from bptt.recurrence import Linear, Recurrence, States, add_gradients, flat, tot
 # Every K up to here is measured; beyond it, by default, four to the octave.
 EVERY = 64
 PER_OCTAVE = 4
+# The error of a sample changes slowly with K: it is measured at every so many of them.
+HALVES = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,8 @@ class LagSpectrum:
         lanes: how many lanes were measured, of how many.
         sources: the share of the loss's time steps that were followed; 1 unless sampled.
         bias_error: ``(n,)``: standard error of ``measured_bias`` from sampling, half the difference
-            between two halves of the sample; zeros where nothing was sampled.
+            between two halves of the sample, at every fourth K and held until the next; zeros where
+            nothing was sampled.
     """
 
     name: str
@@ -169,6 +172,7 @@ def lag_spectrum(
     lanes: int | None = None,
     sources: int | None = None,
     sample_of: int | None = None,
+    floor: float | None = None,
 ) -> LagSpectrum:
     """Split the gradient of a recurrence's parameters by lag.
 
@@ -182,6 +186,9 @@ def lag_spectrum(
             lanes, and an estimate, with ``bias_error``, for the batch.
         sources: the most time steps whose loss is followed, evenly spaced; likewise.
         sample_of: the recurrence's lanes are themselves a sample of so many.
+        floor: follow lags until their norm is below this share of the whole gradient's; a K beyond
+            is given the bias left there, which is its own or more unless the gradient grows again.
+            Default: below rounding.
 
     Returns:
         :class:`LagSpectrum`.
@@ -214,7 +221,7 @@ def lag_spectrum(
     followed = T if sources is None else min(T, sources)
     of = B if sample_of is None else max(B, sample_of)
     parts = list(_parts(recurrence, direct, kept, followed, kept < of))
-    passes = [_Pass(r, d, truncations, cap) for r, d in parts]
+    passes = [_Pass(r, d, truncations, cap, half, floor) for r, d, half in parts]
     return _result(recurrence, passes, truncations, (kept, of), followed)
 
 
@@ -234,36 +241,40 @@ def _asked(at: Sequence[int] | str | None, steps: int, cap: int | None) -> list[
 
 def _parts(
     recurrence: Recurrence, direct: States, lanes: int, sources: int, sampled: bool
-) -> Iterator[tuple[Recurrence, States]]:
-    """What is measured: all of it, or a sample in two halves, whose difference shows its error."""
+) -> Iterator[tuple[Recurrence, States, int]]:
+    """What is measured: all of it, or a sample, and how many of its lanes are its first half."""
     T, B = recurrence.steps, recurrence.lanes
     device = direct[0].device
-    chosen = torch.arange(lanes, device=device) * B // lanes
-    if sources < T:
-        marks = torch.arange(sources, device=device) * T // sources
-    else:
-        marks = torch.arange(T, device=device)
     if sources == T and not sampled:
-        yield recurrence, direct
-    elif lanes > 1:
-        kept = torch.zeros(T, 1, 1, dtype=torch.bool, device=device)
-        kept[marks] = True
-        for half in (chosen[::2], chosen[1::2]):
-            picked = (d.index_select(1, half).masked_fill(~kept, 0) for d in direct)
-            yield recurrence.select(half), tuple(picked)
-    else:
-        one = recurrence.select(chosen)
-        for half in (marks[::2], marks[1::2]):
-            kept = torch.zeros(T, 1, 1, dtype=torch.bool, device=device)
-            kept[half] = True
-            yield one, tuple(d.index_select(1, chosen).masked_fill(~kept, 0) for d in direct)
+        yield recurrence, direct, 0
+        return
+    chosen = torch.arange(lanes, device=device) * B // lanes
+    marks = torch.arange(sources, device=device) * T // sources
+    if lanes > 1:
+        chosen = torch.cat([chosen[::2], chosen[1::2]])
+        kept = [(marks, (lanes + 1) // 2)]
+    else:  # one lane: its sources are halved, each half walked for itself
+        kept = [(marks[::2], 0), (marks[1::2], 0)]
+    if lanes < B or lanes > 1:
+        recurrence = recurrence.select(chosen)
+        direct = tuple(d.index_select(1, chosen) for d in direct)
+    for followed, half in kept:
+        others = torch.ones(T, 1, 1, dtype=torch.bool, device=device)
+        others[followed] = False
+        yield recurrence, tuple(d.masked_fill(others, 0) for d in direct), half
 
 
 class _Pass:
     """One walk over the lags; iterating it yields, for each K, what is missing of the gradient."""
 
     def __init__(
-        self, recurrence: Recurrence, direct: States, truncations: list[int], cap: int | None
+        self,
+        recurrence: Recurrence,
+        direct: States,
+        truncations: list[int],
+        cap: int | None,
+        half: int,
+        floor: float | None,
     ) -> None:
         self.recurrence = recurrence
         self._truncations = truncations
@@ -271,13 +282,30 @@ class _Pass:
         self._linear: Linear = recurrence.linearize()
         self._direct = direct
         self.total = total_gradient(recurrence, self._linear, direct)
-        everything = slice(0, recurrence.steps * recurrence.lanes)
-        self.gradient = self._linear.gradient(flat(self.total), everything)
+        self._half, self._turn = half, 0
+        # What lies below this, summed over all lags to come, is lost in the rounding of the total.
+        self._loose = floor is not None
+        self._floor = 1e-3 * torch.finfo(direct[0].dtype).eps if floor is None else floor
+        # Of all lanes, and of the first half of them.
+        self.gradient, self.half_gradient = self._gradients(flat(self.total))
         self.squares: list[list[float]] = []  # by lag, by state
         self.linked: list[float] = []  # by lag: the part that has a step before it
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """For each K the gradient of all lags from K on; empty where nothing is left."""
+    def _gradients(self, delta: States) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        n, B = delta[0].shape[0], self.recurrence.lanes
+        if not n:
+            return {}, {}
+        found = self._linear.gradient(delta, slice(0, n))
+        self._turn += 1
+        if not self._half or self._turn % HALVES != 1:
+            return found, {}
+        part = tuple(d.clone() for d in delta)
+        for d in part:
+            d.view(n // B, B, -1)[:, self._half :] = 0
+        return found, self._linear.gradient(part, slice(0, n))
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        """For each K the gradient of all lags from K on, of all lanes and of half; empty for none."""
         B = self.recurrence.lanes
         # Two buffers that swap: a lag is read from one and the next written to the other.
         current = tuple(d.clone() for d in flat(self._direct))
@@ -285,8 +313,7 @@ class _Pass:
         rest = tuple(d.clone() for d in flat(self.total))
         link = self.recurrence.link.flatten().to(current[0].dtype).unsqueeze(-1)
         whole = bool(self.recurrence.link[1:].all())
-        # What lies below this, summed over all lags to come, is lost in the rounding of the total.
-        floor = sum(map(_square, rest)) * (1e-3 * torch.finfo(rest[0].dtype).eps) ** 2
+        floor = sum(map(_square, rest)) * self._floor**2
         asked = iter(self._truncations)
         k = next(asked)
         n = current[0].shape[0]
@@ -296,8 +323,7 @@ class _Pass:
             self.squares.append([_square(d[:n]) for d in current])
             left = n - B
             if lag + 1 == k:
-                missing = tuple(r[:left] for r in rest)
-                yield self._linear.gradient(missing, slice(0, left)) if left else {}
+                yield self._gradients(tuple(r[:left] for r in rest))
                 k = next(asked, self._last + 1)
             if not left or not sum(self.squares[-1]) > floor:
                 break
@@ -310,8 +336,9 @@ class _Pass:
             came = self._linear.back(delta, slice(B, n), into)
             assert all(c.data_ptr() == i.data_ptr() for c, i in zip(came, into, strict=True))
             current, spare, n = spare, current, left
+        beyond = self._gradients(rest) if self._loose and k < self._last else ({}, {})
         while k <= self._last:
-            yield {}
+            yield beyond if k < self.recurrence.steps else ({}, {})
             k = next(asked, self._last + 1)
 
 
@@ -329,7 +356,7 @@ class _Tally:
     @staticmethod
     def of(missing: dict[str, Tensor], gradient: dict[str, Tensor]) -> _Tally:
         squares = {n: _square(m) for n, m in missing.items()}
-        dots = {n: float((m * gradient[n]).sum(dtype=torch.float64)) for n, m in missing.items()}
+        dots = {n: float(torch.dot(m.flatten(), gradient[n].flatten())) for n, m in missing.items()}
         return _Tally(squares, dots)
 
     @property
@@ -347,21 +374,25 @@ def _result(
     gradient = _sum([p.gradient for p in passes])
     whole = {n: _square(g) for n, g in gradient.items()}
     size = sum(whole.values())
-    halves = [sum(_square(g) for g in p.gradient.values()) for p in passes]
+    halves = _halves(gradient, [(p.gradient, p.half_gradient) for p in passes])
+    sizes = [sum(map(_square, half.values())) for half in halves]
     tallies: list[_Tally] = []
     blocks: list[float] = []
     errors: list[float] = []
     before = gradient
     for missing in zip(*passes, strict=False):
-        together = _sum(list(missing))
+        together = _sum([whole_part for whole_part, _ in missing])
         tallies.append(_Tally.of(together, gradient))
         change = (g - together[n] if n in together else g for n, g in before.items())
         blocks.append(sum(map(_square, change)) ** 0.5)
         before = together
-        if len(passes) == 2:
+        parts = _halves(together, missing)
+        if not halves or (len(parts) < 2 and together):
+            errors.append(errors[-1] if errors else 0.0)
+        else:
             one, other = (
-                _ratio(_Tally.of(m, p.gradient).square, h) ** 0.5
-                for m, p, h in zip(missing, passes, halves, strict=True)
+                _ratio(sum(map(_square, half.values())), n) ** 0.5
+                for half, n in zip(parts or [{}, {}], sizes, strict=True)
             )
             errors.append(abs(one - other) / 2)
 
@@ -394,7 +425,7 @@ def _result(
         state_gradient_norms=total.sum(0).sqrt(),
         lanes=lanes,
         sources=sources / recurrence.steps,
-        bias_error=torch.tensor(errors or [0.0] * len(tallies), dtype=torch.float64),
+        bias_error=torch.tensor(errors, dtype=torch.float64),
     )
 
 
@@ -403,6 +434,16 @@ def _sum(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     for part in parts:
         add_gradients(total, part)
     return total
+
+
+def _halves(
+    whole: dict[str, Tensor], parts: Sequence[tuple[dict[str, Tensor], dict[str, Tensor]]]
+) -> list[dict[str, Tensor]]:
+    """The two halves of a sample: walked apart, or one lane for lane and the other by difference."""
+    if len(parts) == 2:
+        return [found for found, _ in parts]
+    half = parts[0][1]
+    return [half, {n: whole[n] - h for n, h in half.items()}] if half else []
 
 
 def _biases(tallies: list[_Tally], names: list[str], whole: dict[str, float]) -> Tensor:

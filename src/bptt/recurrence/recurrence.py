@@ -119,10 +119,11 @@ def total_gradient(recurrence: Recurrence, linear: Linear, direct: States) -> St
     T, B = recurrence.steps, recurrence.lanes
     total = tuple(d.clone() for d in direct)
     whole = bool(recurrence.link[1:].all())
+    lines = [d.unbind(0) for d in total]
     for t in range(T - 1, 0, -1):
-        came = linear.back(tuple(d[t] for d in total), slice(t * B, (t + 1) * B))
-        for state, c in zip(total, came, strict=True):
-            state[t - 1] += c if whole else torch.where(recurrence.link[t].unsqueeze(-1), c, 0)
+        came = linear.back(tuple(d[t] for d in lines), slice(t * B, (t + 1) * B))
+        for line, c in zip(lines, came, strict=True):
+            line[t - 1].add_(c if whole else torch.where(recurrence.link[t].unsqueeze(-1), c, 0))
     return total
 
 
