@@ -28,7 +28,9 @@ def explain(spectrum: LagSpectrum, gates: Saturation | None = None) -> str:
     horizon, T = spectrum.horizon(), spectrum.steps
     lines = [f"The gradient is {word}." if word != "healthy" else "The gradient is healthy."]
     if horizon >= T:
-        lines.append(f"It reaches over all {T} steps of the sequence: any truncation biases it by > 5 %.")
+        lines.append(
+            f"It reaches over all {T} steps of the sequence: any truncation biases it by > 5 %."
+        )
     else:
         lines.append(f"Truncated to {horizon} steps of {T} it is within 5 % of the full one.")
     lines.append(_share(spectrum))
@@ -36,11 +38,15 @@ def explain(spectrum: LagSpectrum, gates: Saturation | None = None) -> str:
         lines.append(_factor(spectrum.decay))
     largest = growth(spectrum)
     if largest >= GROWTH:
-        lines.append(f"On its way back it grows to {largest:.3g} times its size (limit {GROWTH:g}).")
+        lines.append(
+            f"On its way back it grows to {largest:.3g} times its size (limit {GROWTH:g})."
+        )
     wrong = (spectrum.measured_cosine < 0).nonzero()
     if len(wrong):
         k = int(spectrum.truncations[wrong[-1, 0]])
-        lines.append(f"Truncated to {k} steps or fewer it can point the wrong way (cosine below 0).")
+        lines.append(
+            f"Truncated to {k} steps or fewer it can point the wrong way (cosine below 0)."
+        )
     if gates is not None:
         units = "values are at or near the flat ends of their activation"
         lines.append(f"{100 * gates.share:.0f} % of the units' {units}.")

@@ -32,7 +32,7 @@ HALVES = 4
 
 @dataclass(frozen=True, eq=False)
 class LagSpectrum:
-    """What :func:`lag_spectrum` found. All tensors are float64 on the CPU, all gradients the loss's units.
+    """What :func:`lag_spectrum` found. Tensors are float64 on the CPU, gradients in the loss's units.
 
     Attributes:
         name: of the recurrent module.
@@ -369,7 +369,11 @@ class _Tally:
 
 
 def _result(
-    recurrence: Recurrence, passes: list[_Pass], truncations: list[int], lanes: tuple[int, int], sources: int
+    recurrence: Recurrence,
+    passes: list[_Pass],
+    truncations: list[int],
+    lanes: tuple[int, int],
+    sources: int,
 ) -> LagSpectrum:
     gradient = _sum([p.gradient for p in passes])
     whole = {n: _square(g) for n, g in gradient.items()}

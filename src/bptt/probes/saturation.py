@@ -49,8 +49,8 @@ class Saturation:
 
     Attributes:
         name: of the recurrent module.
-        layers: one dict a layer, gate's name → :class:`Gate`. RNN: h, or relu. GRU: reset, update, candidate.
-            LSTM: input, forget, candidate, output, tanh(c).
+        layers: one dict a layer, gate's name → :class:`Gate`. RNN: h, or relu. GRU: reset, update,
+            candidate. LSTM: input, forget, candidate, output, tanh(c).
         share: saturated share of the values the gradient must pass to change a state: h of an RNN,
             the candidate of a GRU, tanh(c) of an LSTM; over all layers.
     """

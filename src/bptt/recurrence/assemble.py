@@ -160,7 +160,14 @@ def _layers(group: list[Call], lanes: int | None) -> list[Found]:
         state = call.args[1] if len(call.args) > 1 else call.kwargs.get("hx")
         given = call.args[0] if call.args else call.kwargs["input"]
         normal = normal_layer_call(
-            call.name, module, given, state, call.kwargs, call.output, call.generator, call.embedding
+            call.name,
+            module,
+            given,
+            state,
+            call.kwargs,
+            call.output,
+            call.generator,
+            call.embedding,
         )
         gradients = _layer_gradients(call, normal)
         total = normal.y.shape[1]
@@ -186,7 +193,9 @@ def _layers(group: list[Call], lanes: int | None) -> list[Found]:
     for places, masks in chains:
         pieces = [made[i][0] for i in places]
         one = concatenate(pieces, masks[1:])
-        seen = tuple(torch.cat(column) for column in zip(*(direct[i][0] for i in places), strict=True))
+        seen = tuple(
+            torch.cat(column) for column in zip(*(direct[i][0] for i in places), strict=True)
+        )
         whole = torch.zeros(one.steps, dtype=torch.bool)
         # The final state of a call is seen whole: with what the next call sends back.
         whole[torch.tensor([p.steps for p in pieces]).cumsum(0) - 1] = True
@@ -253,9 +262,9 @@ def _same(state: States, end: States, lane_axis: int) -> Tensor | None:
     """(B,): the lanes whose state is the one that was returned."""
     if [s.shape for s in state] != [e.shape for e in end]:
         return None
-    return torch.stack(
-        [(s == e.to(s.dtype)).movedim(lane_axis, 0).flatten(1).all(1) for s, e in zip(state, end, strict=True)]
-    ).all(0)  # fmt: skip
+    pairs = zip(state, end, strict=True)
+    equal = [(s == e.to(s.dtype)).movedim(lane_axis, 0).flatten(1).all(1) for s, e in pairs]
+    return torch.stack(equal).all(0)
 
 
 def _joined(first: Call, parts: list[Recurrence], gradients: list[States], lanes: int) -> Found:

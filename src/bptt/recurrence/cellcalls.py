@@ -63,7 +63,9 @@ def outputs_of(module: nn.Module, output: Any) -> States:
     """What a cell returned beside its states, without those that are a state themselves."""
     states = states_of(module, output)
     return tuple(
-        o for o in carry.tensors(output) if all(o is not s for s in states) and o.is_floating_point()
+        o
+        for o in carry.tensors(output)
+        if all(o is not s for s in states) and o.is_floating_point()
     )
 
 
@@ -109,7 +111,9 @@ def normal_cell_call(
             "write the step as (x, state) -> (y, state), the state as its second argument and result",
         )
     beside = tuple(o.detach() for o in beside)
-    return CellCall(name, module, (args, kwargs), tuple(inputs), tuple(before) or None, after, beside)
+    return CellCall(
+        name, module, (args, kwargs), tuple(inputs), tuple(before) or None, after, beside
+    )
 
 
 def chain_cells(calls: Sequence[CellCall], links: Sequence[Tensor] | None = None) -> Recurrence:
@@ -125,7 +129,9 @@ def chain_cells(calls: Sequence[CellCall], links: Sequence[Tensor] | None = None
     if links is None:
         device = first.after[0].device
         links = [torch.full((lanes,), t > 0, device=device) for t in range(len(calls))]
-    after = tuple(_rows(column) for column in zip(*(c.after + c.outputs for c in calls), strict=True))
+    after = tuple(
+        _rows(column) for column in zip(*(c.after + c.outputs for c in calls), strict=True)
+    )
     # What is returned beside the states takes a loss's gradient as they do, and is never fed back.
     start = [
         (c.before or tuple(map(torch.zeros_like, c.after)))

@@ -43,7 +43,9 @@ class LinearCell(ABC):
         self._inputs = x.shape[1]
 
     @abstractmethod
-    def back(self, delta: States, rows: Rows, out: States | None, dx: bool) -> tuple[States, Tensor]:
+    def back(
+        self, delta: States, rows: Rows, out: States | None, dx: bool
+    ) -> tuple[States, Tensor]:
         """Cotangents of the states before the step, and of x if ``dx`` (else anything)."""
 
     @abstractmethod
@@ -78,20 +80,24 @@ class LinearRNN(LinearCell):
 
     def __init__(self, x: Tensor, states: States, weights: Weights, relu: bool) -> None:
         super().__init__(x, states[0], weights)
-        w_ih, w_hh, b_ih, b_hh = weights[:4]
+        b_ih, b_hh = weights[2:4]
         a = F.linear(x, self._w_ih, b_ih) + F.linear(states[0], self._w_hh, b_hh)
         h = a.relu() if relu else a.tanh()
         self.gates = {"relu" if relu else "h": h}
         self.new = (h,)
         self._slope = (h > 0).to(h.dtype) if relu else 1 - h * h
 
-    def back(self, delta: States, rows: Rows, out: States | None, dx: bool) -> tuple[States, Tensor]:
+    def back(
+        self, delta: States, rows: Rows, out: States | None, dx: bool
+    ) -> tuple[States, Tensor]:
+        """See :meth:`LinearCell.back`."""
         da = self._work(*delta[0].shape)
         torch.mul(delta[0], take(self._slope, rows), out=da)
         h = torch.mm(da, self._w_hh, out=None if out is None else out[0])
         return (h,), da @ self._w_ih if dx else da
 
     def gradient(self, delta: States, rows: Rows, dx: bool) -> tuple[list[Tensor | None], Tensor]:
+        """See :meth:`LinearCell.gradient`."""
         da = self._work(*delta[0].shape)
         torch.mul(delta[0], take(self._slope, rows), out=da)
         w_ih, w_hh, b = self._through(da, take(self._xh, rows))
@@ -108,7 +114,7 @@ class LinearGRU(LinearCell):
     def __init__(self, x: Tensor, states: States, weights: Weights) -> None:
         (h,) = states
         super().__init__(x, h, weights)
-        w_ih, w_hh, b_ih, b_hh = weights[:4]
+        b_ih, b_hh = weights[2:4]
         xr, xz, xn = F.linear(x, self._w_ih, b_ih).chunk(3, -1)
         hr, hz, a = F.linear(h, self._w_hh, b_hh).chunk(3, -1)
         r, z = torch.sigmoid(xr + hr), torch.sigmoid(xz + hz)
@@ -123,7 +129,10 @@ class LinearGRU(LinearCell):
         self._z = z
         self._size = h.shape[1]
 
-    def back(self, delta: States, rows: Rows, out: States | None, dx: bool) -> tuple[States, Tensor]:
+    def back(
+        self, delta: States, rows: Rows, out: States | None, dx: bool
+    ) -> tuple[States, Tensor]:
+        """See :meth:`LinearCell.back`."""
         n, H = delta[0].shape
         coefficients = take(self._coefficients, rows)
         count = 4 if dx else 3
@@ -133,6 +142,7 @@ class LinearGRU(LinearCell):
         return (h,), self._input(d) if dx else d
 
     def gradient(self, delta: States, rows: Rows, dx: bool) -> tuple[list[Tensor | None], Tensor]:
+        """See :meth:`LinearCell.gradient`."""
         n, H = delta[0].shape
         d = _product(delta[0], take(self._coefficients, rows), self._work(n, 4 * H))
         xh, I = take(self._xh, rows), self._inputs
@@ -161,7 +171,7 @@ class LinearLSTM(LinearCell):
     def __init__(self, x: Tensor, states: States, weights: Weights) -> None:
         h, c = states
         super().__init__(x, h, weights)
-        w_ih, w_hh, b_ih, b_hh = weights[:4]
+        b_ih, b_hh = weights[2:4]
         self._w_hr = weights[4] if len(weights) > 4 else None
         a = F.linear(x, self._w_ih, b_ih) + F.linear(h, self._w_hh, b_hh)
         i, f, g, o = a.chunk(4, -1)
@@ -187,13 +197,17 @@ class LinearLSTM(LinearCell):
         torch.mul(u, take(self._output, rows), out=dz[:, 3 * H :])
         return dz, dc
 
-    def back(self, delta: States, rows: Rows, out: States | None, dx: bool) -> tuple[States, Tensor]:
+    def back(
+        self, delta: States, rows: Rows, out: States | None, dx: bool
+    ) -> tuple[States, Tensor]:
+        """See :meth:`LinearCell.back`."""
         dz, dc = self._pull(delta, rows)
         h = torch.mm(dz, self._w_hh, out=None if out is None else out[0])
         c = torch.mul(dc, take(self._f, rows), out=None if out is None else out[1])
         return (h, c), dz @ self._w_ih if dx else dz
 
     def gradient(self, delta: States, rows: Rows, dx: bool) -> tuple[list[Tensor | None], Tensor]:
+        """See :meth:`LinearCell.gradient`."""
         dz, _ = self._pull(delta, rows)
         w_ih, w_hh, b = self._through(dz, take(self._xh, rows))
         found = [w_ih, w_hh, b, b]

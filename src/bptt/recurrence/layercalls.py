@@ -1,4 +1,4 @@
-"""From the arguments a layer was called with to its normal form: time-major, batched, padded, detached."""
+"""What a layer was called with, in normal form: time-major, batched, padded, detached."""
 
 from __future__ import annotations
 

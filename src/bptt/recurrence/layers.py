@@ -92,12 +92,15 @@ class LayerCall:
 
 
 def layer_recurrences(call: LayerCall) -> tuple[Recurrence, ...]:
-    """The recurrences of a call: one for a stack in one direction, else layer by layer, both directions."""
+    """The recurrences of a call: one for a stack in one direction, else two for each layer."""
     return _both_directions(call) if call.module.bidirectional else (_one_direction(call),)
 
 
 def layer_direct(
-    call: LayerCall, recurrences: tuple[Recurrence, ...], dy: Tensor | None, final: list[Tensor | None]
+    call: LayerCall,
+    recurrences: tuple[Recurrence, ...],
+    dy: Tensor | None,
+    final: list[Tensor | None],
 ) -> tuple[States, ...]:
     """δ⁰ of each recurrence: the gradient that arrives at its states from outside it.
 
@@ -275,9 +278,7 @@ def _run(call: LayerCall, x: Tensor, start: States, weights: Weights, reverse: b
             state = hx if module.mode == "LSTM" else hx[0]
             given = [w for w in weights if w is not None]
             return run(x, state, given, module.bias, 1, 0.0, False, False, False)[0]
-        marks = (
-            (_shift(call.reset), _shift(call.cut)) if reverse else (call.reset, call.cut)
-        )
+        marks = (_shift(call.reset), _shift(call.cut)) if reverse else (call.reset, call.cut)
         return ops.recur(
             module.mode, x, start, weights,
             lengths=call.lengths, reset=marks[0], cut=marks[1], reverse=reverse,

@@ -224,7 +224,7 @@ def looks_like_step(module: nn.Module, args: Any, kwargs: Any, output: Any) -> b
 
 
 def watched_outputs(module: nn.Module, output: Any) -> tuple[Tensor, ...]:
-    """The tensors whose gradient is taken: y, h_n (and c_n) of a layer; states, then outputs of a cell."""
+    """The tensors whose gradient is taken: a layer's y, h_n (, c_n); a cell's states, then outputs."""
     if isinstance(module, nn.RNNBase):
         y = output[0].data if isinstance(output[0], PackedSequence) else output[0]
         return (y, *carry.tensors(output[1]))
@@ -235,7 +235,9 @@ def watched_outputs(module: nn.Module, output: Any) -> tuple[Tensor, ...]:
 
 def plain_name(name: str) -> str:
     """A module's name without what wrappers put into it."""
-    return ".".join(p for p in name.split(".") if p not in ("_orig_mod", "module", "_fsdp_wrapped_module"))
+    return ".".join(
+        p for p in name.split(".") if p not in ("_orig_mod", "module", "_fsdp_wrapped_module")
+    )
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bptt.errors import ArgumentError
 from bptt.recurrence.cellcalls import chain_cells, normal_cell_call
