@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from bptt.probes.lag_spectrum import LagSpectrum
 from bptt.probes.saturation import Saturation
+from bptt.probes.spectrum import LagSpectrum
 from bptt.probes.verdict import EXPLODES_ABOVE, GROWTH, VANISHES_BELOW, growth, verdict
 
 

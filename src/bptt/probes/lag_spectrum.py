@@ -21,130 +21,13 @@ from torch import Tensor
 
 from bptt.errors import ArgumentError
 from bptt.probes.decay import fit_decay
-from bptt.recurrence import Linear, Recurrence, States, add_gradients, flat, total_gradient
+from bptt.probes.spectrum import LagSpectrum
+from bptt.probes.walk import Walk, square
+from bptt.recurrence import Recurrence, States, add_gradients, padded
 
 # Every K up to here is measured; beyond it, by default, four to the octave.
 EVERY = 64
 PER_OCTAVE = 4
-# The error of a sample changes slowly with K: it is measured at every so many of them.
-HALVES = 4
-
-
-@dataclass(frozen=True, eq=False)
-class LagSpectrum:
-    """What :func:`lag_spectrum` found. Tensors are float64 on the CPU, gradients in the loss's units.
-
-    Attributes:
-        name: of the recurrent module.
-        steps: T, of the longest lane.
-        norms: ``(lags,)``: norm over all steps, lanes and states of the gradient j steps back,
-            (Σ_t ‖δ_t^j‖²)^½, for j = 0, 1, …; it ends at T, at the cap, or below rounding.
-        state_norms: state's label → ``(lags,)``, the same for each state apart (an LSTM's h and c).
-        factors: ``(lags - 1,)``: by how much lag j's gradient changes in the next step back, counted
-            over those steps that have a step before them: 1 for an orthogonal map, however short the
-            sequence.
-        decay: the robust factor per step, see :func:`bptt.probes.decay.fit_decay`; NaN with one lag.
-        truncations: ``(n,)`` int64, ascending: the K that were measured.
-        measured_bias: ``(n,)``: ‖g_K - g‖ / ‖g‖ at those K.
-        measured_cosine: ``(n,)``: cosine of the angle between g_K and g at those K.
-        block_norms: ``(n,)``: norm of the parameter gradient of the lags from one measured K to the
-            next: up to K=64 that of the single lag K - 1.
-        bias: ``(lags,)``: bias[K - 1] of K; between measured K interpolated on its logarithm.
-        cosine: ``(lags,)``: likewise, interpolated linearly.
-        parameters: name → ``(n,)``: ‖g_K - g‖ / ‖g‖ of each parameter alone; NaN where its g is 0.
-        layers: layer → ``(n,)``: the same for each layer's parameters together.
-        gradient_norm: ‖g‖.
-        state_gradient_norms: ``(T,)``: ‖∂L/∂h_t‖ over lanes and states, all lags together.
-        lanes: how many lanes were measured, of how many.
-        sources: the share of the loss's time steps that were followed; 1 unless sampled.
-        bias_error: ``(n,)``: standard error of ``measured_bias`` from sampling, half the difference
-            between two halves of the sample, at every fourth K and held until the next; zeros where
-            nothing was sampled.
-    """
-
-    name: str
-    steps: int
-    norms: Tensor
-    state_norms: dict[str, Tensor]
-    factors: Tensor
-    decay: float
-    truncations: Tensor
-    measured_bias: Tensor
-    measured_cosine: Tensor
-    block_norms: Tensor
-    parameters: dict[str, Tensor]
-    layers: dict[int, Tensor]
-    gradient_norm: float
-    state_gradient_norms: Tensor
-    lanes: tuple[int, int]
-    sources: float
-    bias_error: Tensor
-
-    @property
-    def bias(self) -> Tensor:
-        """Relative bias of the gradient truncated to K = 1 … lags."""
-        tiny = torch.finfo(torch.float64).tiny
-        return self._spread(self.measured_bias.clamp(min=tiny).log()).exp()
-
-    @property
-    def cosine(self) -> Tensor:
-        """Cosine between truncated and full gradient for K = 1 … lags."""
-        return self._spread(self.measured_cosine)
-
-    def horizon(self, tolerance: float = 0.05) -> int:
-        """The smallest K from which on the relative bias is at most ``tolerance``, in steps.
-
-        Exact up to K=64 and wherever every K was measured; between the K measured beyond, the
-        upper one, at most 19 % too large. If no measured K is good enough, T.
-
-        Raises:
-            ArgumentError: the tolerance is not between 0 and 1.
-        """
-        if not 0 < tolerance < 1:
-            raise ArgumentError(
-                "a tolerance between 0 and 1", f"{tolerance}", "pass a share, e.g. 0.05 for 5 %"
-            )
-        good = (self.measured_bias <= tolerance).tolist()
-        horizon = self.steps
-        for k, fine in zip(reversed(self.truncations.tolist()), reversed(good), strict=True):
-            if not fine:
-                break
-            horizon = k
-        return horizon
-
-    def bias_of(self, k: int) -> float:
-        """Relative bias at a measured K; 0 from the sequence's length on.
-
-        Raises:
-            ArgumentError: this K was not measured.
-        """
-        return self._at(k, self.measured_bias, 0.0)
-
-    def cosine_of(self, k: int) -> float:
-        """Cosine at a measured K; 1 from the sequence's length on. Raises: as :meth:`bias_of`."""
-        return self._at(k, self.measured_cosine, 1.0)
-
-    def _at(self, k: int, values: Tensor, beyond: float) -> float:
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ArgumentError("K >= 1", f"{k!r}", "count steps: K=1 is a loss's own step alone")
-        if k >= self.steps:
-            return beyond
-        found = (self.truncations == k).nonzero()
-        if not len(found):
-            raise ArgumentError(
-                "a K that was measured", f"K={k}", f"ask for it: at=[{k}], or at='every'"
-            )
-        return float(values[found[0, 0]])
-
-    def _spread(self, values: Tensor) -> Tensor:
-        lags = len(self.norms)
-        at = torch.arange(1, lags + 1)
-        if len(self.truncations) == 1:
-            return values.expand(lags).clone()
-        right = torch.searchsorted(self.truncations, at).clamp(1, len(self.truncations) - 1)
-        low, high = self.truncations[right - 1], self.truncations[right]
-        share = ((at - low) / (high - low)).clamp(0, 1).to(values.dtype)
-        return torch.lerp(values[right - 1], values[right], share)
 
 
 def default_truncations(steps: int, cap: int | None = None) -> list[int]:
@@ -221,7 +104,7 @@ def lag_spectrum(
     followed = T if sources is None else min(T, sources)
     of = B if sample_of is None else max(B, sample_of)
     parts = list(_parts(recurrence, direct, kept, followed, kept < of))
-    passes = [_Pass(r, d, truncations, cap, half, floor) for r, d, half in parts]
+    passes = [Walk(r, d, truncations, cap, half, floor) for r, d, half in parts]
     return _result(recurrence, passes, truncations, (kept, of), followed)
 
 
@@ -264,88 +147,6 @@ def _parts(
         yield recurrence, tuple(d.masked_fill(others, 0) for d in direct), half
 
 
-class _Pass:
-    """One walk over the lags; iterating it yields, for each K, what is missing of the gradient."""
-
-    def __init__(
-        self,
-        recurrence: Recurrence,
-        direct: States,
-        truncations: list[int],
-        cap: int | None,
-        half: int,
-        floor: float | None,
-    ) -> None:
-        self.recurrence = recurrence
-        self._truncations = truncations
-        self._last = recurrence.steps if cap is None else min(recurrence.steps, cap)
-        self._linear: Linear = recurrence.linearize()
-        self._direct = direct
-        self.total = total_gradient(recurrence, self._linear, direct)
-        self._half, self._turn = half, 0
-        # What lies below this, summed over all lags to come, is lost in the rounding of the total.
-        self._loose = floor is not None
-        self._floor = 1e-3 * torch.finfo(direct[0].dtype).eps if floor is None else floor
-        # Of all lanes, and of the first half of them.
-        self.gradient, self.half_gradient = self._gradients(flat(self.total))
-        self.squares: list[list[float]] = []  # by lag, by state
-        self.linked: list[float] = []  # by lag: the part that has a step before it
-
-    def _gradients(self, delta: States) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        n, B = delta[0].shape[0], self.recurrence.lanes
-        if not n:
-            return {}, {}
-        found = self._linear.gradient(delta, slice(0, n))
-        self._turn += 1
-        if not self._half or self._turn % HALVES != 1:
-            return found, {}
-        part = tuple(d.clone() for d in delta)
-        for d in part:
-            d.view(n // B, B, -1)[:, self._half :] = 0
-        return found, self._linear.gradient(part, slice(0, n))
-
-    def __iter__(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-        """For each K the gradient of all lags from K on, of all lanes and of half; empty for none."""
-        B = self.recurrence.lanes
-        # Two buffers that swap: a lag is read from one and the next written to the other.
-        current = tuple(d.clone() for d in flat(self._direct))
-        spare = tuple(torch.empty_like(d) for d in current)
-        rest = tuple(d.clone() for d in flat(self.total))
-        link = self.recurrence.link.flatten().to(current[0].dtype).unsqueeze(-1)
-        whole = bool(self.recurrence.link[1:].all())
-        floor = sum(map(_square, rest)) * self._floor**2
-        asked = iter(self._truncations)
-        k = next(asked)
-        n = current[0].shape[0]
-        for lag in range(self._last):
-            for r, d in zip(rest, current, strict=True):
-                r[:n].sub_(d[:n])
-            self.squares.append([_square(d[:n]) for d in current])
-            left = n - B
-            if lag + 1 == k:
-                yield self._gradients(tuple(r[:left] for r in rest))
-                k = next(asked, self._last + 1)
-            if not left or not sum(self.squares[-1]) > floor:
-                break
-            delta = tuple(d[B:n] for d in current)
-            if not whole:
-                for d in delta:
-                    d.mul_(link[B:n])
-            self.linked.append(sum(map(_square, delta)))
-            into = tuple(d[:left] for d in spare)
-            came = self._linear.back(delta, slice(B, n), into)
-            assert all(c.data_ptr() == i.data_ptr() for c, i in zip(came, into, strict=True))
-            current, spare, n = spare, current, left
-        beyond = self._gradients(rest) if self._loose and k < self._last else ({}, {})
-        while k <= self._last:
-            yield beyond if k < self.recurrence.steps else ({}, {})
-            k = next(asked, self._last + 1)
-
-
-def _square(value: Tensor) -> float:
-    return float(torch.linalg.vector_norm(value)) ** 2
-
-
 @dataclass
 class _Tally:
     """Squares and products with g of what is missing at one K, by parameter."""
@@ -355,7 +156,7 @@ class _Tally:
 
     @staticmethod
     def of(missing: dict[str, Tensor], gradient: dict[str, Tensor]) -> _Tally:
-        squares = {n: _square(m) for n, m in missing.items()}
+        squares = {n: square(m) for n, m in missing.items()}
         dots = {n: float(torch.dot(m.flatten(), gradient[n].flatten())) for n, m in missing.items()}
         return _Tally(squares, dots)
 
@@ -370,16 +171,16 @@ class _Tally:
 
 def _result(
     recurrence: Recurrence,
-    passes: list[_Pass],
+    passes: list[Walk],
     truncations: list[int],
     lanes: tuple[int, int],
     sources: int,
 ) -> LagSpectrum:
     gradient = _sum([p.gradient for p in passes])
-    whole = {n: _square(g) for n, g in gradient.items()}
+    whole = {n: square(g) for n, g in gradient.items()}
     size = sum(whole.values())
     halves = _halves(gradient, [(p.gradient, p.half_gradient) for p in passes])
-    sizes = [sum(map(_square, half.values())) for half in halves]
+    sizes = [sum(map(square, half.values())) for half in halves]
     tallies: list[_Tally] = []
     blocks: list[float] = []
     errors: list[float] = []
@@ -388,14 +189,14 @@ def _result(
         together = _sum([whole_part for whole_part, _ in missing])
         tallies.append(_Tally.of(together, gradient))
         change = (g - together[n] if n in together else g for n, g in before.items())
-        blocks.append(sum(map(_square, change)) ** 0.5)
+        blocks.append(sum(map(square, change)) ** 0.5)
         before = together
         parts = _halves(together, missing)
         if not halves or (len(parts) < 2 and together):
             errors.append(errors[-1] if errors else 0.0)
         else:
             one, other = (
-                _ratio(sum(map(_square, half.values())), n) ** 0.5
+                _ratio(sum(map(square, half.values())), n) ** 0.5
                 for half, n in zip(parts or [{}, {}], sizes, strict=True)
             )
             errors.append(abs(one - other) / 2)
@@ -411,6 +212,9 @@ def _result(
     linked = _add_lines([torch.tensor(p.linked, dtype=torch.float64) for p in passes])
     norms = squares.sum(1)
     factors = (norms[1:] / linked[: len(norms) - 1]).sqrt()
+    # Lags that were not followed, because nothing is left to follow, are zeros.
+    squares = padded(squares, truncations[-1])
+    norms = squares.sum(1)
     total = torch.stack([_by_step(p.total) for p in passes])
     return LagSpectrum(
         name=recurrence.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bptt.probes.lag_spectrum import LagSpectrum
+from bptt.probes.spectrum import LagSpectrum
 
 # A factor of 0.9 a step leaves a tenth after 22 steps: what is farther back is not learnt from.
 VANISHES_BELOW = 0.9

@@ -3,7 +3,14 @@
 from bptt.recurrence.assemble import Found, assemble
 from bptt.recurrence.linear import Linear, States, Step, add_gradients
 from bptt.recurrence.recorder import Call, Recorder
-from bptt.recurrence.recurrence import Recurrence, direct_gradient, flat, merge, total_gradient
+from bptt.recurrence.recurrence import (
+    Recurrence,
+    direct_gradient,
+    flat,
+    merge,
+    padded,
+    total_gradient,
+)
 from bptt.recurrence.replay import ReplayError, check_replay
 from bptt.recurrence.stack import layer_gates
 from bptt.recurrence.trace import trace
@@ -26,6 +33,7 @@ __all__ = [
     "flat",
     "layer_gates",
     "merge",
+    "padded",
     "total_gradient",
     "trace",
 ]

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from bptt.recurrence.layers import LayerCall
+from bptt import ops
+from bptt.recurrence.layers import LayerCall, layer_weights
 from bptt.recurrence.linear import States
 
 
@@ -63,6 +64,11 @@ def normal_layer_call(
     else:
         given = state if module.mode == "LSTM" else (state,)
         start = tuple(_rows(s, batched).to(dtype) for s in given)
+    marked = options.get("reset") is not None or options.get("cut") is not None
+    plain = not marked and (lengths is None or packed is not None) and embedding is None
+    by_torch = not _ours(module) or (
+        plain and ops.leaves_to_torch(module.mode, x, start, layer_weights(module, 0)[0])
+    )
     drops = module.dropout > 0 and module.training and module.num_layers > 1
     return LayerCall(
         name,
@@ -75,7 +81,8 @@ def normal_layer_call(
         cut=mark(options.get("cut")),
         generator=generator if drops else None,
         packed=packed if packed is None else _detached(packed),
-        batch_major=_ours(module) and module.batch_first and batched,
+        by_torch=by_torch,
+        batch_major=not by_torch and module.batch_first and batched,
     )
 
 

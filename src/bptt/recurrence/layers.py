@@ -42,6 +42,7 @@ class LayerCall:
         cut: ``(T, B)`` or None.
         generator: the random generator's state when the call began; None without dropout.
         packed: the lanes' order inside a PackedSequence, if the call had one.
+        by_torch: whether torch's own operator computed it, ours leaving the call to it or not.
         batch_major: whether the layer's own buffers lie batch by batch.
     """
 
@@ -55,6 +56,7 @@ class LayerCall:
     cut: Tensor | None = None
     generator: Tensor | None = None
     packed: PackedSequence | None = None
+    by_torch: bool = True
     batch_major: bool = False
 
     @property
@@ -272,7 +274,7 @@ def _run(call: LayerCall, x: Tensor, start: States, weights: Weights, reverse: b
     module = call.module
     with torch.no_grad():
         plain = call.lengths is None and call.reset is None and call.cut is None and not reverse
-        if plain and type(module).forward in (nn.RNN.forward, nn.GRU.forward, nn.LSTM.forward):
+        if plain and call.by_torch:
             run = getattr(torch._VF, module.mode.lower())
             hx = tuple(s.unsqueeze(0) for s in start)
             state = hx if module.mode == "LSTM" else hx[0]
@@ -300,7 +302,7 @@ def _masks(call: LayerCall) -> tuple[Tensor, ...]:
             torch.set_rng_state(call.generator)
         for _ in range(module.num_layers - 1):
             # The same kind of tensor as the module dropped from, or the numbers fall elsewhere.
-            if call.packed is not None and call.lengths is not None:
+            if call.by_torch and call.packed is not None and call.lengths is not None:
                 mask = _packed_mask(call, call.packed, call.lengths)
             elif call.batch_major:
                 mask = F.dropout(call.y.new_ones(B, T, width), module.dropout).transpose(0, 1)

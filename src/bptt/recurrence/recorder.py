@@ -185,7 +185,7 @@ class Recorder:
         if not self._queued:
             self._queued = True
             # The engine runs it when the whole backward pass is done: as distributed training does.
-            engine: Any = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
+            engine: Any = torch.autograd.Variable._execution_engine
             engine.queue_callback(self._finish)
 
     def _finish(self) -> None:
