@@ -20,8 +20,8 @@ class LagSpectrum:
         norms: ``(lags,)``: norm over all steps, lanes and states of the gradient j steps back,
             (Σ_t ‖δ_t^j‖²)^½, for j = 0, 1, … up to T or the cap; 0 from where it is below rounding.
         state_norms: state's label → ``(lags,)``, the same for each state apart (an LSTM's h and c).
-        factors: ``(followed - 1,)``: by how much lag j's gradient changes in the next step back, over those
-            steps that have a step before them: 1 for an orthogonal map, however short the sequence.
+        factors: ``(followed - 1,)``: by how much a lag's gradient changes in the next step back, over
+            those steps that have a step before them: 1 for an orthogonal map, however short the sequence.
             As long as the lags were followed, above rounding.
         decay: the robust factor per step, see :func:`bptt.probes.decay.fit_decay`; NaN with one lag.
         truncations: ``(n,)`` int64, ascending: the K that were measured.
