@@ -38,9 +38,7 @@ class LinearCell(ABC):
         assert w_ih is not None
         assert w_hh is not None
         self._w_ih, self._w_hh = w_ih, w_hh
-        # Side by side, so that one product serves W_ih and W_hh.
-        self._xh = torch.cat([x, h], -1)
-        self._inputs = x.shape[1]
+        self._x, self._h = x, h
 
     @abstractmethod
     def back(
@@ -56,13 +54,13 @@ class LinearCell(ABC):
         """Scratch, kept between calls: fresh pages would cost more than the arithmetic."""
         kept = getattr(self, "_scratch", None)
         if kept is None or kept.numel() < n * width:
-            kept = self._scratch = self._xh.new_empty(n * width)
+            kept = self._scratch = self._h.new_empty(n * width)
         return kept[: n * width].view(n, width)
 
-    def _through(self, dz: Tensor, xh: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _through(self, dz: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor | None]:
         """Gradients of W_ih, W_hh and a bias for cotangents that are the same on both sides."""
-        both = dz.t() @ xh
-        return both[:, : self._inputs], both[:, self._inputs :], self._bias(dz)
+        left = dz.t()
+        return left @ take(self._x, rows), left @ take(self._h, rows), self._bias(dz)
 
     def _bias(self, dz: Tensor) -> Tensor | None:
         return None if self._b is None else dz.t() @ dz.new_ones(dz.shape[0])
@@ -100,7 +98,7 @@ class LinearRNN(LinearCell):
         """See :meth:`LinearCell.gradient`."""
         da = self._work(*delta[0].shape)
         torch.mul(delta[0], take(self._slope, rows), out=da)
-        w_ih, w_hh, b = self._through(da, take(self._xh, rows))
+        w_ih, w_hh, b = self._through(da, rows)
         return [w_ih, w_hh, b, b], da @ self._w_ih if dx else da
 
 
@@ -145,10 +143,11 @@ class LinearGRU(LinearCell):
         """See :meth:`LinearCell.gradient`."""
         n, H = delta[0].shape
         d = _product(delta[0], take(self._coefficients, rows), self._work(n, 4 * H))
-        xh, I = take(self._xh, rows), self._inputs
-        gates = d[:, : 2 * H].t() @ xh
-        w_ih = torch.cat([gates[:, :I], d[:, 3 * H :].t() @ xh[:, :I]])
-        w_hh = torch.cat([gates[:, I:], d[:, 2 * H : 3 * H].t() @ xh[:, I:]])
+        x, left = take(self._x, rows), d.t()
+        w_ih = torch.empty_like(self._w_ih)
+        torch.mm(left[: 2 * H], x, out=w_ih[: 2 * H])
+        torch.mm(left[3 * H :], x, out=w_ih[2 * H :])
+        w_hh = left[: 3 * H] @ take(self._h, rows)
         bias = self._bias(d)
         if bias is None:
             return [w_ih, w_hh, None, None], self._input(d) if dx else d
@@ -209,7 +208,7 @@ class LinearLSTM(LinearCell):
     def gradient(self, delta: States, rows: Rows, dx: bool) -> tuple[list[Tensor | None], Tensor]:
         """See :meth:`LinearCell.gradient`."""
         dz, _ = self._pull(delta, rows)
-        w_ih, w_hh, b = self._through(dz, take(self._xh, rows))
+        w_ih, w_hh, b = self._through(dz, rows)
         found = [w_ih, w_hh, b, b]
         if self._w_hr is not None:
             found.append(delta[0].t() @ take(self._raw, rows))

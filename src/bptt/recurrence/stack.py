@@ -84,7 +84,7 @@ class LinearStack(Linear):
 
     def zeros(self, *shape: int) -> Tensor:
         """Zeros of the trajectory's dtype and device."""
-        return self.layers[0]._xh.new_zeros(shape)
+        return self.layers[0].new[0].new_zeros(shape)
 
     def back(self, delta: States, rows: Rows, out: States | None = None) -> States:
         """J_tᵀ δ_t; see :meth:`Linear.back`."""
