@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         models,
         nn,
         ops,
+        probes,
+        recurrence,
         reference,
         remedies,
         streaming,
@@ -28,10 +30,17 @@ if TYPE_CHECKING:
     )
     from bptt.nn import convert
     from bptt.streaming import Stream
+    from bptt.watching import Flow, watch
 
-_NAMES = {"Stream": "bptt.streaming", "convert": "bptt.nn"}
+_NAMES = {
+    "Flow": "bptt.watching",
+    "Stream": "bptt.streaming",
+    "convert": "bptt.nn",
+    "watch": "bptt.watching",
+}
 
 __all__ = [
+    "Flow",
     "Stream",
     "carry",
     "convert",
@@ -41,11 +50,14 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "probes",
+    "recurrence",
     "reference",
     "remedies",
     "streaming",
     "tasks",
     "training",
+    "watch",
 ]
 
 

@@ -1,5 +1,6 @@
 """How the gradient is taken through time: one frozen dataclass a file, all with the same face."""
 
+from bptt.gradients.adaptive import Adaptive, Decision
 from bptt.gradients.checkpointed import Checkpointed
 from bptt.gradients.forward_mode import ForwardMode, LiveCarry
 from bptt.gradients.full import Full
@@ -9,7 +10,9 @@ from bptt.gradients.truncated import Truncated
 from bptt.gradients.windowed import Windowed
 
 __all__ = [
+    "Adaptive",
     "Checkpointed",
+    "Decision",
     "Estimator",
     "ForwardMode",
     "Full",

@@ -74,6 +74,19 @@ class Estimator(ABC):
             ArgumentError, ShapeError: what does not fit, and what to do.
         """
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the estimator remembers from call to call, as JSON takes it; most remember nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Remember what :meth:`state_dict` said."""
+        if state:
+            raise ArgumentError(
+                f"no state for {type(self).__name__}",
+                ", ".join(state),
+                "resume with the estimator the state was saved from",
+            )
+
 
 def check_call(carry: Carry, loss: Loss | None, inputs: Tensor, targets: Tensor, axis: int) -> Loss:
     """Refuse a call that could only go wrong later, or worse, silently."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from bptt.data import Corpus, Lanes, RandomChunks, Stream
 from bptt.gradients import (
+    Adaptive,
     Checkpointed,
     Estimator,
     ForwardMode,
@@ -68,6 +69,7 @@ def build_estimator(settings: Settings) -> Estimator:
         "full": Full,
         "windowed": lambda: Windowed(settings.k, settings.k2),
         "checkpointed": lambda: Checkpointed(states=settings.states),
+        "adaptive": lambda: Adaptive(settings.bias),
         "randomized": lambda: Randomized(settings.k, cut=settings.cut),
         "forward": ForwardMode,
     }

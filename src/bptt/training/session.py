@@ -92,7 +92,8 @@ class Session:
         numbers = asdict(self.progress)
         if not math.isfinite(self.progress.best_nats):
             numbers["best_nats"] = None  # JSON has no infinity
-        return Checkpoint(self.model.state_dict(), training, {**numbers, "data": self.data.state()})
+        numbers |= {"data": self.data.state(), "estimator": self.estimator.state_dict()}
+        return Checkpoint(self.model.state_dict(), training, numbers)
 
     def restore(self, saved: Checkpoint) -> None:
         """Become what a checkpoint holds.
@@ -104,6 +105,7 @@ class Session:
         try:
             self.model.load_state_dict(saved.model)
             self.data.seek(state.pop("data"))
+            self.estimator.load_state_dict(state.pop("estimator"))
             self._restore_optimizer(saved.training)
             self._restore_carry(saved.training)
             torch.set_rng_state(saved.training["random"])

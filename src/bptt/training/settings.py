@@ -15,8 +15,9 @@ import tyro
 
 from bptt.errors import ArgumentError, RunError
 
-
-Gradient = Literal["truncated", "full", "windowed", "checkpointed", "randomized", "forward"]
+Gradient = Literal[
+    "truncated", "full", "windowed", "checkpointed", "adaptive", "randomized", "forward"
+]
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,7 @@ class Settings:
 
     batch: int = 16
     """Lanes B that are trained side by side."""
-    gradient: Literal["truncated", "full", "windowed", "checkpointed", "randomized", "forward"] = (
-        "truncated"
-    )
+    gradient: Gradient = "truncated"
     """How the gradient is taken through a chunk; docs/estimators says which to take."""
     k: int = 64
     """Truncation length K; windowed: steps whose losses a window scores, k1."""
@@ -141,7 +140,7 @@ class Settings:
             raise ArgumentError(
                 "--forget-bias with --cell lstm", f"--cell {self.cell}", "leave the bias out"
             )
-        cuts = self.gradient not in ("full", "checkpointed", "forward")
+        cuts = self.gradient in ("truncated", "windowed", "randomized")
         if self.chunk is not None and cuts and self.chunk < self.k:
             raise ArgumentError(
                 "--chunk at least --k",

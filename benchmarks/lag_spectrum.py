@@ -1,0 +1,134 @@
+"""What the gradient by lag costs, in passes of BPTT; and watching a training run, in percent.
+
+.venv/bin/python benchmarks/lag_spectrum.py [--hidden 128] [--steps 256] [--batch 32] [--threads 2]
+
+Interleaved medians: the probe over all lags against torch.nn's own forward and backward pass, equality
+with autograd checked first; and steps of training with and without one that ``watch`` measures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import tyro
+
+import bptt
+from bptt.probes import lag_spectrum
+from bptt.recurrence import trace
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What to measure."""
+
+    hidden: int = 128
+    steps: int = 256
+    batch: int = 32
+    threads: int = 2
+    rounds: int = 5
+    cells: tuple[str, ...] = ("RNN", "GRU", "LSTM")
+
+
+def median(values: list[float]) -> float:
+    """The middle one."""
+    return sorted(values)[len(values) // 2]
+
+
+def interleaved(rounds: int, *functions: Callable[[], object]) -> list[float]:
+    """Median seconds of each, run in turn so that a slow moment of the machine meets them all."""
+    times: list[list[float]] = [[] for _ in functions]
+    for function in functions:
+        function()
+    for _ in range(rounds):
+        for kept, function in zip(times, functions, strict=True):
+            start = time.perf_counter()
+            function()
+            kept.append(time.perf_counter() - start)
+    return [median(kept) for kept in times]
+
+
+def long_memory(cell: str, size: Sizes) -> torch.nn.RNNBase:
+    """A layer whose gradient lasts: no lag falls below rounding, so that none is saved."""
+    module = getattr(torch.nn, cell)(size.hidden, size.hidden)
+    with torch.no_grad():
+        if cell == "RNN":
+            torch.nn.init.orthogonal_(module.weight_hh_l0)
+            module.weight_ih_l0.mul_(0.1)
+        else:  # the update gate, the forget gate
+            module.bias_hh_l0[size.hidden : 2 * size.hidden] += 4.0
+    return module
+
+
+def probe(cell: str, size: Sizes) -> None:
+    """One row: all lags against passes of BPTT."""
+    module = long_memory(cell, size)
+    x = torch.randn(size.steps, size.batch, size.hidden)
+    weight = torch.randn(size.steps, size.batch, size.hidden)
+
+    def train() -> None:
+        module.zero_grad()
+        (module(x)[0] * weight).mean().backward()
+
+    train()
+    (recurrence,) = trace(module, x)
+    direct = tuple(torch.zeros_like(a) for a in recurrence.after)
+    direct[0].copy_(weight / weight.numel())
+    spectrum = lag_spectrum(recurrence, direct)
+    norm = sum(float(p.grad.square().sum()) for p in module.parameters() if p.grad is not None)
+    error = abs(spectrum.gradient_norm / norm**0.5 - 1)
+    if error > 1e-5:
+        raise SystemExit(f"{cell}: the lags do not add up to autograd's gradient, {error:.1e}")
+    passes, probed = interleaved(size.rounds, train, lambda: lag_spectrum(recurrence, direct))
+    print(
+        f"| {cell} | {len(spectrum.norms)} | {len(spectrum.truncations)} | {spectrum.horizon()} "
+        f"| {probed / passes:.1f} | {error:.0e} |",
+        flush=True,
+    )
+
+
+def watched(cell: str, size: Sizes) -> None:
+    """One row: steps of training, plain, watched but not measured, and measured; 49 of 50 are not."""
+    model = bptt.models.LanguageModel(80, cell.lower(), size.hidden)
+    optimizer = torch.optim.Adam(model.parameters())
+    tokens = torch.randint(80, (size.steps + 1, size.batch))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        logits, _ = model(tokens[:-1])
+        bptt.models.token_loss(logits, tokens[1:]).backward()
+        optimizer.step()
+
+    def several() -> None:
+        for _ in range(5):
+            step()
+
+    def measured() -> None:
+        with bptt.watch(model, every=50):
+            several()
+
+    plain, within = interleaved(size.rounds, several, measured)
+    print(
+        f"| {cell} | {1e3 * plain / 5:.1f} ms | {1e3 * (within - plain):.1f} ms "
+        f"| {100 * (within - plain) / (10 * plain):.1f} % |",
+        flush=True,
+    )
+
+
+def main(size: Sizes) -> None:
+    """Print both tables."""
+    torch.manual_seed(0)
+    torch.set_num_threads(size.threads)
+    print(f"torch {torch.__version__}, {size}\n")
+    print("| cell | lags | K | horizon | passes of BPTT | error |\n|---|--:|--:|--:|--:|--:|")
+    for cell in size.cells:
+        probe(cell, size)
+    print("\n| model | training step | a measurement | of every 50th step |\n|---|--:|--:|--:|")
+    for cell in size.cells:
+        watched(cell, Sizes(**{**vars(size), "steps": min(size.steps, 64), "rounds": 15}))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Sizes))

@@ -1,0 +1,173 @@
+"""Truncation that sets its own length: the bias is measured, and k is the least that stays within it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from bptt.carry import Carry
+from bptt.errors import ArgumentError
+from bptt.gradients.step import Estimator, Loss, Step
+from bptt.gradients.truncated import Truncated
+from bptt.probes.lag_spectrum import default_truncations
+from bptt.watching import watch
+
+logger = logging.getLogger(__name__)
+
+# A block of one call: only its first backward pass is measured, however many there are.
+ONCE = sys.maxsize
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one measurement led to.
+
+    Attributes:
+        call: number of the estimator's call it was made in, from 0.
+        horizon: the smallest K from which on the relative bias is within bounds, in steps.
+        reach: steps of the sequence that was measured: no horizon can be longer.
+        k: truncation length from then on.
+    """
+
+    call: int
+    horizon: int
+    reach: int
+    k: int
+
+
+@dataclass
+class _Memory:
+    """What has been measured so far."""
+
+    calls: int = 0
+    decisions: list[Decision] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Adaptive(Estimator):
+    """Truncated BPTT with the smallest k whose gradient is within a relative bias of the exact one.
+
+    Every ``every``-th call goes back through the whole sequence and splits the gradient by lag, which
+    gives bias(K) = ‖g_K - g‖ / ‖g‖ for every K. The smallest K from which on it is at most ``bias`` is
+    the horizon of that call; k is the median of the last three, so that one batch cannot throw it far.
+    Calls in between are :class:`Truncated` with that k.
+
+    Attributes:
+        bias: the largest relative bias, between 0 and 1.
+        k_max: k's upper bound; a measured call goes back through pieces of 2·k_max steps then, and not
+            through the whole sequence. Default: no bound.
+        k_min: k's lower bound.
+        every: calls from one measurement to the next; the first call is measured.
+        lanes: lanes to measure, a sample of the batch; None for all.
+        batch_first: whether time is axis 1 of the inputs.
+        reduction: ``"mean"`` or ``"sum"``; default: what the loss says of itself, else a mean.
+
+    The estimator remembers what it measured (:attr:`decisions`, :meth:`state_dict`), and says each
+    decision to the logger ``bptt.gradients.adaptive``. A horizon cannot be longer than the sequence a
+    call is given: hand it several times the k you expect.
+
+    Cost: that of :class:`Truncated`, and per measured call one exact gradient and the lags of
+    ``lanes`` lanes, see :func:`bptt.probes.lag_spectrum`.
+
+    Example:
+        >>> import torch, bptt
+        >>> gru = torch.nn.GRU(3, 5)
+        >>> x, target = torch.randn(40, 2, 3), torch.randn(40, 2, 5)
+        >>> estimator = Adaptive(bias=0.1)
+        >>> step = estimator.backward(gru, x, target, loss=torch.nn.functional.mse_loss)
+        >>> estimator.k == estimator.decisions[0].k < 40
+        True
+
+    Source: C. Aicher, N. J. Foti and E. B. Fox, 2019, Adaptively truncating backpropagation through
+    time to control gradient bias. They bound the bias by an assumed geometric decay; here it is
+    measured.
+    """
+
+    bias: float = 0.05
+    k_max: int | None = None
+    k_min: int = 1
+    every: int = 50
+    lanes: int | None = 4
+    batch_first: bool = False
+    reduction: str | None = None
+    _memory: _Memory = field(default_factory=_Memory, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.bias, (int, float)) or not 0 < self.bias < 1:
+            raise ArgumentError(
+                "a bias between 0 and 1", f"{self.bias!r}", "give a share, e.g. 0.05 for 5 %"
+            )
+        for name in ("k_max", "k_min", "every", "lanes"):
+            value = getattr(self, name)
+            optional = name in ("k_max", "lanes") and value is None
+            if not optional and (
+                not isinstance(value, int) or isinstance(value, bool) or value < 1
+            ):
+                raise ArgumentError(f"{name} >= 1", f"{value!r}", f"change {name}")
+        if self.k_max is not None and self.k_max < self.k_min:
+            raise ArgumentError(
+                "k_max >= k_min", f"{self.k_max} < {self.k_min}", "raise k_max or lower k_min"
+            )
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """Every measurement and what it led to, oldest first."""
+        return tuple(self._memory.decisions)
+
+    @property
+    def k(self) -> int | None:
+        """The truncation length in use; None before the first call."""
+        return self._memory.decisions[-1].k if self._memory.decisions else None
+
+    def backward(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        carry: Carry = None,
+        loss: Loss | None = None,
+        *,
+        reset: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Step:
+        """See :meth:`Estimator.backward`."""
+        k = self.k
+        due = k is None or self._memory.calls % self.every == 0
+        axis = 1 if self.batch_first else 0
+        steps = inputs.shape[axis] if inputs.dim() > axis else 1
+        reach = max(1, steps if self.k_max is None else min(steps, 2 * self.k_max))
+        inner = Truncated(
+            reach if due or k is None else k, batch_first=self.batch_first, reduction=self.reduction
+        )
+        given: Any = (model, inputs, targets, carry, loss)
+        if not due:
+            step = inner.backward(*given, reset=reset, lengths=lengths)
+        else:
+            at = default_truncations(reach)
+            with watch(model, every=ONCE, lanes=self.lanes, at=at) as flow:
+                step = inner.backward(*given, reset=reset, lengths=lengths)
+            self._decide(max(m.spectrum.horizon(self.bias) for m in flow.modules), reach)
+        self._memory.calls += 1
+        return step
+
+    def _decide(self, horizon: int, reach: int) -> None:
+        memory = self._memory
+        recent = sorted([d.horizon for d in memory.decisions[-2:]] + [horizon])
+        k = max(self.k_min, recent[len(recent) // 2])
+        k = k if self.k_max is None else min(k, self.k_max)
+        memory.decisions.append(Decision(memory.calls, horizon, reach, k))
+        logger.info("call %d: horizon %d of %d steps, k = %d", memory.calls, horizon, reach, k)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See :meth:`Estimator.state_dict`."""
+        decisions = [[d.call, d.horizon, d.reach, d.k] for d in self._memory.decisions]
+        return {"calls": self._memory.calls, "decisions": decisions}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See :meth:`Estimator.load_state_dict`."""
+        self._memory.calls = int(state["calls"])
+        self._memory.decisions = [Decision(*map(int, numbers)) for numbers in state["decisions"]]

@@ -1,0 +1,30 @@
+"""What is measured of a recurrence: pure functions, one file each, that return frozen results."""
+
+from bptt.probes.capacity import Capacity, capacity
+from bptt.probes.decay import fit_decay
+from bptt.probes.jacobian_products import JacobianProducts, jacobian_products
+from bptt.probes.lag_spectrum import default_truncations, lag_spectrum
+from bptt.probes.lyapunov import Lyapunov, lyapunov_spectrum
+from bptt.probes.saturation import Gate, Saturation, saturation
+from bptt.probes.spectrum import LagSpectrum
+from bptt.probes.state_gradients import StateGradients, state_gradients
+from bptt.probes.verdict import verdict
+
+__all__ = [
+    "Capacity",
+    "Gate",
+    "JacobianProducts",
+    "LagSpectrum",
+    "Lyapunov",
+    "Saturation",
+    "StateGradients",
+    "capacity",
+    "default_truncations",
+    "fit_decay",
+    "jacobian_products",
+    "lag_spectrum",
+    "lyapunov_spectrum",
+    "saturation",
+    "state_gradients",
+    "verdict",
+]

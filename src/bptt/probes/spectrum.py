@@ -1,0 +1,127 @@
+"""The result of :func:`bptt.probes.lag_spectrum`: numbers, and the questions they answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bptt.errors import ArgumentError
+
+
+@dataclass(frozen=True, eq=False)
+class LagSpectrum:
+    """What :func:`lag_spectrum` found. Tensors are float64 on the CPU, gradients in the loss's units.
+
+    Attributes:
+        name: of the recurrent module.
+        steps: T, of the longest lane.
+        norms: ``(lags,)``: norm over all steps, lanes and states of the gradient j steps back,
+            (Σ_t ‖δ_t^j‖²)^½, for j = 0, 1, … up to T or the cap; 0 from where it is below rounding.
+        state_norms: state's label → ``(lags,)``, the same for each state apart (an LSTM's h and c).
+        factors: ``(followed - 1,)``: by how much a lag's gradient changes in the next step back, over
+            those steps that have a step before them: 1 for an orthogonal map, however short the sequence.
+            As long as the lags were followed, above rounding.
+        decay: the robust factor per step, see :func:`bptt.probes.decay.fit_decay`; NaN with one lag.
+        truncations: ``(n,)`` int64, ascending: the K that were measured.
+        measured_bias: ``(n,)``: ‖g_K - g‖ / ‖g‖ at those K.
+        measured_cosine: ``(n,)``: cosine of the angle between g_K and g at those K.
+        block_norms: ``(n,)``: norm of the parameter gradient of the lags from one measured K to the
+            next: up to K=64 that of the single lag K - 1.
+        bias: ``(lags,)``: bias[K - 1] of K; between measured K interpolated on its logarithm.
+        cosine: ``(lags,)``: likewise, interpolated linearly.
+        parameters: name → ``(n,)``: ‖g_K - g‖ / ‖g‖ of each parameter alone; NaN where its g is 0.
+        layers: layer → ``(n,)``: the same for each layer's parameters together.
+        gradient_norm: ‖g‖.
+        state_gradient_norms: ``(T,)``: ‖∂L/∂h_t‖ over lanes and states, all lags together.
+        lanes: how many lanes were measured, of how many.
+        sources: the share of the loss's time steps that were followed; 1 unless sampled.
+        bias_error: ``(n,)``: standard error of ``measured_bias`` from sampling, half the difference
+            between two halves of the sample, at every fourth K and held until the next; zeros where
+            nothing was sampled.
+    """
+
+    name: str
+    steps: int
+    norms: Tensor
+    state_norms: dict[str, Tensor]
+    factors: Tensor
+    decay: float
+    truncations: Tensor
+    measured_bias: Tensor
+    measured_cosine: Tensor
+    block_norms: Tensor
+    parameters: dict[str, Tensor]
+    layers: dict[int, Tensor]
+    gradient_norm: float
+    state_gradient_norms: Tensor
+    lanes: tuple[int, int]
+    sources: float
+    bias_error: Tensor
+
+    @property
+    def bias(self) -> Tensor:
+        """Relative bias of the gradient truncated to K = 1 … lags."""
+        tiny = torch.finfo(torch.float64).tiny
+        return self._spread(self.measured_bias.clamp(min=tiny).log()).exp()
+
+    @property
+    def cosine(self) -> Tensor:
+        """Cosine between truncated and full gradient for K = 1 … lags."""
+        return self._spread(self.measured_cosine)
+
+    def horizon(self, tolerance: float = 0.05) -> int:
+        """The smallest K from which on the relative bias is at most ``tolerance``, in steps.
+
+        Exact up to K=64 and wherever every K was measured; between the K measured beyond, the
+        upper one, at most 19 % too large. If no measured K is good enough, T.
+
+        Raises:
+            ArgumentError: the tolerance is not between 0 and 1.
+        """
+        if not 0 < tolerance < 1:
+            raise ArgumentError(
+                "a tolerance between 0 and 1", f"{tolerance}", "pass a share, e.g. 0.05 for 5 %"
+            )
+        good = (self.measured_bias <= tolerance).tolist()
+        horizon = self.steps
+        for k, fine in zip(reversed(self.truncations.tolist()), reversed(good), strict=True):
+            if not fine:
+                break
+            horizon = k
+        return horizon
+
+    def bias_of(self, k: int) -> float:
+        """Relative bias at a measured K; 0 from the sequence's length on.
+
+        Raises:
+            ArgumentError: this K was not measured.
+        """
+        return self._at(k, self.measured_bias, 0.0)
+
+    def cosine_of(self, k: int) -> float:
+        """Cosine at a measured K; 1 from the sequence's length on. Raises: as :meth:`bias_of`."""
+        return self._at(k, self.measured_cosine, 1.0)
+
+    def _at(self, k: int, values: Tensor, beyond: float) -> float:
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise ArgumentError("K >= 1", f"{k!r}", "count steps: K=1 is a loss's own step alone")
+        if k >= self.steps:
+            return beyond
+        found = (self.truncations == k).nonzero()
+        if not len(found):
+            raise ArgumentError(
+                "a K that was measured", f"K={k}", f"ask for it: at=[{k}], or at='every'"
+            )
+        return float(values[found[0, 0]])
+
+    def _spread(self, values: Tensor) -> Tensor:
+        lags = len(self.norms)
+        at = torch.arange(1, lags + 1)
+        if len(self.truncations) == 1:
+            return values.expand(lags).clone()
+        right = torch.searchsorted(self.truncations, at).clamp(1, len(self.truncations) - 1)
+        low, high = self.truncations[right - 1], self.truncations[right]
+        share = ((at - low) / (high - low)).clamp(0, 1).to(values.dtype)
+        return torch.lerp(values[right - 1], values[right], share)

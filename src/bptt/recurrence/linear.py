@@ -1,0 +1,85 @@
+"""What every step has in common: it maps states to states, and it can be linearised along a trajectory.
+
+Rows: the T·B pairs of a step and a lane, time-major, so row t·B + b is step t of lane b. One product
+over a range of rows moves every step in it at once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+States: TypeAlias = tuple[Tensor, ...]
+Rows: TypeAlias = "slice | Tensor"
+
+
+class Step(ABC):
+    """One step of a recurrence, ``(inputs, states) -> states``, every tensor ``(N, ·)``.
+
+    Attributes:
+        parameters: by name, detached: those the gradient is taken to.
+        layer_of: the layer each of them belongs to.
+    """
+
+    parameters: Mapping[str, Tensor]
+    layer_of: Mapping[str, int]
+
+    @abstractmethod
+    def __call__(self, inputs: tuple[Tensor, ...], states: States) -> States:
+        """The states after the step."""
+
+    @abstractmethod
+    def linearize(self, inputs: tuple[Tensor, ...], states: States) -> Linear:
+        """The step's derivative at each of N rows."""
+
+
+class Linear(ABC):
+    """A step's derivative at N recorded rows; everything in it is linear in ``delta``."""
+
+    @abstractmethod
+    def back(self, delta: States, rows: Rows, out: States | None = None) -> States:
+        """J_tᵀ δ_t for the rows given.
+
+        Args:
+            delta: gradient by the states after the step, each ``(n, S)``.
+            rows: which n of the N rows they stand at.
+            out: tensors ``(n, S)`` to write into; must not overlap ``delta``.
+
+        Returns:
+            gradient by the states before the step, each ``(n, S)``.
+        """
+
+    @abstractmethod
+    def gradient(self, delta: States, rows: Rows) -> dict[str, Tensor]:
+        """Σ over the rows of (∂h_t/∂θ)ᵀ δ_t, for every parameter θ by name."""
+
+    def jacobian(self, rows: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        """J_t at the rows given, ``(n, S, S)`` over the states side by side, S their sizes' sum."""
+        n, total = rows.shape[0], sum(sizes)
+        lines = []
+        for state, size in enumerate(sizes):
+            for unit in range(size):
+                delta = tuple(self.zeros(n, s) for s in sizes)
+                delta[state][:, unit] = 1
+                lines.append(torch.cat(self.back(delta, rows), -1))
+        return torch.stack(lines, 1) if total else self.zeros(n, 0)
+
+    @abstractmethod
+    def zeros(self, *shape: int) -> Tensor:
+        """Zeros of the trajectory's dtype and device."""
+
+
+def take(value: Tensor, rows: Rows) -> Tensor:
+    """The rows of a tensor: a view for a range, a copy for numbers."""
+    return value[rows]
+
+
+def add_gradients(total: dict[str, Tensor], more: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add gradients by name into ``total``."""
+    for name, value in more.items():
+        total[name] = total[name] + value if name in total else value
+    return total

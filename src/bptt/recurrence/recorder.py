@@ -1,0 +1,268 @@
+"""Watch a model's own calls by hooks, and hand over its recurrences when a backward pass ends.
+
+What is found: torch's and our layers; RNNCell, GRUCell and LSTMCell; and any module of the user's
+that is called once a step as ``(x, state)`` and given back the state it returned. Nothing is copied
+and no graph is held: calls are recorded as detached views.
+
+A layer's ``∂L/∂y`` and a cell's ``∂L/∂h`` are taken by tensor hooks in the user's own backward.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from bptt import carry
+from bptt.errors import ArgumentError
+from bptt.recurrence.cellcalls import KNOWN, is_silent, outputs_of, states_of
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a module, detached.
+
+    Attributes:
+        name, module: which.
+        args, kwargs, output: what went in and came out.
+        flows: whether a gradient may pass through the states it was given.
+        generator: the random generator's state before, where the module drops units between layers.
+        embedding: the vectors of tokens, where the layer was given tokens.
+        gradients: by the place of the output tensor, what arrived at it in the backward pass.
+        versions: of the tensors, so that a change in place is noticed.
+    """
+
+    name: str
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+    flows: bool
+    generator: Tensor | None = None
+    embedding: Tensor | None = None
+    gradients: dict[int, Tensor] = field(default_factory=dict)
+    versions: list[tuple[Tensor, int]] = field(default_factory=list)
+
+    def check_unchanged(self) -> None:
+        """Raise if a recorded tensor was written to since."""
+        if any(t._version != v for t, v in self.versions):
+            raise ArgumentError(
+                f"inputs and outputs of {self.name or 'the model'} as they were in the forward pass",
+                "one changed in place before backward",
+                "write y = f(y) in place of f_(y), or leave that tensor out of the watched step",
+            )
+
+
+class Recorder:
+    """Hooks on a model.
+
+    Args:
+        model: any module.
+        wanted: asked at every call, whether it is to be recorded.
+        finished: called when a backward pass has ended that reached recorded calls, with them; or,
+            where nothing was recorded, with an empty list.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        wanted: Callable[[], bool],
+        finished: Callable[[list[Call]], None],
+    ) -> None:
+        self._wanted, self._finished = wanted, finished
+        self._calls: list[Call] = []
+        self._handles: list[Any] = []
+        self._patched: list[nn.Module] = []
+        self._generators: dict[nn.Module, Tensor] = {}
+        self._armed = self._queued = False
+        self.without_gradient = 0
+        self.recorded = 0
+        self.candidates: list[str] = []
+        self.found = self._attach(model)
+
+    def _attach(self, model: nn.Module) -> list[str]:
+        """Hook every module that may be recurrent; the names of those that are for certain."""
+        found = []
+        seen: set[int] = set()
+        for name, module in model.named_modules():
+            name = plain_name(name)
+            if isinstance(module, (nn.RNNBase, *KNOWN)):
+                found.append(name)
+            elif type(module).__module__.startswith("torch."):
+                continue  # torch's other layers take no state
+            elif takes_two(module):
+                self.candidates.append(name)
+            else:
+                continue
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+            if isinstance(module, nn.RNNBase):
+                self._handles.append(module.register_forward_pre_hook(self._keep_generator))
+                if hasattr(module, "forward_tokens"):
+                    self._patch(name, module)
+
+            def hook(m: Any, args: Any, kwargs: Any, output: Any, name: str = name) -> Any:
+                return self._record(name, m, args, kwargs, output)
+
+            self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
+        return found
+
+    def _patch(self, name: str, module: nn.Module) -> None:
+        """Our layers' other entrance is no ``forward``: hooks do not see it."""
+        inner: Any = module.forward_tokens
+
+        def forward_tokens(tokens: Tensor, embedding: Tensor, hx: Any = None, **marks: Any) -> Any:
+            self._keep_generator(module)
+            output = inner(tokens, embedding, hx, **marks)
+            changed = self._record(name, module, (tokens, hx), marks, output, embedding)
+            return output if changed is None else changed
+
+        module.__dict__["forward_tokens"] = forward_tokens
+        self._patched.append(module)
+
+    def remove(self) -> None:
+        """Take every hook off."""
+        for handle in self._handles:
+            handle.remove()
+        for module in self._patched:
+            module.__dict__.pop("forward_tokens", None)
+        self._handles, self._patched, self._calls = [], [], []
+
+    def _keep_generator(self, module: Any, *_: Any) -> None:
+        if module.dropout > 0 and module.training and module.num_layers > 1 and self._wanted():
+            device = next(module.parameters()).device
+            cuda = device.type == "cuda"
+            state = torch.cuda.get_rng_state(device) if cuda else torch.get_rng_state()
+            self._generators[module] = state
+
+    def _record(
+        self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
+        output: Any, embedding: Tensor | None = None,
+    ) -> Any:  # fmt: skip
+        # A checkpointed part runs again inside backward; it is not another call.
+        if is_silent() or torch._C._current_graph_task_id() != -1:
+            return None
+        known = isinstance(module, (nn.RNNBase, *KNOWN))
+        if not known and not looks_like_step(module, args, kwargs, output):
+            return None
+        if not any(t.requires_grad for t in _tensors(output)):
+            self.without_gradient += known
+            return None
+        if not self._wanted():
+            if not self._armed:
+                self._armed = True
+                next(t for t in _tensors(output) if t.requires_grad).register_hook(self._queue)
+            return None
+        if not isinstance(module, nn.RNNBase):
+            # A state may be used once more inside the cell, as an LSTM's c is for h. A view of it is
+            # seen by the outside alone.
+            output = _views(output)
+        states = [*_tensors(args)[1:], *_tensors(list(kwargs.values()))]
+        call = Call(
+            name, module, _detach(args), _detach(kwargs), _detach(output),
+            any(s.requires_grad and not s.is_leaf for s in states),
+            self._generators.pop(module, None), None if embedding is None else embedding.detach(),
+        )  # fmt: skip
+        call.versions = [(t, t._version) for t in _tensors([call.args, call.kwargs, call.output])]
+        for place, tensor in enumerate(watched_outputs(module, output)):
+            if tensor.requires_grad:
+                tensor.register_hook(lambda g, place=place: self._arrive(call, place, g))
+        self.recorded += 1
+        self._calls.append(call)
+        return None if isinstance(module, nn.RNNBase) else output
+
+    def _arrive(self, call: Call, place: int, gradient: Tensor) -> None:
+        call.gradients[place] = gradient.detach()
+        self._queue()
+
+    def _queue(self, _: Tensor | None = None) -> None:
+        if not self._queued:
+            self._queued = True
+            # The engine runs it when the whole backward pass is done: as distributed training does.
+            engine: Any = torch.autograd.Variable._execution_engine
+            engine.queue_callback(self._finish)
+
+    def _finish(self) -> None:
+        reached = [c for c in self._calls if c.gradients]
+        self._calls, self._armed, self._queued = [], False, False
+        self._generators.clear()
+        with torch.no_grad():
+            self._finished(reached)
+
+
+def takes_two(module: nn.Module) -> bool:
+    """Whether a module's forward can be called as (x, state)."""
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    places = [p.kind for p in parameters]
+    return len(places) > 1 or inspect.Parameter.VAR_POSITIONAL in places
+
+
+def looks_like_step(module: nn.Module, args: Any, kwargs: Any, output: Any) -> bool:
+    """Whether a call could be a step (x, state) of a user's cell: states out as they came in."""
+    if len(args) + len(kwargs) < 2 or not args:
+        return False
+    inputs = list(carry.tensors(args[:1]))
+    given = list(carry.tensors([*args[1:], *kwargs.values()]))
+    states = states_of(module, output)
+    if not inputs or not states or not all(s.is_floating_point() for s in states):
+        return False
+    lanes = inputs[0].shape[:1]
+    if not lanes or any(s.dim() < 1 or s.shape[:1] != lanes for s in states):
+        return False
+    if not given:  # a first step may be given no state
+        return all(v is None for v in [*args[1:], *kwargs.values()])
+    return [g.shape for g in given] == [s.shape for s in states]
+
+
+def watched_outputs(module: nn.Module, output: Any) -> tuple[Tensor, ...]:
+    """The tensors whose gradient is taken: a layer's y, h_n (, c_n); a cell's states, then outputs."""
+    if isinstance(module, nn.RNNBase):
+        y = output[0].data if isinstance(output[0], PackedSequence) else output[0]
+        return (y, *carry.tensors(output[1]))
+    if isinstance(module, KNOWN):
+        return states_of(module, output)
+    return states_of(module, output) + outputs_of(module, output)
+
+
+def plain_name(name: str) -> str:
+    """A module's name without what wrappers put into it."""
+    return ".".join(
+        p for p in name.split(".") if p not in ("_orig_mod", "module", "_fsdp_wrapped_module")
+    )
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, PackedSequence):
+        return [value.data]
+    if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
+        return [t for part in value for t in _tensors(part)]
+    return list(carry.tensors(value))
+
+
+def _detach(value: Any) -> Any:
+    if isinstance(value, PackedSequence):
+        return PackedSequence(value.data.detach(), *value[1:])
+    if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
+        return type(value)(_detach(part) for part in value)
+    return carry.detach(value)
+
+
+def _views(output: Any) -> Any:
+    """The same structure over views; one tensor that stands in two places stays one."""
+    made: dict[int, Tensor] = {}
+
+    def view(tensor: Tensor) -> Tensor:
+        if not tensor.requires_grad:
+            return tensor
+        return made.setdefault(id(tensor), tensor.view_as(tensor))
+
+    return carry.apply(view, output)
