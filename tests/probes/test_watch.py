@@ -136,6 +136,25 @@ def test_distributed(tmp_path) -> None:
         dist.destroy_process_group()
 
 
+def test_a_gradient_that_overflows_is_a_verdict_and_no_error() -> None:
+    model = nn.RNN(3, 4, nonlinearity="relu")
+    with torch.no_grad():
+        model.weight_hh_l0.fill_(1e9)
+        model.bias_ih_l0.fill_(1.0)
+    with bptt.watch(model) as flow:
+        model(torch.rand(60, 2, 3))[0].sum().backward()
+    assert flow.verdict == "exploding"
+    assert "not finite" in flow.explain()
+    assert flow.horizon == 60
+
+
+def test_no_gradient_at_all() -> None:
+    model = nn.GRU(3, 4)
+    with bptt.watch(model) as flow:
+        (model(torch.rand(6, 2, 3))[0].sum() * 0).backward()
+    assert "norm is 0" in flow.explain()
+
+
 def test_under_checkpointing() -> None:
     from torch.utils.checkpoint import checkpoint
 

@@ -100,7 +100,8 @@ def _gate(name: str, values: Tensor, live: Tensor | None) -> Gate:
     lowest, highest = (-1.0, 1.0) if name in _SIGNED else (0.0, 1.0)
     if name == "relu":
         low, high = values == 0, torch.zeros_like(values, dtype=torch.bool)
-        highest = float(values.max()) or 1.0
+        finite = values[values.isfinite()]  # what has overflowed has no place in a histogram
+        highest = (float(finite.max()) if finite.numel() else 0.0) or 1.0
     else:
         low, high = values < lowest + EDGE, values > highest - EDGE
     counts = torch.histc(values.float(), BINS, lowest, highest).double()
