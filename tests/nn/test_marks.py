@@ -53,6 +53,23 @@ def parts(state):
     return state if isinstance(state, tuple) else (state,)
 
 
+@pytest.mark.parametrize("mark", ["reset", "cut"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_mark_in_the_padding_marks_nothing_in_either_direction(kind, mark):
+    layer = make(kind, bidirectional=True)
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
+    state = torch.randn(2, 2, 4, dtype=torch.float64, requires_grad=True)
+    hx = (state, state) if kind == "lstm" else state
+    lengths = torch.tensor([5, 3])
+    marks = torch.zeros(5, 2, dtype=torch.bool)
+    marks[3:, 1] = True
+    results = []
+    for options in ({}, {mark: marks}):
+        y, _ = layer(x, hx, lengths=lengths, **options)
+        results.append((y, torch.autograd.grad(y.square().sum(), state)[0]))
+    assert_close(results[1], results[0], TOL)
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 def test_reset_at_the_first_step_ignores_the_initial_state(kind):
     layer = make(kind)

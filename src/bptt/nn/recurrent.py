@@ -126,8 +126,8 @@ class _Recurrent(nn.RNNBase):
                 rest = tuple(s[row] for s in state), self._weights(row)
                 marks: dict[str, Any] = {
                     "lengths": sequence.lengths,
-                    "reset": _turn(sequence.reset) if direction else sequence.reset,
-                    "cut": _turn(sequence.cut) if direction else sequence.cut,
+                    "reset": _turn(sequence.reset, sequence.lengths) if direction else sequence.reset,
+                    "cut": _turn(sequence.cut, sequence.lengths) if direction else sequence.cut,
                     "reverse": bool(direction),
                 }
                 if layer == 0 and sequence.tokens is not None:
@@ -284,10 +284,13 @@ def convert(model: nn.Module) -> nn.Module:
     return model
 
 
-def _turn(mark: Tensor | None) -> Tensor | None:
+def _turn(mark: Tensor | None, lengths: Tensor | None) -> Tensor | None:
     """Marks for the reversed direction: entering t from t + 1 crosses the border before t + 1."""
     if mark is None:
         return None
+    if lengths is not None:
+        # A mark in the padding marks nothing; shifted, it would stand on the lane's last step.
+        mark = mark & (torch.arange(mark.shape[0], device=mark.device)[:, None] < lengths)
     return torch.cat([mark[1:], torch.zeros_like(mark[:1])])
 
 

@@ -55,7 +55,13 @@ def normal_layer_call(
     dtype = torch.promote_types(y.dtype, torch.float32)
 
     def mark(value: Tensor | None) -> Tensor | None:
-        return None if value is None else time_major(value, module, batched).to(y.device)
+        if value is None:
+            return None
+        value = time_major(value, module, batched).to(y.device)
+        if lengths is None:
+            return value
+        # A mark in the padding marks nothing.
+        return value & (torch.arange(value.shape[0], device=y.device)[:, None] < lengths)
 
     final = output[1] if module.mode == "LSTM" else (output[1],)
     start: States
