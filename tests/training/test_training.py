@@ -210,3 +210,24 @@ def test_language_model_in_chunks_is_the_language_model():
         second, _ = model(tokens[5:], carry)
         assert_close(torch.cat([first, second]), whole, 1e-12)
         assert_close(F.softmax(whole, -1), torch.full_like(whole, 1 / 9), 1e-12)
+
+
+def test_the_horizon_is_measured_on_the_way_and_changes_nothing(text, tmp_path):
+    def run(name, **options):
+        return train(small(text, tmp_path / name, **options))
+
+    with_it, without = run("a", horizon_every=15), run("b", horizon_every=0)
+    records = list(RunFolder(with_it.run).read_metrics())
+    measured = [record for record in records if "horizon" in record]
+    # Measured in updates 10, 15, 30, 45, 60; a line is written every third.
+    assert [record["step"] for record in measured] == [12, 15, 30, 45, 60]
+    for record in measured:
+        assert 1 <= record["horizon"] <= small(text, tmp_path).steps_per_update
+        assert record["verdict"] in ("vanishing", "healthy", "exploding")
+        grid, bias = record["spectrum"]["truncations"], record["spectrum"]["bias"]
+        assert len(grid) == len(bias)
+        assert bias[-1] == 0  # nothing is missing from the whole chunk
+    keys = ("loss", "norm")
+    assert [[r[k] for k in keys] for r in records if "loss" in r] == [
+        [r[k] for k in keys] for r in RunFolder(without.run).read_metrics() if "loss" in r
+    ]

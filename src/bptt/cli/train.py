@@ -39,7 +39,17 @@ class Train(Settings):
 OURS = ("resume", "sample", "json")
 BUDGETS = ("minutes", "steps", "epochs")
 # What a resumed run may change; everything else is part of what was trained so far.
-CHANGEABLE = {*BUDGETS, "patience", "eval_every", "log_every", "keep", "threads", "clip", "lr"}
+CHANGEABLE = {
+    *BUDGETS,
+    "patience",
+    "eval_every",
+    "log_every",
+    "horizon_every",
+    "keep",
+    "threads",
+    "clip",
+    "lr",
+}
 
 
 def run(arguments: list[str]) -> int:

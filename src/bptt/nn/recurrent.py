@@ -126,7 +126,9 @@ class _Recurrent(nn.RNNBase):
                 rest = tuple(s[row] for s in state), self._weights(row)
                 marks: dict[str, Any] = {
                     "lengths": sequence.lengths,
-                    "reset": _turn(sequence.reset, sequence.lengths) if direction else sequence.reset,
+                    "reset": _turn(sequence.reset, sequence.lengths)
+                    if direction
+                    else sequence.reset,
                     "cut": _turn(sequence.cut, sequence.lengths) if direction else sequence.cut,
                     "reverse": bool(direction),
                 }

@@ -24,6 +24,7 @@ from bptt.remedies import clip_norm
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import build_model, open_corpus
 from bptt.training.evaluate import Score, evaluate
+from bptt.training.horizon import measured
 from bptt.training.run_folder import RunFolder
 from bptt.training.schedule import Budget, rate
 from bptt.training.session import Session, Tally
@@ -148,14 +149,15 @@ def _update(session: Session, optimizer: torch.optim.Optimizer, lr: float) -> No
     chunk = session.data.take()
     if chunk.fresh:
         session.carry = None
-    step = session.estimator.backward(
-        session.model,
-        chunk.inputs,
-        chunk.targets,
-        session.carry,
-        loss=token_loss,
-        reset=None if chunk.fresh else chunk.reset,
-    )
+    with measured(session):
+        step = session.estimator.backward(
+            session.model,
+            chunk.inputs,
+            chunk.targets,
+            session.carry,
+            loss=token_loss,
+            reset=None if chunk.fresh else chunk.reset,
+        )
     clipped = clip_norm(session.model.parameters(), session.settings.clip)
     loss, norm = step.loss.item(), clipped.norm.item()
     if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -195,6 +197,9 @@ def _log(session: Session, run: RunFolder, lr: float) -> Record:
         "tokens": progress.tokens,
         "tokens_per_second": round(tally.tokens / max(progress.seconds - tally.seconds, 1e-9), 1),
     }
+    if progress.horizon is not None:
+        record |= progress.horizon
+        progress.horizon = None
     run.append_metrics(record)
     progress.tally = Tally(seconds=progress.seconds)
     return record

@@ -51,9 +51,9 @@ class TerminalReporter:
 
     def step(self, progress: float, record: dict[str, Any]) -> None:
         """Move the bar, and show the numbers of the last steps."""
-        self._last = record
+        self._last = {k: v for k, v in self._last.items() if k in _LASTING} | record
         if self._live is not None and self._task is not None:
-            self._live.update(self._task, completed=progress, description=line(record))
+            self._live.update(self._task, completed=progress, description=line(self._last))
 
     def score(self, step: int, score: Score) -> None:
         """Leave a line behind."""
@@ -71,6 +71,9 @@ class TerminalReporter:
             self._live = None
 
 
+_LASTING = ("horizon", "verdict")  # measured now and then; shown until they are measured again
+
+
 def line(record: dict[str, Any]) -> str:
     """One line of the numbers that tell how a run goes.
 
@@ -78,9 +81,12 @@ def line(record: dict[str, Any]) -> str:
         >>> line({"loss": 1.2, "bits": 1.73, "perplexity": 3.32, "norm": 0.41, "clipped": 0.1,
         ...       "tokens_per_second": 81234.0})
         'loss 1.200  1.730 bits  ppl 3.3  |g| 0.41  clipped 10%  81k tokens/s'
+
+    With ``"horizon"`` measured, it stands before the speed: ``horizon 14``, in steps.
     """
+    reach = f"horizon {record['horizon']}  " if "horizon" in record else ""
     return (
         f"loss {record['loss']:.3f}  {record['bits']:.3f} bits  ppl {record['perplexity']:.1f}  "
         f"|g| {record['norm']:.2g}  clipped {record['clipped']:.0%}  "
-        f"{record['tokens_per_second'] / 1000:.0f}k tokens/s"
+        f"{reach}{record['tokens_per_second'] / 1000:.0f}k tokens/s"
     )

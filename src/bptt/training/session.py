@@ -43,6 +43,7 @@ class Progress:
     best_step: int | None = None
     without_best: int = 0
     tally: Tally = field(default_factory=Tally)
+    horizon: dict[str, Any] | None = None  # measured since the last line of the metrics
 
 
 class Session:

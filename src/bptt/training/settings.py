@@ -95,6 +95,8 @@ class Settings:
     """Steps between held-out scores and checkpoints; default: ten in a run."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
+    horizon_every: int = 100
+    """Steps between measurements of how far back the gradient reaches; 0: never."""
     keep: int = 2
     """Newest checkpoints to keep, beside the best one."""
 
@@ -117,7 +119,7 @@ class Settings:
             self._at_least(name, 1)
         for name in ("window", "states", "order", "eval_every", "log_every", "keep", "threads"):
             self._at_least(name, 1)
-        for name in ("patience", "seed", "weight_decay", "momentum"):
+        for name in ("patience", "horizon_every", "seed", "weight_decay", "momentum"):
             self._at_least(name, 0)
         for name in ("lr", "clip", "minutes", "epochs"):
             value = getattr(self, name)
