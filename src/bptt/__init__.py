@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         carry,
         data,
         errors,
+        export,
         gradients,
         models,
         nn,
@@ -25,10 +26,15 @@ if TYPE_CHECKING:
         streaming,
         training,
     )
+    from bptt.export import export_c
     from bptt.nn import convert
     from bptt.streaming import Stream
 
-_NAMES = {"Stream": "bptt.streaming", "convert": "bptt.nn"}
+_NAMES = {
+    "Stream": "bptt.streaming",
+    "convert": "bptt.nn",
+    "export_c": "bptt.export",
+}
 
 __all__ = [
     "Stream",
@@ -36,6 +42,8 @@ __all__ = [
     "convert",
     "data",
     "errors",
+    "export",
+    "export_c",
     "gradients",
     "models",
     "nn",
