@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from bptt.errors import ArgumentError
 from bptt.export.c_float import float_files
+from bptt.export.c_int8 import int8_files
 from bptt.export.ctext import check_name
-from bptt.export.example import example_files
+from bptt.export.example import STEPS, example_files
 from bptt.export.extract import read_network, time_first
 from bptt.export.folder import check_free, write_folder
+from bptt.export.integer import Simulator, q_input
 from bptt.export.network import Network
+from bptt.export.quantise import QNetwork, quantise
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,18 @@ class Export:
         files: texts (or bytes) by file name.
         network: what was exported.
         folder: where it was written, None if nowhere.
+        quantised: the integer network, None for float32; :func:`bptt.export.measure_cost` takes it.
     """
 
     name: str
     files: Mapping[str, str | bytes]
     network: Network
     folder: Path | None = None
+    quantised: QNetwork | None = None
 
     def write(self, folder: str | os.PathLike[str]) -> Export:
         """Write the files into a new or empty folder, all or none."""
-        return Export(self.name, self.files, self.network, write_folder(folder, self.files))
+        return replace(self, folder=write_folder(folder, self.files))
 
 
 def export_c(
@@ -46,6 +51,9 @@ def export_c(
     out: str | os.PathLike[str] | None = None,
     *,
     name: str = "model",
+    precision: Literal["float32", "int8"] = "float32",
+    calibration: Tensor | None = None,
+    output_bits: Literal[8, 16] = 8,
     activations: Literal["own", "libm"] = "own",
 ) -> Export:
     """Write a recurrent module as one C99 header and source, stateful, without heap.
@@ -61,7 +69,11 @@ def export_c(
             of a recurrent or linear layer become one-hot vectors.
         out: a new or empty folder; None writes nothing and only returns the texts.
         name: a C identifier, the prefix of all others.
-        activations: ``"own"`` rational tanh and sigmoid, fast and the same on every machine;
+        precision: ``"float32"``, or ``"int8"``: int8 weights, input and output, int16 state.
+        calibration: for int8, at least 1000 steps of the data the network will see, shaped like the
+            example input; default: the example input itself.
+        output_bits: for int8, 8 or 16 bits an output.
+        activations: for float32, ``"own"`` rational tanh and sigmoid, fast and the same on every machine;
             ``"libm"`` uses ``tanhf`` and ``expf``.
 
     Returns:
@@ -83,13 +95,34 @@ def export_c(
     from bptt import __version__
 
     check_name(name)
-    if activations not in ("own", "libm"):
-        raise ArgumentError("activations 'own' or 'libm'", repr(activations), "pick one of them")
+    for what, value, known in (
+        ("precision", precision, ("float32", "int8")),
+        ("activations", activations, ("own", "libm")),
+    ):
+        if value not in known:
+            raise ArgumentError(f"{what} among {', '.join(known)}", repr(value), "pick one of them")
     if out is not None:
         check_free(out)
     network = read_network(module, example_input)
     inputs: Any = time_first(network, example_input)
-    files = float_files(name, network, __version__, libm=activations == "libm")
-    files |= example_files(name, network, inputs)
-    export = Export(name, files, network)
+    if precision == "float32":
+        if calibration is not None:
+            raise ArgumentError(
+                "calibration data for int8 only", "some for float32", "pass precision='int8'"
+            )
+        files = float_files(name, network, __version__, libm=activations == "libm")
+        files |= example_files(name, network, inputs)
+        export = Export(name, files, network)
+    else:
+        data = inputs if calibration is None else time_first(network, calibration)
+        q = quantise(network, data, output_bits)
+        files = int8_files(name, q, __version__) | _example(name, q, inputs)
+        export = Export(name, files, network, quantised=q)
     return export if out is None else export.write(out)
+
+
+def _example(name: str, q: QNetwork, inputs: Any) -> dict[str, str]:
+    x = inputs[:STEPS, :1]
+    taken = x if q.network.tokens else q_input(q, x)
+    outputs = Simulator(q).run(taken)[:, 0].astype(f"int{q.output_bits}")
+    return example_files(name, q.network, x, quantised=(taken[:, 0], outputs))
