@@ -11,7 +11,9 @@ from bptt.export.c_float import interface, summary
 from bptt.export.ctext import fill, int_array, shape
 from bptt.export.network import multiply_adds
 from bptt.export.quantise import (
+    GATE_BITS,
     LARGEST,
+    LOGIT_BITS,
     TABLE_STEP,
     UNIT_BITS,
     Product,
@@ -46,6 +48,9 @@ def int8_files(name: str, q: QNetwork, version: str) -> dict[str, str]:
     for what, shift in scales:
         lines.append(f"/* {what.lower()}: real value = integer / 2^{guard}_{what}_SHIFT */")
         lines.append(f"#define {guard}_{what}_SHIFT {f'({shift})' if shift < 0 else shift}")
+    final = q.layers[-1]
+    if isinstance(final, QLinear) and final.relative:
+        lines.append("/* Outputs are logits less the largest of the step: the most likely token alone has 127. */")
     words = {
         "name": name,
         "guard": guard,
@@ -153,6 +158,9 @@ class _Writer:
         if not last:
             self.body.insert(0, f"int16_t {y}[{size}];")
             self.stack += 2 * size
+        if layer.relative:
+            self.relative(number, layer, x)
+            return y
         value = f"bias{number}[j] + {self.scaled(f'w{number}', layer.product, layer.rows, x)}"
         self.body += [
             f"for (size_t j = 0U; j < {size}U; j++) {{",
@@ -160,6 +168,24 @@ class _Writer:
             "}",
         ]
         return y
+
+    def relative(self, number: int, layer: QLinear, x: str) -> None:
+        """Logits less the largest: see :class:`~bptt.export.quantise.QLinear`."""
+        size = len(layer.bias)
+        value = f"bias{number}[j] + {self.scaled(f'w{number}', layer.product, layer.rows, x)}"
+        self.body[0:0] = [f"int32_t z[{size}];", "size_t best = 0U;"]
+        self.stack += 4 * size
+        reduced = _down("z[j] - z[best]", GATE_BITS - LOGIT_BITS)
+        self.body += [
+            f"for (size_t j = 0U; j < {size}U; j++) {{",
+            f"    z[j] = {value};",
+            "    best = (z[j] > z[best]) ? j : best;",
+            "}",
+            f"for (size_t j = 0U; j < {size}U; j++) {{",
+            f"    output[j] = (int8_t)clip(127 + ({reduced}), -128, 126);",
+            "}",
+            "output[best] = 127;",
+        ]
 
     def recurrent(self, number: int, r: QRecurrent, source: str) -> str:
         """The layer's arrays and function; returns where its output lies."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bptt.errors import ArgumentError
 from bptt.export.integer import Simulator, q_input
-from bptt.export.quantise import UNIT_BITS, QNetwork, QRecurrent
+from bptt.export.quantise import UNIT_BITS, QLinear, QNetwork, QRecurrent
 
 _CHUNK = 1000
 
@@ -72,6 +72,8 @@ def measure_cost(q: QNetwork, inputs: NDArray[np.generic]) -> Cost:
     if steps < 20:
         raise ArgumentError("at least 20 steps to compare", str(steps), "give a longer stretch")
     predicts = q.network.tokens == q.network.output_size
+    final = q.layers[-1]
+    relative = isinstance(final, QLinear) and final.relative
     simulator, states = Simulator(q), q.network.zeros(1)
     units = [2.0**-r.state_shift for r in q.layers if isinstance(r, QRecurrent)]
     nats = np.zeros(2)
@@ -97,7 +99,13 @@ def measure_cost(q: QNetwork, inputs: NDArray[np.generic]) -> Cost:
             squares[start + t] = np.mean([np.mean(e**2) for e in errors])
             worst_state = max(worst_state, *(float(np.abs(e).max()) for e in errors))
         wanted = trace.output[:, 0]
-        worst_output = max(worst_output, float(np.abs(outputs - wanted).max()))
+        if relative:
+            # Both less their largest, and what int8 cannot show left out of the error, not the bits.
+            outputs -= 127 * 2.0**-q.output_shift
+            shown = np.maximum(wanted - wanted.max(1, keepdims=True), -255 * 2.0**-q.output_shift)
+        else:
+            shown = wanted
+        worst_output = max(worst_output, float(np.abs(outputs - shown).max()))
         same += int((outputs.argmax(1) == wanted.argmax(1)).sum())
         if predicts:
             targets = inputs[start + 1 : start + 1 + len(x)]

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt.export.quantise import (
+    GATE_BITS,
     LARGEST,
+    LOGIT_BITS,
     TABLE_STEP,
     UNIT_BITS,
     Ints,
@@ -69,7 +71,7 @@ class Simulator:
                 value = layer.weight[value]
             elif isinstance(layer, QLinear):
                 z = self._scaled(layer.product, value, layer.rows) + layer.bias
-                value = saturate(z, layer.bits)
+                value = relative(z) if layer.relative else saturate(z, layer.bits)
             else:
                 value = self._recurrent(layer, value, self.states[number])
                 number += 1
@@ -139,6 +141,15 @@ def sigmoid(z: Ints) -> Ints:
 def down(x: Ints, bits: int) -> Ints:
     """x / 2^bits to nearest, halves up."""
     return x + (1 << bits - 1) >> bits if bits else x
+
+
+def relative(z: Ints) -> Ints:
+    """Logits (B, V) in Q14 less the largest, which alone gets 127, in units of 2^-4; int8."""
+    best = z.argmax(1)[:, None]
+    value = down(z - np.take_along_axis(z, best, 1), GATE_BITS - LOGIT_BITS) + 127
+    value = np.clip(value, -128, 126)
+    np.put_along_axis(value, best, 127, 1)
+    return value
 
 
 def saturate(x: Ints, bits: int) -> Ints:

@@ -30,6 +30,7 @@ Ints = NDArray[np.int64]
 GATE_BITS = 14  # z in Q14: |z| < 16 matters to tanh and sigmoid, beyond they are constant
 UNIT_BITS = 15  # h of bounded cells, tanh and sigmoid in Q15
 TABLE_STEP = 10  # a table entry every 2^10 units of Q14: 1/16
+LOGIT_BITS = 4  # logits in int8: 2^-4 nats a unit
 LARGEST = 2**24  # z is held within this, so that sums of three stay in int32
 MIN_STEPS = 1000
 _TABLE_SIZE = 257
@@ -55,7 +56,11 @@ class Product:
 
 @dataclass(frozen=True, eq=False)
 class QLinear:
-    """Product plus bias, to ``bits`` bits at 2^-output_shift a unit; ``rows`` if x is a token."""
+    """Product plus bias, to ``bits`` bits at 2^-output_shift a unit; ``rows`` if x is a token.
+
+    ``relative``: the outputs are logits less the largest of the step, which alone gets 127. Softmax
+    and choice do not change by that, and 8 bits reach where it matters: 16 nats down, in sixteenths.
+    """
 
     name: str
     product: Product
@@ -63,6 +68,7 @@ class QLinear:
     output_shift: int
     bits: int
     rows: bool
+    relative: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,11 +167,15 @@ def quantise(network: Network, calibration: NDArray[np.generic], output_bits: in
             row = np.eye(layer.size)
         elif isinstance(layer, Linear):
             bits = output_bits if last else 16
-            shift = _shift_for(seen, 2 ** (bits - 1) - 1)
+            relative = last and bits == 8 and network.tokens == layer.output_size
+            shift = GATE_BITS if relative else _shift_for(seen, 2 ** (bits - 1) - 1)
             weight, step = (layer.weight, unit) if row is None else (layer.weight @ row.T, 1.0)
             product = _product(layer.name, weight, step, shift, peak if row is None else 1)
             bias = _to_int(layer.bias, shift)
-            layers.append(QLinear(layer.name, product, bias, shift, bits, row is not None))
+            shift = LOGIT_BITS if relative else shift
+            layers.append(
+                QLinear(layer.name, product, bias, shift, bits, row is not None, relative)
+            )
             unit, peak, row = 2.0**-shift, 2**15, None
         else:
             relu = layer.cell == "rnn_relu"
