@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         streaming,
         training,
     )
-    from bptt.export import export_c
+    from bptt.export import export_c, export_onnx
     from bptt.nn import convert
     from bptt.streaming import Stream
 
@@ -34,6 +34,7 @@ _NAMES = {
     "Stream": "bptt.streaming",
     "convert": "bptt.nn",
     "export_c": "bptt.export",
+    "export_onnx": "bptt.export",
 }
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "errors",
     "export",
     "export_c",
+    "export_onnx",
     "gradients",
     "models",
     "nn",
