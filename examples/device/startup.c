@@ -2,6 +2,7 @@
  * calls of newlib over semihosting, by which a debugger or QEMU shows what printf writes. */
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 
 extern uint32_t stack_top[], data_load[], data_start[], data_end[], bss_start[], bss_end[];
@@ -59,7 +60,7 @@ void reset(void)
     *(volatile uint32_t *)0xE000ED88U |= 0xFU << 20; /* CPACR: coprocessors 10 and 11 */
     __asm__ volatile("dsb\n\tisb");
 #endif
-    _exit(main());
+    exit(main()); /* flushes what printf holds */
 }
 
 int _write(int file, const char *text, int length)
