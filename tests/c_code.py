@@ -63,9 +63,7 @@ int many({name}_state *s, size_t count, const {x} *x, {y} *y) {{ {many} return 0
         self.outputs, self.tokens = network.output_size, network.tokens
         bits = None if export.quantised is None else export.quantised.output_bits
         self.y_type = np.dtype("float32" if bits is None else f"int{bits}")
-        self.x_type = np.dtype(
-            "uint32" if self.tokens else ("float32" if bits is None else "int8")
-        )
+        self.x_type = np.dtype("uint32" if self.tokens else ("float32" if bits is None else "int8"))
         call_ = f"{name}_step(s, {{}}, &y[t * {self.outputs}])"
         if self.tokens:
             step = f"wrong |= {call_.format('x[t]')};"
@@ -100,5 +98,7 @@ int many({name}_state *s, size_t count, const {x} *x, {y} *y) {{ {many} return 0
         """(T, I) or tokens (T,) to (T, O); the state goes on."""
         x = np.ascontiguousarray(inputs, self.x_type)
         y = np.empty((len(x), self.outputs), self.y_type)
-        assert self.c.run(self._at(self.state), ctypes.c_size_t(len(x)), self._at(x), self._at(y)) == 0
+        assert (
+            self.c.run(self._at(self.state), ctypes.c_size_t(len(x)), self._at(x), self._at(y)) == 0
+        )
         return y

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from c_code import SANITIZE, Library, call, compile_program
-from compare import assert_close, assert_equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bptt
 from bptt import export_c
 from bptt.models import LanguageModel
+from c_code import SANITIZE, Library, call, compile_program
+from compare import assert_close, assert_equal
 
 # The bound that is promised. Both sides round each step to 6e-8 of the largest term; the cells of
 # these networks forget, so errors do not add up over the steps.

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from c_code import Library, call, compile_program
-from compare import assert_equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +14,8 @@ from bptt.export.extract import read_network, time_first
 from bptt.export.integer import Simulator, q_input
 from bptt.export.quantise import quantise
 from bptt.models import LanguageModel
+from c_code import Library, call, compile_program
+from compare import assert_equal
 
 CELLS = ["rnn", "rnn-relu", "gru", "lstm"]
 
@@ -40,9 +40,7 @@ def test_c_equals_the_simulator(cell, bits, tmp_path):
 @pytest.mark.parametrize("cell", CELLS)
 def test_vectors_and_a_bare_layer(cell, tmp_path):
     make = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
-    module = (
-        torch.nn.RNN(3, 7, nonlinearity="relu") if cell == "rnn-relu" else make[cell](3, 7)
-    )
+    module = torch.nn.RNN(3, 7, nonlinearity="relu") if cell == "rnn-relu" else make[cell](3, 7)
     x = torch.randn(2000, 1, 3)
     for bits in (8, 16):
         export = export_c(module, x, name="net", precision="int8", output_bits=bits)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from c_code import WARNINGS, call, tool
 
 from bptt import export_c
 from bptt.models import LanguageModel
+from c_code import WARNINGS, call, tool
 
 DEVICE = Path(__file__).parents[2] / "examples" / "device"
 BOARDS = ["cortex-m4f", "cortex-m0"]
@@ -84,7 +84,9 @@ def test_instructions_are_counted(tmp_path):
     for hidden in (16, 32):
         folder = tmp_path / str(hidden)
         export_c(torch.nn.GRU(1, hidden), torch.randn(9, 1, 1), folder, name="net")
-        defines = f'DEFINES=-DHEADER="\\"net.h\\"" -DNAME=net -DELEMENT=float -DINPUT=1 -DOUTPUT={hidden}'
+        defines = (
+            f'DEFINES=-DHEADER="\\"net.h\\"" -DNAME=net -DELEMENT=float -DINPUT=1 -DOUTPUT={hidden}'
+        )
         out = on_board("cortex-m4f", folder, DEVICE / "measure.c", tmp_path / f"b{hidden}", defines)
         ticks.append(int(out.split()[0]))
     # 3 H (H + 1) multiply-adds and 3 H activations: from 16 to 32 between 2 and 4 times.

@@ -5,12 +5,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from compare import assert_close
 from onnx.reference import ReferenceEvaluator
 
 from bptt.errors import ArgumentError
 from bptt.export import export_onnx
 from bptt.models import LanguageModel
+from compare import assert_close
 
 # One rounding of float32 is 6e-8; 50 steps of sums over 32 terms in another order stay far below.
 TOL = 1e-5
@@ -65,7 +65,7 @@ def test_reference_evaluator_agrees(cell):
     x = torch.randn(6, 2, 3)
     zeros = np.zeros((2, 2, 7), np.float32)
     feed = {"input": x.numpy(), "h": zeros} | ({"c": zeros} if cell == "lstm" else {})
-    y, after = module(x)
+    y, _ = module(x)
     assert_close(run(feed)[0], y.detach().numpy(), TOL, "output")
 
 
@@ -83,7 +83,9 @@ def test_language_model_and_several_modules():
     assert [i.name for i in model.graph.input] == ["input", "h_0", "h_1", "c_1"]
     x = torch.randn(4, 3, 3)
     feed = {"h_0": (1, 3, 4), "h_1": (1, 3, 5), "c_1": (1, 3, 5)}
-    got = runtime(model)({k: np.zeros(s, np.float32) for k, s in feed.items()} | {"input": x.numpy()})
+    got = runtime(model)(
+        {k: np.zeros(s, np.float32) for k, s in feed.items()} | {"input": x.numpy()}
+    )
     assert_close(got[0], chain[2](second(first(x)[0])[0]).detach().numpy(), TOL, "output")
 
 

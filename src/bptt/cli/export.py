@@ -109,9 +109,7 @@ def _c(asked: Export, model: Any, vocabulary: Any, settings: Any) -> dict[str, A
     corpus = open_corpus(settings, vocabulary)
     held_out = corpus.valid if asked.measure else None
     if asked.measure and (held_out is None or len(held_out.tokens) < 21):
-        raise ArgumentError(
-            "held-out text to measure on", "none in this run", "give --measure 0"
-        )
+        raise ArgumentError("held-out text to measure on", "none in this run", "give --measure 0")
     options |= {"output_bits": asked.output_bits}
     tokens = _tensor(corpus.train.tokens[: asked.calibration]).unsqueeze(1)
     export = export_c(model, tokens, **options)

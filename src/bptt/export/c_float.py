@@ -94,11 +94,12 @@ def summary(network: Network, kind: str) -> str:
 
 def interface(name: str, network: Network, element: str) -> dict[str, str]:
     """How input comes in, for tokens and for vectors."""
+    guard = name.upper()
     if network.tokens:
         return {
             "step_type": "int",
-            "step_comment": f"/* One time step. Returns 0; or 1, and changes nothing, for a token that is not below\n"
-            f" * {name.upper()}_TOKENS. output[{name.upper()}_OUTPUT_SIZE] may not overlap the state. */",
+            "step_comment": "/* One time step. Returns 0; or 1, and changes nothing, for a token that is "
+            f"not below\n * {guard}_TOKENS. output[{guard}_OUTPUT_SIZE]. */",
             "input_parameter": "uint32_t token",
             "inputs_parameter": "const uint32_t *tokens",
             "input_of_stream": "tokens[s]",
@@ -108,7 +109,7 @@ def interface(name: str, network: Network, element: str) -> dict[str, str]:
         }
     return {
         "step_type": "void",
-        "step_comment": f"/* One time step: input[{name.upper()}_INPUT_SIZE] to output[{name.upper()}_OUTPUT_SIZE]. */",
+        "step_comment": f"/* One time step: input[{guard}_INPUT_SIZE] to output[{guard}_OUTPUT_SIZE]. */",
         "input_parameter": f"const {element} *input",
         "inputs_parameter": f"const {element} *inputs",
         "input_of_stream": f"&inputs[s * {network.input_size}U]",

@@ -50,7 +50,9 @@ def int8_files(name: str, q: QNetwork, version: str) -> dict[str, str]:
         lines.append(f"#define {guard}_{what}_SHIFT {f'({shift})' if shift < 0 else shift}")
     final = q.layers[-1]
     if isinstance(final, QLinear) and final.relative:
-        lines.append("/* Outputs are logits less the largest of the step: the most likely token alone has 127. */")
+        lines.append(
+            "/* Outputs are logits less the largest of the step: the most likely token alone has 127. */"
+        )
     words = {
         "name": name,
         "guard": guard,

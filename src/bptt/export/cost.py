@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,7 @@ class Cost:
         return {**asdict(self), "more_bits": self.more_bits, "drifts": self.drifts}
 
 
-def measure_cost(q: QNetwork, inputs: NDArray[np.generic]) -> Cost:
+def measure_cost(q: QNetwork, inputs: NDArray[Any]) -> Cost:
     """Run both networks over one stream.
 
     Args:

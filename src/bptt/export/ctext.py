@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 
 from bptt.errors import ArgumentError
 
-_C_WORDS = frozenset(
-    """auto break case char const continue default do double else enum extern float for goto if inline
-    int long register restrict return short signed sizeof static struct switch typedef union unsigned
-    void volatile while bool class delete new private protected public template this throw try catch
-    virtual namespace using operator friend explicit export typename true false and or not xor main
-    asm""".split()
-)
+# Of C99, of C++ (the code compiles as both), and main.
+_WORDS = """
+auto break case char const continue default do double else enum extern
+float for goto if inline int long register restrict return short signed
+sizeof static struct switch typedef union unsigned void volatile while bool class
+delete new private protected public template this throw try catch virtual namespace
+using operator friend explicit export typename true false and or not xor
+main asm
+"""
+_C_WORDS = frozenset(_WORDS.split())
 
 
 def check_name(name: str) -> str:
@@ -53,14 +56,14 @@ def fill(template: str, **values: Any) -> str:
     return Template(text).substitute({key: str(value) for key, value in values.items()})
 
 
-def float_array(name: str, values: NDArray[np.floating[Any]], comment: str) -> str:
+def float_array(name: str, values: NDArray[Any], comment: str) -> str:
     """A constant float32 array; every number reads back as exactly the float it was."""
     flat = np.asarray(values, dtype=np.float32).ravel()
     words = [np.format_float_scientific(v, unique=True, trim="0") + "f" for v in flat]
     return _array("float", name, words, comment)
 
 
-def int_array(kind: str, name: str, values: NDArray[np.integer[Any]], comment: str) -> str:
+def int_array(kind: str, name: str, values: NDArray[Any], comment: str) -> str:
     """A constant array of ``int8_t``, ``int16_t`` or ``int32_t``."""
     # The most negative int32 has no literal in C: -2147483648 is minus a number that does not fit.
     words = ["(-2147483647 - 1)" if v == -(2**31) else str(v) for v in np.asarray(values).ravel()]

@@ -8,6 +8,7 @@ the example input: a ``forward`` that does more than call its children in turn i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -206,7 +207,7 @@ def _read(path: str, module: nn.Module, used: set[int]) -> list[Layer]:
 
 def _check_chain(layers: list[Layer]) -> None:
     """Every layer takes what the one before it gives; tokens only in front."""
-    for before, layer in zip(layers, layers[1:], strict=False):
+    for before, layer in pairwise(layers):
         where = layer.name or "the top of the model"
         if isinstance(layer, Embedding):
             raise ArgumentError(

@@ -99,15 +99,14 @@ def build(network: Network, name: str = "model") -> onnx.ModelProto:
     value = "input"
     groups = _grouped(network)
     several = sum(isinstance(group[0], Recurrent) for group in groups) > 1
-    index = 0
-    for group in groups:
+    for index, group in enumerate(groups):
         layer = group[0]
         if isinstance(layer, Embedding | OneHot):
             weight = layer.weight if isinstance(layer, Embedding) else np.eye(layer.size)
             value = graph.node("Gather", [graph.constant(f"embedding_{index}", weight), value])
         elif isinstance(layer, Linear):
-            weight = graph.constant(f"weight_{index}", layer.weight.T)
-            value = graph.node("MatMul", [value, weight])
+            matrix = graph.constant(f"weight_{index}", layer.weight.T)
+            value = graph.node("MatMul", [value, matrix])
             value = graph.node("Add", [value, graph.constant(f"bias_{index}", layer.bias)])
         else:
             cells = [cell for cell in group if isinstance(cell, Recurrent)]
@@ -120,7 +119,6 @@ def build(network: Network, name: str = "model") -> onnx.ModelProto:
                 inputs.append(info(state, onnx.TensorProto.FLOAT, shape))
                 outputs.append(info(f"{state}_next", onnx.TensorProto.FLOAT, shape))
             value = graph.stack(cells, value, names, index)
-        index += 1
     graph.node("Identity", [value], output="output")
     info = onnx.helper.make_tensor_value_info
     outputs.insert(0, info("output", onnx.TensorProto.FLOAT, ["T", "B", network.output_size]))
