@@ -59,8 +59,7 @@ def export_onnx(
     Cost: one pass over the example input; the file holds the weights once.
 
     Example:
-        >>> import pytest, torch
-        >>> _ = pytest.importorskip("onnx")
+        >>> import torch
         >>> model = export_onnx(torch.nn.LSTM(3, 5), torch.randn(4, 1, 3))
         >>> [i.name for i in model.graph.input], [o.name for o in model.graph.output]
         (['input', 'h', 'c'], ['output', 'h_next', 'c_next'])
