@@ -75,6 +75,15 @@ def test_a_forward_that_does_something_else_is_found_out():
     )
 
 
+def test_one_hot_tokens_are_checked_too():
+    tokens = torch.tensor([[0], [2], [1], [0]])
+    good = Model(lambda m, x: m.out(m.rnn(x)[0]), rnn=nn.GRU(3, 4), out=nn.Linear(4, 2))
+    assert export_c(good, tokens).network.tokens == 3
+    assert export_c(nn.LSTM(3, 4, batch_first=True), tokens).network.tokens == 3
+    bad = Model(lambda m, x: m.out(m.rnn(2 * x)[0]), rnn=nn.GRU(3, 4), out=nn.Linear(4, 2))
+    refuse(bad, "calls its layers one after another", tokens)
+
+
 def test_a_forward_in_order_is_taken_whatever_it_returns():
     for how in (
         lambda m, x: m.out(m.rnn(x)[0]),

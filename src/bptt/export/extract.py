@@ -222,21 +222,28 @@ def _check_chain(layers: list[Layer]) -> None:
             )
 
 
+def _as_called(module: nn.Module, network: Network, example: Tensor) -> Tensor:
+    """The example as the module takes it: tokens that stand for one-hot vectors become those."""
+    first = network.layers[0]
+    if not isinstance(first, OneHot):
+        return example
+    dtype = next(module.parameters()).dtype
+    return nn.functional.one_hot(example.long(), first.size).to(dtype)
+
+
 def _check_same(module: nn.Module, network: Network, example: Tensor) -> None:
     """Compare the description with the module itself, where the module can be called."""
     inputs = time_first(network, example)
     expected = network.run(inputs).output
-    if type(module) is nn.Sequential or (
-        isinstance(network.layers[0], OneHot) and isinstance(module, nn.RNNBase)
-    ):
+    if type(module) is nn.Sequential:
         # A Sequential over a recurrent layer has no forward of its own that works: the layer returns
-        # a pair. Its order is its meaning, so there is nothing to compare. Nor for one-hot tokens.
+        # a pair. Its order is its meaning, so there is nothing to compare.
         return
     training = module.training
     module.eval()
     try:
         with torch.no_grad():
-            result = module(example)
+            result = module(_as_called(module, network, example))
     except (RuntimeError, TypeError, ValueError) as error:
         raise ArgumentError(
             "a model that takes the example input",
