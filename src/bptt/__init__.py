@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         carry,
         data,
         errors,
+        export,
         gradients,
         models,
         nn,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         tasks,
         training,
     )
+    from bptt.export import export_c, export_onnx
     from bptt.nn import convert
     from bptt.streaming import Stream
     from bptt.watching import Flow, watch
@@ -36,6 +38,8 @@ _NAMES = {
     "Flow": "bptt.watching",
     "Stream": "bptt.streaming",
     "convert": "bptt.nn",
+    "export_c": "bptt.export",
+    "export_onnx": "bptt.export",
     "watch": "bptt.watching",
 }
 
@@ -46,6 +50,9 @@ __all__ = [
     "convert",
     "data",
     "errors",
+    "export",
+    "export_c",
+    "export_onnx",
     "gradients",
     "models",
     "nn",

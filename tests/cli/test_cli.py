@@ -240,3 +240,36 @@ def test_ctrl_c_ends_cleanly_with_a_checkpoint(text, tmp_path):
     assert stderr == ""
     assert f"--resume {out}" in stdout
     assert len(list((out / "checkpoints").glob("step-*"))) >= 1
+
+
+def test_export_to_c_runs_and_int8_says_what_it_costs(run, tmp_path, capsys):
+    from c_code import call
+
+    out = str(tmp_path / "c")
+    assert main(["export", run, "--to", "c", "--out", out, "--name", "shells"]) == 0
+    assert "shells.c" in capsys.readouterr().out
+    assert call("make", "-s", "-C", out, "run").startswith("ok:")
+
+    out = str(tmp_path / "int8")
+    words = ["--precision", "int8", "--measure", "100", "--json"]
+    assert main(["export", run, "--to", "c", "--out", out, *words]) == 0
+    document = only_json(capsys)
+    assert document["files"] == ["Makefile", "example.c", "model.c", "model.h"]
+    assert document["cost"]["steps"] == 100
+    assert abs(document["cost"]["more_bits"]) < 0.02
+    assert call("make", "-s", "-C", out, "run").startswith("ok:")
+
+
+def test_export_to_onnx(run, tmp_path, capsys):
+    out = tmp_path / "model.onnx"
+    assert main(["export", run, "--to", "onnx", "--out", str(out), "--json"]) == 0
+    assert only_json(capsys)["bytes"] == out.stat().st_size > 0
+
+
+def test_export_refuses(run, tmp_path, capsys):
+    assert "holds" in refuse(capsys, "export", run, "--to", "c", "--out", run)
+    assert "C identifier" in refuse(capsys, "export", run, "--to", "c", "--name", "2fast")
+    assert "--to onnx" in refuse(capsys, "export", run, "--to", "onnx", "--precision", "int8")
+    few = ["--precision", "int8", "--calibration", "10", "--out", str(tmp_path / "new")]
+    assert "1000 steps" in refuse(capsys, "export", run, "--to", "c", *few)
+    assert list(tmp_path.iterdir()) == []

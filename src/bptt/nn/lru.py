@@ -16,10 +16,10 @@ class LRU(LinearRecurrent):
     """Linear recurrent unit.
 
     h_t = λ ⊙ h_{t-1} + γ ⊙ (B x_t),  y_t = Re(C h_t) + D x_t (+ b),
-    λ = exp(-exp(ν) + i·exp(θ)), so |λ| < 1 whatever the parameters are, and γ = exp(γ_log).
+    λ = exp(-exp(ν) + i·exp(θ)), inside the unit circle whatever the parameters are, and γ = exp(γ_log).
 
-    At the start |λ|² is uniform in [r_min², r_max²], the phase uniform in [0, max_phase], and
-    γ = √(1 - |λ|²), which gives every unit of the state the variance of its input. B, C and D are
+    At the start abs(λ)² is uniform in [r_min², r_max²], the phase uniform in [0, max_phase], and
+    γ = √(1 - abs(λ)²), which gives every unit of the state the variance of its input. B, C and D are
     Gaussian with variances 1/(2I), 1/N and 1/I; the paper takes D diagonal, which needs I = H.
 
     Stacked layers without anything between them would be one linear system, so a GELU stands between

@@ -35,7 +35,7 @@ class Lyapunov:
 def lyapunov_spectrum(
     recurrence: Recurrence, *, count: int | None = None, warm_up: int = 0, lanes: int = 4
 ) -> Lyapunov:
-    """Lyapunov exponents by repeated QR: J_t Q_{t-1} = Q_t R_t, λ_i = mean over t of log |R_t[i, i]|.
+    """Lyapunov exponents by repeated QR: J_t Q_{t-1} = Q_t R_t, λ_i = mean over t of log abs R_t[i, i].
 
     Driven by the input: the exponents are those of the trajectory that this input caused.
 

@@ -29,8 +29,6 @@ class LagSpectrum:
         measured_cosine: ``(n,)``: cosine of the angle between g_K and g at those K.
         block_norms: ``(n,)``: norm of the parameter gradient of the lags from one measured K to the
             next: up to K=64 that of the single lag K - 1.
-        bias: ``(lags,)``: bias[K - 1] of K; between measured K interpolated on its logarithm.
-        cosine: ``(lags,)``: likewise, interpolated linearly.
         parameters: name → ``(n,)``: ‖g_K - g‖ / ‖g‖ of each parameter alone; NaN where its g is 0.
         layers: layer → ``(n,)``: the same for each layer's parameters together.
         gradient_norm: ‖g‖.
@@ -62,13 +60,15 @@ class LagSpectrum:
 
     @property
     def bias(self) -> Tensor:
-        """Relative bias of the gradient truncated to K = 1 … lags."""
+        """``(lags,)``: bias[K - 1] of the gradient truncated to K; between measured K interpolated on
+        its logarithm."""
         tiny = torch.finfo(torch.float64).tiny
         return self._spread(self.measured_bias.clamp(min=tiny).log()).exp()
 
     @property
     def cosine(self) -> Tensor:
-        """Cosine between truncated and full gradient for K = 1 … lags."""
+        """``(lags,)``: cosine[K - 1] of truncated and full gradient; between measured K interpolated
+        linearly."""
         return self._spread(self.measured_cosine)
 
     def horizon(self, tolerance: float = 0.05) -> int:

@@ -1,0 +1,84 @@
+"""docs/benchmarks.md from what ``bptt bench --json`` printed.
+
+.venv/bin/python benchmarks/table.py FILE.json ... > docs/benchmarks.md
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+MODES = {
+    "train": "Training: forward and backward, gradients of every weight and of the input",
+    "infer": "Inference: forward without gradient",
+    "packed": "Packed: training on lengths drawn evenly from T/2 to T",
+    "reset": "Reset: training with resets inside the batch, beside torch's layer called step by step",
+    "stream": "Stream: one time step of one sequence, from Python",
+    "model": "Character model: embedding, layer, output, loss, clipping, AdamW",
+}
+EXTRA = {
+    "packed": ("ratio_to_padded", "padded batch / packed"),
+    "reset": ("overhead", "over the call without resets"),
+}
+HEAD = """# Benchmarks
+
+Our layers beside their peers, measured by `bptt bench` on {date}.
+{machine}; matrix product (1024³) {low:.0f} to {high:.0f} GFLOP/s over the runs.
+
+Each row is one interleaved run: the sides take turns, the ratio is the median of paired ratios, the
+quartiles are beside it, and no time is reported before outputs, final states and all gradients were
+found equal. A ratio above 1 means that ours is faster. "of matmul" is our rate as a share of the
+machine's own matrix product, measured in the same run. float32, {threads} threads, I = H.
+Other machines will see other numbers: run `./run bench`.
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What to put together."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """Documents of ``bptt bench --json``."""
+
+
+def main(asked: Table) -> None:
+    """Print the page."""
+    documents = [json.loads(file.read_text("utf-8")) for file in asked.files]
+    rows = [row for document in documents for row in document["rows"]]
+    rates = [document["matmul_gflops"] for document in documents]
+    (machine,) = {document["machine"] for document in documents}
+    (threads,) = {row["threads"] for row in rows}
+    date = datetime.date.today().isoformat()
+    print(HEAD.format(date=date, machine=machine, low=min(rates), high=max(rates), threads=threads))
+    groups = sorted({(row["mode"], row["peer"], row["batch"], row["steps"]) for row in rows},
+                    key=lambda key: (list(MODES).index(key[0]), *key[1:]))  # fmt: skip
+    for mode, peer, batch, steps in groups:
+        chosen = [r for r in rows if (r["mode"], r["peer"], r["batch"], r["steps"])
+                  == (mode, peer, batch, steps)]  # fmt: skip
+        shape = "" if mode == "stream" else f" (B={batch}, T={steps})"
+        print(f"## {MODES[mode]}; beside {peer}{shape}\n")
+        _print_group(mode, chosen)
+
+
+def _print_group(mode: str, rows: list[dict]) -> None:
+    key, title = EXTRA.get(mode, (None, ""))
+    head = ["cell", "H", "ours, µs a step", "peer, µs a step", "ratio", "quartiles", "of matmul"]
+    print("| " + " | ".join(head + ([title] if key else [])) + " |")
+    print("|---" + "|--:" * (len(head) - 1 + bool(key)) + "|")
+    for row in rows:
+        low, high = row["ratio_quartiles"]
+        cells = [row["cell"], str(row["hidden"]), f"{row['ours_us']:.1f}", f"{row['peer_us']:.1f}",
+                 f"**{row['ratio']:.2f}**", f"{low:.2f} to {high:.2f}",
+                 f"{row['share_of_matmul']:.2f}"]  # fmt: skip
+        if key:
+            cells.append(f"{row[key]:+.1%}" if key == "overhead" else f"{row[key]:.2f}")
+        print("| " + " | ".join(cells) + " |")
+    print()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Table))

@@ -1,0 +1,159 @@
+"""``bptt export``: a trained model as C99 or ONNX, with its state."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from bptt.cli.parse import parse
+from bptt.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a trained model for a device: one C99 header and source, or an ONNX file.
+
+    The generated code runs one time step at a time and keeps its state in a struct of yours. With
+    --precision int8 the scales come from the run's own training text, and what quantisation costs is
+    measured on its held-out part, the state never reset.
+
+    Example: bptt export runs/play --to c --precision int8 --name play
+    """
+
+    run: tyro.conf.Positional[str]
+    """A run folder."""
+    to: Literal["c", "onnx"]
+    """What to write."""
+    out: str | None = None
+    """New folder for C, new file for ONNX; default: beside the run, RUN-c, RUN-int8, RUN.onnx."""
+    name: str = "model"
+    """Prefix of every identifier in the C code."""
+    precision: Literal["float32", "int8"] = "float32"
+    """int8: a quarter of the flash, no floating point at all."""
+    output_bits: Literal[8, 16] = 8
+    """Bits of an output of the int8 network."""
+    activations: Literal["own", "libm"] = "own"
+    """tanh and sigmoid of the float32 network: generated with it, or those of the C library."""
+    calibration: int = 20_000
+    """Tokens of the training text that the scales are taken from (int8)."""
+    measure: int = 100_000
+    """Steps of the held-out text over which to measure what int8 costs; 0 for none."""
+    json: bool = False
+    """Print one JSON document and nothing else on stdout."""
+
+    def __post_init__(self) -> None:
+        if self.measure < 0:
+            raise ArgumentError("--measure >= 0", str(self.measure), "give a number of steps")
+        if self.calibration < 1:
+            raise ArgumentError(
+                "--calibration >= 1", str(self.calibration), "give a number of tokens"
+            )
+        if self.to == "onnx" and (self.precision, self.activations) != ("float32", "own"):
+            raise ArgumentError(
+                "--to onnx without --precision int8 and --activations",
+                "one of them",
+                "they are of the C code; leave them out",
+            )
+
+
+def run(arguments: list[str]) -> int:
+    """Export a run."""
+    asked = parse(Export, "export", arguments)
+
+    from bptt.models import LanguageModel
+    from bptt.training.restore import load_model
+
+    model, vocabulary, settings = load_model(asked.run)
+    if not isinstance(model, LanguageModel):
+        raise ArgumentError(
+            "a run with a recurrent model",
+            f"--model {settings.model}",
+            "export a run trained with --model recurrent",
+        )
+    document = _onnx(asked, model) if asked.to == "onnx" else _c(asked, model, vocabulary, settings)
+    document = {"run": asked.run, "to": asked.to, **document}
+    if asked.json:
+        print(json.dumps(document))
+    else:
+        _print(document)
+    return 0
+
+
+def _onnx(asked: Export, model: Any) -> dict[str, Any]:
+    from bptt.export import export_onnx
+
+    out = Path(asked.out or f"{Path(asked.run)}.onnx")
+    export_onnx(model, _some_tokens(model), out, name=asked.name)
+    return {"out": str(out), "files": [str(out)], "bytes": out.stat().st_size}
+
+
+def _c(asked: Export, model: Any, vocabulary: Any, settings: Any) -> dict[str, Any]:
+    from bptt.export import export_c, measure_cost
+
+    ending = "int8" if asked.precision == "int8" else "c"
+    out = asked.out or f"{Path(asked.run)}-{ending}"
+    options: dict[str, Any] = {"name": asked.name, "precision": asked.precision}
+    if asked.precision == "float32":
+        options["activations"] = asked.activations
+        export = export_c(model, _some_tokens(model), out, **options)
+        return {"out": out, "files": sorted(export.files), "cost": None}
+
+    from bptt.export.folder import check_free
+    from bptt.training.build import open_corpus
+
+    check_free(out)  # known now, or only after a minute of measuring
+    corpus = open_corpus(settings, vocabulary)
+    held_out = corpus.valid if asked.measure else None
+    if asked.measure and (held_out is None or len(held_out.tokens) < 21):
+        raise ArgumentError("held-out text to measure on", "none in this run", "give --measure 0")
+    options |= {"output_bits": asked.output_bits}
+    tokens = _tensor(corpus.train.tokens[: asked.calibration]).unsqueeze(1)
+    export = export_c(model, tokens, **options)
+    cost = None
+    if held_out is not None:
+        assert export.quantised is not None
+        cost = measure_cost(export.quantised, _tensor(held_out.tokens[: asked.measure + 1]).numpy())
+    export.write(out)
+    return {
+        "out": out,
+        "files": sorted(export.files),
+        "cost": None if cost is None else cost.as_dict(),
+    }
+
+
+def _tensor(tokens: Any) -> Any:
+    import torch
+
+    return torch.as_tensor(tokens).long()
+
+
+def _some_tokens(model: Any) -> Any:
+    """An example input: every symbol in turn, a lane of 64."""
+    import torch
+
+    return (torch.arange(64) % model.vocabulary_size).unsqueeze(1)
+
+
+def _print(document: dict[str, Any]) -> None:
+    files = ", ".join(Path(file).name for file in document["files"])
+    print(f"{document['out']}: {files}")
+    if document["to"] == "c":
+        print(f"check it on this machine: make -C {document['out']} run")
+    cost = document.get("cost")
+    if cost is None:
+        return
+    print(
+        f"int8 beside float over {cost['steps']:,} held-out steps, state never reset: "
+        f"{cost['int8_bits']:.4f} bits a token instead of {cost['float_bits']:.4f} "
+        f"({cost['more_bits']:+.2%}), same choice at {cost['agreement']:.2%}"
+    )
+    drift = "drifts" if cost["drifts"] else "does not drift"
+    print(
+        f"state: largest error {cost['largest_state_error']:.3f}, root mean square "
+        f"{cost['early_error']:.4f} in the first tenth and {cost['late_error']:.4f} in the last: "
+        f"{drift}"
+    )

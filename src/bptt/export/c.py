@@ -1,0 +1,128 @@
+"""``export_c``: a trained module as C99."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from bptt.errors import ArgumentError
+from bptt.export.c_float import float_files
+from bptt.export.c_int8 import int8_files
+from bptt.export.ctext import check_name
+from bptt.export.example import STEPS, example_files
+from bptt.export.extract import read_network, time_first
+from bptt.export.folder import check_free, write_folder
+from bptt.export.integer import Simulator, q_input
+from bptt.export.network import Network
+from bptt.export.quantise import QNetwork, quantise
+
+
+@dataclass(frozen=True)
+class Export:
+    """An exported network.
+
+    Attributes:
+        name: the prefix of all its identifiers.
+        files: texts (or bytes) by file name.
+        network: what was exported.
+        folder: where it was written, None if nowhere.
+        quantised: the integer network, None for float32; :func:`bptt.export.measure_cost` takes it.
+    """
+
+    name: str
+    files: Mapping[str, str | bytes]
+    network: Network
+    folder: Path | None = None
+    quantised: QNetwork | None = None
+
+    def write(self, folder: str | os.PathLike[str]) -> Export:
+        """Write the files into a new or empty folder, all or none."""
+        return replace(self, folder=write_folder(folder, self.files))
+
+
+def export_c(
+    module: nn.Module,
+    example_input: Tensor,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    name: str = "model",
+    precision: Literal["float32", "int8"] = "float32",
+    calibration: Tensor | None = None,
+    output_bits: Literal[8, 16] = 8,
+    activations: Literal["own", "libm"] = "own",
+) -> Export:
+    """Write a recurrent module as one C99 header and source, stateful, without heap.
+
+    The generated step equals one time step of the module: ``NAME_step(&state, input, output)``, with
+    the state in a struct of the caller's. For a token model the outputs are its logits.
+
+    Args:
+        module: RNN, GRU, LSTM (any number of layers, one direction), with Linear, Embedding and
+            Dropout around them, or a :class:`bptt.models.LanguageModel`. It needs no training of ours.
+        example_input: what the module takes; used to check that what is exported computes what the
+            module computes, and in the generated ``example.c``. Integers mean tokens, which in front
+            of a recurrent or linear layer become one-hot vectors.
+        out: a new or empty folder; None writes nothing and only returns the texts.
+        name: a C identifier, the prefix of all others.
+        precision: ``"float32"``, or ``"int8"``: int8 weights, input and output, int16 state.
+        calibration: for int8, at least 1000 steps of the data the network will see, shaped like the
+            example input; default: the example input itself.
+        output_bits: for int8, 8 or 16 bits an output.
+        activations: for float32, ``"own"`` rational tanh and sigmoid, fast and the same on every machine;
+            ``"libm"`` uses ``tanhf`` and ``expf``.
+
+    Returns:
+        The files by name, and where they were written.
+
+    Raises:
+        ArgumentError: an unsupported module or a parameter that would be left behind, by its path in
+            the model; weights that are not finite; a bad name; a folder that holds files.
+        RunError: the folder cannot be written. Nothing is left half-written.
+
+    Cost: one pass over the example input; 14 bytes of text a weight.
+
+    Example:
+        >>> import torch, bptt
+        >>> export = bptt.export_c(torch.nn.GRU(3, 8), torch.randn(20, 1, 3), name="gesture")
+        >>> sorted(export.files)
+        ['Makefile', 'example.c', 'gesture.c', 'gesture.h']
+    """
+    from bptt import __version__
+
+    check_name(name)
+    for what, value, known in (
+        ("precision", precision, ("float32", "int8")),
+        ("activations", activations, ("own", "libm")),
+    ):
+        if value not in known:
+            raise ArgumentError(f"{what} among {', '.join(known)}", repr(value), "pick one of them")
+    if out is not None:
+        check_free(out)
+    network = read_network(module, example_input)
+    inputs: Any = time_first(network, example_input)
+    if precision == "float32":
+        if calibration is not None:
+            raise ArgumentError(
+                "calibration data for int8 only", "some for float32", "pass precision='int8'"
+            )
+        files = float_files(name, network, __version__, libm=activations == "libm")
+        files |= example_files(name, network, inputs)
+        export = Export(name, files, network)
+    else:
+        data = inputs if calibration is None else time_first(network, calibration)
+        q = quantise(network, data, output_bits)
+        files = int8_files(name, q, __version__) | _example(name, q, inputs)
+        export = Export(name, files, network, quantised=q)
+    return export if out is None else export.write(out)
+
+
+def _example(name: str, q: QNetwork, inputs: Any) -> dict[str, str]:
+    x = inputs[:STEPS, :1]
+    taken = x if q.network.tokens else q_input(q, x)
+    outputs = Simulator(q).run(taken)[:, 0].astype(f"int{q.output_bits}")
+    return example_files(name, q.network, x, quantised=(taken[:, 0], outputs))

@@ -1,0 +1,88 @@
+"""Pieces of C that both C backends are made of: identifiers, arrays, the files around the step."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bptt.errors import ArgumentError
+
+# Of C99, of C++ (the code compiles as both), and main.
+_WORDS = """
+auto break case char const continue default do double else enum extern
+float for goto if inline int long register restrict return short signed
+sizeof static struct switch typedef union unsigned void volatile while bool class
+delete new private protected public template this throw try catch virtual namespace
+using operator friend explicit export typename true false and or not xor
+main asm
+"""
+_C_WORDS = frozenset(_WORDS.split())
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` if it can begin every identifier of the generated code.
+
+    Raises:
+        ArgumentError: not a C identifier, a reserved one, or longer than compilers must tell apart.
+
+    Example:
+        >>> check_name("keyword_gru")
+        'keyword_gru'
+    """
+    plain = isinstance(name, str) and re.fullmatch(r"[a-z][a-z0-9_]*", name, re.ASCII | re.I)
+    # C99 compilers need only tell 31 characters of an external name apart; the suffix takes 10.
+    if not plain or name in _C_WORDS or keyword.iskeyword(name) or "__" in name or len(name) > 21:
+        raise ArgumentError(
+            "a name that is a C identifier: a letter, then letters, digits and single _, at most 21",
+            repr(name),
+            "pass for example --name model",
+        )
+    return name
+
+
+def fill(template: str, **values: Any) -> str:
+    """A file of ``templates/`` with ``$name`` filled in.
+
+    Raises:
+        KeyError: the template asks for a value that was not given.
+    """
+    text = files("bptt.export").joinpath("templates", template).read_text(encoding="utf-8")
+    return Template(text).substitute({key: str(value) for key, value in values.items()})
+
+
+def float_array(name: str, values: NDArray[Any], comment: str) -> str:
+    """A constant float32 array; every number reads back as exactly the float it was."""
+    flat = np.asarray(values, dtype=np.float32).ravel()
+    words = [np.format_float_scientific(v, unique=True, trim="0") + "f" for v in flat]
+    return _array("float", name, words, comment)
+
+
+def int_array(kind: str, name: str, values: NDArray[Any], comment: str) -> str:
+    """A constant array of ``int8_t``, ``int16_t`` or ``int32_t``."""
+    # The most negative int32 has no literal in C: -2147483648 is minus a number that does not fit.
+    words = ["(-2147483647 - 1)" if v == -(2**31) else str(v) for v in np.asarray(values).ravel()]
+    return _array(kind, name, words, comment)
+
+
+def _array(kind: str, name: str, words: list[str], comment: str) -> str:
+    lines, line = [], "   "
+    for word in words:
+        if len(line) + len(word) + 2 > 98:
+            lines.append(line)
+            line = "   "
+        line += f" {word},"
+    lines.append(line)
+    lines[-1] = lines[-1].rstrip(",")
+    body = "\n".join(lines)
+    return f"/* {comment} */\nstatic const {kind} {name}[{len(words)}] = {{\n{body}\n}};\n"
+
+
+def shape(*sizes: int) -> str:
+    """Sizes as a comment writes them."""
+    return " x ".join(str(size) for size in sizes)

@@ -1,0 +1,5 @@
+static float tanh_of(float x)
+{
+    return tanhf(x);
+}
+
