@@ -14,6 +14,7 @@ extensions = [
     "myst_parser",
 ]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+napoleon_use_ivar = True  # a dataclass documents its fields once, in its own docstring
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_default_options = {"members": True, "show-inheritance": True}

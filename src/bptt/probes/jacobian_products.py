@@ -22,8 +22,8 @@ class JacobianProducts:
         singular_values: ``(n, lags, S)``: of J_t J_{t-1} … J_{t-k+1}, k = 1 … lags, descending; NaN
             where the sequence, or what a reset or cut left of it, began less than k steps before.
         norms: ``(n, lags)``: the largest of each, the product's spectral norm.
-        spectral_radius: ``(n,)``: largest modulus of an eigenvalue of J_t. It says what repeating this one
-            map would do in the end; a norm says what it can do at once. They differ.
+        spectral_radius: ``(n,)``: largest modulus of J_t's eigenvalues. It says what repeating this
+            one map would do in the end; a norm says what it can do at once. They differ.
         spectral_norm: ``(n,)``: largest singular value of J_t alone.
         weight_radius: largest eigenvalue modulus of W_hh; None if the cell is not one RNN layer.
         weight_norm: σ_max, the spectral norm of W_hh; None likewise.
