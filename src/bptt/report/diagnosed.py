@@ -12,8 +12,8 @@ from bptt.report.gates import draw_gates
 from bptt.report.jacobians import draw_products, draw_spectrum
 from bptt.report.lags import draw_lags
 from bptt.report.memory import draw_memory
+from bptt.report.numbers import percent
 from bptt.report.page import Fact, Picture, Section, page, picture, write
-from bptt.report.terminal import percent
 from bptt.report.truncation import draw_bias, draw_cosine
 
 FOOTER = (

@@ -50,4 +50,4 @@ def draw_gates(axes: Any, found: Saturation, layer: int) -> None:
 
 def _ranged(name: str, gate: Any) -> str:
     low, high = float(gate.edges[0]), float(gate.edges[-1])
-    return f"{name}\n{low:.2g}…{high:.2g}"
+    return f"{name}\n{low:.2g} … {high:.2g}".replace("-", "\N{MINUS SIGN}")

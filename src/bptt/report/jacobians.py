@@ -19,8 +19,9 @@ def draw_products(axes: Any, found: JacobianProducts) -> None:
         steps, np.nanmin(norms, 0), np.nanmax(norms, 0), color=BLUE, alpha=0.2, linewidth=0
     )
     axes.semilogy(steps, np.nanmedian(norms, 0), color=BLUE, label="largest singular value")
+    floor = max(1e-12, 1e-3 * float(np.nanmin(norms)))
     middle = np.nanmedian(found.singular_values.numpy()[:, : len(steps)], axis=(0, 2))
-    axes.semilogy(steps, np.clip(middle, 1e-9, None), color=GREEN, label="middle one")
+    axes.semilogy(steps, np.where(middle > floor, middle, np.nan), color=GREEN, label="middle one")
     if found.bound is not None:
         bound = found.bound.numpy()[: len(steps)]
         shown = bound <= 1e3 * np.nanmax(norms)  # the bound soon says nothing
@@ -29,7 +30,7 @@ def draw_products(axes: Any, found: JacobianProducts) -> None:
         )
     axes.axhline(1, color=INK, linewidth=0.8)
     axes.legend(loc="lower left", handlelength=1.4)
-    axes.set_ylim(bottom=max(1e-9, 0.3 * float(np.nanmin(np.clip(middle, 1e-9, None)))))
+    axes.set_ylim(bottom=floor)
     axes.set(title="Products of Jacobians", xlabel="steps back", ylabel="gain")
 
 

@@ -22,29 +22,28 @@ def draw_lags(axes: Any, spectrum: LagSpectrum, k: int | None = None) -> None:
     norms = spectrum.norms.numpy()
     top = norms.max() or 1.0
     shown = int((norms > FLOOR * top).nonzero()[0][-1]) + 1 if (norms > 0).any() else 1
-    axes.semilogy(range(shown), norms[:shown] / top, color=BLUE, label="all states")
+    axes.semilogy(
+        range(shown),
+        norms[:shown] / top,
+        color=BLUE,
+        label="all states" if len(spectrum.state_norms) > 1 else None,
+    )
     if len(spectrum.state_norms) > 1:
         for color, (label, values) in zip(
             CYCLE[1:], list(spectrum.state_norms.items())[:4], strict=False
         ):
             own = values.numpy()[:shown] / top
             axes.semilogy(range(shown), own, color=color, linewidth=1.1, label=label)
-        axes.legend(loc="lower left", handlelength=1.4)
-    axes.set_ylim(FLOOR, 3 * max(1.0, float((norms[:shown] / top).max())))
-    for tolerance, color, name in ((0.05, GREEN, "5 %"), (0.01, ORANGE, "1 %")):
+    for tolerance, color in ((0.05, GREEN), (0.01, ORANGE)):
         at = spectrum.horizon(tolerance)
-        axes.axvline(at, color=color, linestyle="--", linewidth=1.3)
-        _tag(axes, at, f"{name}: {at}", color, 0.97 if tolerance == 0.05 else 0.87)
-    limit = max(shown - 1, spectrum.horizon(0.01), k or 0, 1)
+        label = f"horizon {100 * tolerance:.0f} %: {at}"
+        axes.axvline(at, color=color, linestyle="--", linewidth=1.3, label=label)
     if k is not None:
-        axes.axvline(k, color=INK, linestyle=":", linewidth=1.3)
-        _tag(axes, k, f"k = {k}", INK, 0.77)
-    axes.set_xlim(0, 1.16 * limit)
+        axes.axvline(k, color=INK, linestyle=":", linewidth=1.5, label=f"k = {k}")
+    shares = norms[:shown][norms[:shown] > 0] / top
+    lowest = float(shares.min()) if len(shares) else 1.0
+    axes.set_ylim(max(FLOOR, lowest / 20), 3)
+    limit = max(shown - 1, spectrum.horizon(0.01), k or 0, 1)
+    axes.legend(loc="best", handlelength=1.6)
+    axes.set_xlim(0, 1.04 * limit)
     axes.set(title="Gradient by lag", xlabel="steps back", ylabel="share of the largest")
-
-
-def _tag(axes: Any, x: float, text: str, color: str, height: float) -> None:
-    axes.annotate(
-        text, (x, height), xycoords=axes.get_xaxis_transform(), xytext=(4, 0),
-        textcoords="offset points", color=color, fontsize=9.5, va="top",
-    )  # fmt: skip

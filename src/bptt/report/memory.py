@@ -14,11 +14,9 @@ def draw_memory(axes: Any, found: Capacity, spectrum: LagSpectrum) -> None:
     axes.bar(range(len(explained)), explained, color=BLUE, width=0.85, linewidth=0)
     horizon = spectrum.horizon()
     if horizon <= len(explained):
-        axes.axvline(horizon, color=GREEN, linestyle="--", linewidth=1.3)
-        axes.annotate(
-            f"horizon 5 %: {horizon}", (horizon, 0.97), xycoords=axes.get_xaxis_transform(),
-            xytext=(4, 0), textcoords="offset points", color=GREEN, fontsize=9.5, va="top",
-        )  # fmt: skip
+        label = f"horizon 5 %: {horizon}"
+        axes.axvline(horizon, color=GREEN, linestyle="--", linewidth=1.3, label=label)
+        axes.legend(loc="upper right")
     axes.set(xlim=(-0.7, len(explained) - 0.3), ylim=(0, 1.02))
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
     axes.set(title="Memory of the input", xlabel="steps ago", ylabel="variance explained")

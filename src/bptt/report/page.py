@@ -68,7 +68,8 @@ def page(title: str, subtitle: str, sections: list[Section], footer: str) -> str
     template = Path(__file__).with_name("page.html").read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     made = environment.from_string(template)
-    return made.render(title=title, subtitle=subtitle, sections=sections, footer=footer)
+    text = made.render(title=title, subtitle=subtitle, sections=sections, footer=footer)
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")  # a number keeps its unit on its line
 
 
 def write(path: str | os.PathLike[str], text: str) -> Path:

@@ -8,8 +8,8 @@ from pathlib import Path
 from bptt.diagnosis import Diagnosis
 from bptt.report.course import Record, draw_heat, draw_horizon, draw_loss, series, spectra
 from bptt.report.diagnosed import FOOTER, diagnosis_sections, subtitle
+from bptt.report.numbers import thousands
 from bptt.report.page import Fact, Picture, Section, page, picture, write
-from bptt.report.style import thousands
 from bptt.training.run_folder import RunFolder
 from bptt.training.settings import Settings
 
@@ -60,8 +60,8 @@ def _what(settings: Settings) -> str:
     if settings.model != "recurrent":
         return f"A {settings.model} model"
     k = own_k(settings)
-    reach = "" if k is None else f", truncated to {k} steps"
-    return f"A language model over a {settings.cell.upper()}, gradient {settings.gradient}{reach}"
+    how = settings.gradient if k is None else f"{settings.gradient}, at most {k} steps back"
+    return f"Language model, {settings.cell.upper()}; gradient: {how}"
 
 
 def course_section(records: list[Record], settings: Settings) -> Section:

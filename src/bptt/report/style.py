@@ -79,7 +79,7 @@ def panels(figure: type[Figure], count: int) -> tuple[Figure, list[Any]]:
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """A figure as one ``<svg>`` element for a page: no fixed size, no fixed ink, ids of its own.
+    """A figure as one ``<svg>`` for a page, which sets its size, ink and two colours; ids of its own.
 
     Args:
         figure: made within :func:`style`.
@@ -96,14 +96,7 @@ def to_svg(figure: Figure, name: str) -> str:
     text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
     # The page's letters: matplotlib's own are not on every reader's machine.
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
-    return text.replace(INK, "currentColor")
-
-
-def thousands(number: float) -> str:
-    """A count with thin spaces between its thousands.
-
-    Example:
-        >>> thousands(12345) == "12\u2009345"
-        True
-    """
-    return f"{number:,.0f}".replace(",", "\u2009")
+    text = text.replace(INK, "currentColor")
+    for color, variable in ((BLUE, "blue"), (ORANGE, "orange")):
+        text = text.replace(f": {color}", f": var(--{variable}, {color})")
+    return text

@@ -8,6 +8,7 @@ from typing import Any
 from bptt.diagnosis import Diagnosis, ModuleDiagnosis
 from bptt.probes import LagSpectrum
 from bptt.report.advice import advise
+from bptt.report.numbers import percent
 
 BAR = 24  # characters that the largest share of a table takes
 ACROSS = 3  # modules side by side
@@ -139,21 +140,6 @@ def bar(share: float, width: int = BAR) -> str:
     """
     eighths = round(8 * width * min(1.0, max(0.0, share)))
     return "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
-
-
-def percent(value: float) -> str:
-    """A share with two significant digits, and no more than two after the point.
-
-    Example:
-        >>> percent(0.1234), percent(0.0512), percent(0.00012), percent(0.0)
-        ('12 %', '5.1 %', '0.01 %', '0 %')
-    """
-    if not math.isfinite(value):
-        return "-"
-    size = 100 * abs(value)
-    if size == 0 or size >= 9.95:
-        return f"{100 * value:.0f} %"
-    return f"{100 * value:.1f} %" if size >= 0.995 else f"{100 * value:.2f} %"
 
 
 def _steps(spectrum: LagSpectrum, tolerance: float) -> str:

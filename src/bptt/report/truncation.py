@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from bptt.probes import LagSpectrum
+from bptt.report.numbers import percent
 from bptt.report.style import BLUE, GREEN, INK, ORANGE, PURPLE
 
-LEAST = 1e-4  # a bias below a hundredth of a percent is drawn at the floor
+LEAST = 1e-4  # a bias below a hundredth of a percent is not drawn
 
 
 def draw_bias(axes: Any, spectrum: LagSpectrum, k: int | None = None) -> None:
@@ -21,30 +22,25 @@ def draw_bias(axes: Any, spectrum: LagSpectrum, k: int | None = None) -> None:
         k: the truncation that is trained with; its point is marked.
     """
     at = spectrum.truncations.numpy()
-    bias = np.clip(spectrum.measured_bias.numpy(), LEAST, None)
-    axes.loglog(at, bias, color=BLUE)
+    bias = spectrum.measured_bias.numpy()
+    axes.loglog(at, np.where(bias >= LEAST / 2, bias, np.nan), color=BLUE)
     error = spectrum.bias_error.numpy()
     if error.any():
-        low, high = np.clip(bias - error, LEAST, None), bias + error
+        low, high = np.clip(bias - error, LEAST, None), np.clip(bias + error, LEAST, None)
         axes.fill_between(at, low, high, color=BLUE, alpha=0.18, linewidth=0)
     for tolerance, color in ((0.05, GREEN), (0.01, ORANGE)):
         axes.axhline(tolerance, color=color, linestyle="--", linewidth=1.1)
         place = spectrum.horizon(tolerance)
-        axes.plot([place], [tolerance], "o", color=color, markersize=6)
-        axes.annotate(
-            f"{100 * tolerance:.0f} % from {place} on", (place, tolerance), xytext=(6, 5),
-            textcoords="offset points", color=color, fontsize=9.5,
-        )  # fmt: skip
+        label = f"{100 * tolerance:.0f} % from {place} steps on"
+        axes.plot([place], [tolerance], "o", color=color, markersize=6, label=label)
     if k is not None:
-        value = max(LEAST, spectrum.bias_of(k))
+        value = spectrum.bias_of(k)
         axes.axvline(k, color=INK, linestyle=":", linewidth=1.3)
-        axes.plot([k], [value], "s", color=INK, markersize=6)
-        axes.annotate(
-            f"k = {k}: {100 * spectrum.bias_of(k):.2g} %", (k, value), xytext=(-7, -4),
-            textcoords="offset points", color=INK, fontsize=9.5, ha="right", va="top",
-        )  # fmt: skip
-    axes.set_ylim(LEAST / 1.5, max(2.0, 1.5 * float(bias.max())))
-    axes.set_xlim(0.9, 1.7 * max(float(at[-1]), k or 1))
+        label = f"k = {k}: {percent(value)}"
+        axes.plot([k], [max(LEAST, value)], "s", color=INK, markersize=6, label=label)
+    axes.legend(loc="lower left", handlelength=1.0)
+    axes.set_ylim(LEAST / 1.5, max(2.0, 1.5 * float(np.nanmax(bias))))
+    axes.set_xlim(0.9, 1.2 * max(float(at[-1]), k or 1))
     axes.set_yticks([1e-4, 1e-3, 1e-2, 1e-1, 1.0], ["0.01 %", "0.1 %", "1 %", "10 %", "100 %"])
     _plain_ticks(axes)
     axes.set(title="Bias of the truncated gradient", xlabel="truncated to K steps")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from bptt.diagnosis import ModuleDiagnosis
-from bptt.report.terminal import percent
+from bptt.report.numbers import percent
 
 
 def on_lags(found: ModuleDiagnosis) -> str:
@@ -72,7 +72,10 @@ def on_products(found: ModuleDiagnosis) -> str:
 
 def on_spectrum(found: ModuleDiagnosis) -> str:
     """What the singular values and the exponents say."""
-    text = "Blue: by how much one step stretches or shrinks each direction. A direction near 1 is carried on. "
+    text = (
+        "Blue: by how much one step stretches or shrinks each direction. A direction near 1 is carried "
+        "on. "
+    )
     exponents = found.lyapunov
     if exponents is not None:
         first = float(exponents.exponents[0])
