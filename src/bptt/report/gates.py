@@ -40,7 +40,7 @@ def draw_gates(axes: Any, found: Saturation, layer: int) -> None:
     names = [_ranged(name, gate) for name, gate in reversed(gates.items())]
     axes.set_yticks([r + 0.3 for r in range(len(names))], names)
     axes.tick_params(axis="y", length=0)
-    axes.set_xticks([0, 0.5, 1], ["lowest", "middle", "highest"])
+    axes.set_xticks([0, 0.5, 1], ["lowest", "middle", "highest value"])
     axes.set(xlim=(-0.02, 1.17), ylim=(-0.05, len(names)))
     axes.grid(False)
     axes.axhline(0, color=INK, linewidth=0.6)

@@ -29,7 +29,7 @@ def draw_products(axes: Any, found: JacobianProducts) -> None:
             steps[shown], bound[shown], color=INK, linestyle=":", label="bound (γ σmax)^k"
         )
     axes.axhline(1, color=INK, linewidth=0.8)
-    axes.legend(loc="lower left", handlelength=1.4)
+    axes.legend(loc="lower right", handlelength=1.4)
     axes.set_ylim(bottom=floor)
     axes.set(title="Products of Jacobians", xlabel="steps back", ylabel="gain")
 

@@ -34,9 +34,9 @@ def draw_lags(axes: Any, spectrum: LagSpectrum, k: int | None = None) -> None:
         ):
             own = values.numpy()[:shown] / top
             axes.semilogy(range(shown), own, color=color, linewidth=1.1, label=label)
-    for tolerance, color in ((0.05, GREEN), (0.01, ORANGE)):
+    for tolerance, color, name in ((0.05, GREEN, "horizon 5 %"), (0.01, ORANGE, "1 %")):
         at = spectrum.horizon(tolerance)
-        label = f"horizon {100 * tolerance:.0f} %: {at}"
+        label = f"{name}: {at}"
         axes.axvline(at, color=color, linestyle="--", linewidth=1.3, label=label)
     if k is not None:
         axes.axvline(k, color=INK, linestyle=":", linewidth=1.5, label=f"k = {k}")
@@ -44,6 +44,12 @@ def draw_lags(axes: Any, spectrum: LagSpectrum, k: int | None = None) -> None:
     lowest = float(shares.min()) if len(shares) else 1.0
     axes.set_ylim(max(FLOOR, lowest / 20), 3)
     limit = max(shown - 1, spectrum.horizon(0.01), k or 0, 1)
-    axes.legend(loc="best", handlelength=1.6)
+    # Above the panel, where no curve runs through it, in rows of three.
+    rows = -(-len(axes.get_legend_handles_labels()[1]) // 3)
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=3, columnspacing=1.1, handlelength=1.4,
+        borderpad=0.1, borderaxespad=0.1,
+    )  # fmt: skip
     axes.set_xlim(0, 1.04 * limit)
-    axes.set(title="Gradient by lag", xlabel="steps back", ylabel="share of the largest")
+    axes.set_title("Gradient by lag", pad=6 + 15 * rows)
+    axes.set(xlabel="steps back", ylabel="share of the largest")
