@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from bptt.probes import LagSpectrum
-from bptt.report.style import BLUE, CYCLE, GREEN, INK, ORANGE
+from bptt.report.style import BLUE, GREEN, INK, ORANGE, PURPLE, SKY
 
 # Below this share of the largest a norm is drawn no more: five decades fill the panel.
 FLOOR = 1e-5
+STATES = 4  # states drawn apart, as the h and c of two layers of an LSTM
 
 
 def draw_lags(axes: Any, spectrum: LagSpectrum, k: int | None = None) -> None:
@@ -29,11 +32,10 @@ def draw_lags(axes: Any, spectrum: LagSpectrum, k: int | None = None) -> None:
         label="all states" if len(spectrum.state_norms) > 1 else None,
     )
     if len(spectrum.state_norms) > 1:
-        for color, (label, values) in zip(
-            CYCLE[1:], list(spectrum.state_norms.items())[:4], strict=False
-        ):
-            own = values.numpy()[:shown] / top
-            axes.semilogy(range(shown), own, color=color, linewidth=1.1, label=label)
+        for place, (label, values) in enumerate(list(spectrum.state_norms.items())[:STATES]):
+            own = np.where(values.numpy()[:shown] > 0, values.numpy()[:shown], np.nan) / top
+            look = {"color": (PURPLE, SKY)[place % 2], "linestyle": ("-", ":")[place // 2 % 2]}
+            axes.semilogy(range(shown), own, linewidth=1.1, label=label, **look)
     for tolerance, color, name in ((0.05, GREEN, "horizon 5 %"), (0.01, ORANGE, "1 %")):
         at = spectrum.horizon(tolerance)
         label = f"{name}: {at}"
