@@ -19,7 +19,7 @@ from report_cases import of
 
 
 class Reader(HTMLParser):
-    VOID = {"meta", "br", "img", "link"}
+    VOID = frozenset({"meta", "br", "img", "link"})
 
     def __init__(self) -> None:
         super().__init__()
