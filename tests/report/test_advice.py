@@ -64,8 +64,11 @@ def test_k_too_short_and_too_long() -> None:
 
 
 def test_a_sequence_that_is_too_short_to_tell() -> None:
-    open_gates = filled(nn.LSTM(3, 6), bias_hh_l0=3.0)
-    assert "sequence too short" in rules(of(open_gates, steps=5))
+    remembers = nn.LSTM(3, 6)
+    with torch.no_grad():
+        remembers.bias_hh_l0[6:12] = 6.0  # forget gates at 0.998: every step counts as much
+    assert "sequence too short" in rules(of(remembers, steps=5, loss=lambda y, _: y[-1].sum()))
+    assert "sequence too short" not in rules(of(nn.GRU(3, 6)))
 
 
 def test_saturated() -> None:

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from torch import nn
 
-import bptt
+from bptt.data.vocabulary import CharVocabulary
 from bptt.errors import RunError
 from bptt.report import document, write_report, write_run_report
 from bptt.training.run_folder import RunFolder
@@ -113,7 +113,7 @@ def test_a_place_that_cannot_be_written(gru, tmp_path) -> None:
 
 def run_folder(path, lines: list[str]) -> RunFolder:
     settings = Settings(steps=5, k=7)
-    run = RunFolder.create(path, settings, bptt.data.Vocabulary.from_texts(["abc"]))
+    run = RunFolder.create(path, settings, CharVocabulary.from_text("abc"))
     run.metrics.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return run
 
