@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ def spectra(records: Iterable[Record]) -> list[tuple[float, np.ndarray, np.ndarr
     """(step, truncations, bias) of every line that carries a well-formed spectrum."""
     found = []
     for record in records:
-        spectrum, step = record.get("spectrum"), record.get("step")
+        spectrum, step = record.get("spectrum"), record.get("step", 0)
         if not isinstance(spectrum, Mapping) or not _number(step):
             continue
         at, bias = spectrum.get("truncations"), spectrum.get("bias")
@@ -48,7 +48,7 @@ def _number(value: Any) -> bool:
     )
 
 
-def draw_loss(axes: Any, records: list[Record]) -> None:
+def draw_loss(axes: Any, records: Sequence[Record]) -> None:
     """Bits per token: in training, smoothed by what a line averages, and held out."""
     axes.plot(*series(records, "bits"), color=BLUE, linewidth=1.3, label="training")
     scores = [
@@ -63,7 +63,7 @@ def draw_loss(axes: Any, records: list[Record]) -> None:
     axes.set(title="Loss", xlabel="training step", ylabel="bits per token")
 
 
-def draw_horizon(axes: Any, records: list[Record], k: int | None = None) -> None:
+def draw_horizon(axes: Any, records: Sequence[Record], k: int | None = None) -> None:
     """The horizon over training, and the k that was trained with."""
     axes.plot(*series(records, "horizon"), color=GREEN, drawstyle="steps-post")
     if k is not None:
@@ -76,7 +76,7 @@ def draw_horizon(axes: Any, records: list[Record], k: int | None = None) -> None
     axes.set(title="Horizon over training", xlabel="training step", ylabel="steps back")
 
 
-def draw_heat(axes: Any, records: list[Record], k: int | None = None) -> None:
+def draw_heat(axes: Any, records: Sequence[Record], k: int | None = None) -> None:
     """Bias by training step and truncation, on a common grid of K; dark: nothing is left out."""
     found = spectra(records)
     if len(found) > COLUMNS:

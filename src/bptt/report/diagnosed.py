@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from bptt.diagnosis import Diagnosis, ModuleDiagnosis
@@ -120,7 +121,7 @@ def _pictures(found: ModuleDiagnosis, k: int | None, place: str) -> list[Picture
                 picture(
                     f"{place}-gates{layer}",
                     caption,
-                    lambda a, layer=layer: draw_gates(a, gates, layer),
+                    partial(draw_gates, found=gates, layer=layer),
                 )
             )
     if memory is not None:

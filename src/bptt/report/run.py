@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from bptt.diagnosis import Diagnosis
@@ -64,7 +65,7 @@ def _what(settings: Settings) -> str:
     return f"Language model, {settings.cell.upper()}; gradient: {how}"
 
 
-def course_section(records: list[Record], settings: Settings) -> Section:
+def course_section(records: Sequence[Record], settings: Settings) -> Section:
     """How the run went."""
     k = own_k(settings)
     pictures: list[Picture] = []
@@ -90,7 +91,7 @@ def course_section(records: list[Record], settings: Settings) -> Section:
     return Section("The run", facts=facts, pictures=tuple(pictures), notes=notes)
 
 
-def _facts(records: list[Record]) -> tuple[Fact, ...]:
+def _facts(records: Sequence[Record]) -> tuple[Fact, ...]:
     facts = []
     for name, key, form in (
         ("steps", "step", thousands),
@@ -109,7 +110,7 @@ def _facts(records: list[Record]) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
-def _loss_words(records: list[Record]) -> str:
+def _loss_words(records: Sequence[Record]) -> str:
     _, bits = series(records, "bits")
     return (
         f"Bits per token, from {bits[0]:.2f} to {bits[-1]:.2f}. Where the held-out curve rises while the "

@@ -25,7 +25,7 @@ INK = "#767676"
 # A panel of this many inches is as wide as a phone, so that its letters keep their size there.
 PANEL = (4.7, 3.1)
 
-_RULES = {
+_RULES: dict[str, Any] = {
     "font.size": 10.5,
     "font.family": ["DejaVu Sans"],
     "axes.titlesize": 11,
@@ -66,7 +66,8 @@ def style() -> Iterator[Any]:
         from matplotlib.figure import Figure
     except ImportError:
         raise DependencyError("matplotlib", "none installed", "pip install matplotlib") from None
-    with matplotlib.rc_context({**_RULES, "axes.prop_cycle": cycler(color=list(CYCLE))}):
+    rules: Any = {**_RULES, "axes.prop_cycle": cycler(color=list(CYCLE))}
+    with matplotlib.rc_context(rules):
         yield Figure
 
 
