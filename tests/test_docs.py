@@ -1,11 +1,12 @@
-"""The Python on the estimators' pages runs as it stands there."""
+"""The Python on the pages of estimators and of the diagnosis runs as it stands there."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-PAGES = sorted((Path(__file__).parents[1] / "docs" / "estimators").glob("*.md"))
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = [*sorted((DOCS / "estimators").glob("*.md")), DOCS / "diagnose.md"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)

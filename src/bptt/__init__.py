@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from bptt import (
+        callbacks,
         carry,
         data,
         errors,
@@ -25,30 +26,39 @@ if TYPE_CHECKING:
         recurrence,
         reference,
         remedies,
+        report,
         streaming,
         tasks,
         training,
     )
+    from bptt.diagnosis import Diagnosis, diagnose
     from bptt.export import export_c, export_onnx
     from bptt.nn import convert
+    from bptt.report import plot
     from bptt.streaming import Stream
     from bptt.watching import Flow, watch
 
 _NAMES = {
+    "Diagnosis": "bptt.diagnosis",
     "Flow": "bptt.watching",
     "Stream": "bptt.streaming",
     "convert": "bptt.nn",
     "export_c": "bptt.export",
     "export_onnx": "bptt.export",
+    "diagnose": "bptt.diagnosis",
+    "plot": "bptt.report",
     "watch": "bptt.watching",
 }
 
 __all__ = [
+    "Diagnosis",
     "Flow",
     "Stream",
+    "callbacks",
     "carry",
     "convert",
     "data",
+    "diagnose",
     "errors",
     "export",
     "export_c",
@@ -57,10 +67,12 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "plot",
     "probes",
     "recurrence",
     "reference",
     "remedies",
+    "report",
     "streaming",
     "tasks",
     "training",

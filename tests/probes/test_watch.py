@@ -83,6 +83,14 @@ def test_every_third_step_of_a_run() -> None:
         flow.bias(5)
 
 
+def test_steps_are_counted_where_the_loss_sees_the_last_state_alone() -> None:
+    model = Classifier()
+    with bptt.watch(model, every=2) as flow:
+        for _ in range(5):
+            one_step(model, torch.randn(4, 6, 3))
+    assert [m.step for m in flow.history] == [0, 2, 4]
+
+
 def one_step_of_text(model: nn.Module) -> None:
     logits, _ = model(torch.randint(9, (12, 4)))
     bptt.models.token_loss(logits, torch.randint(9, (12, 4))).backward()

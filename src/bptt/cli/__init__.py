@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a language model on texts and leave a run folder",
     "sample": "continue a prompt with a trained model",
     "eval": "score a trained model on a text",
+    "diagnose": "see how far back a trained model learns, and what would help",
     "bench": "measure our layers beside torch's, equal results checked first",
     "export": "write a trained model as C99 or ONNX, with its state",
     "data": "list the data sets, or fetch one",

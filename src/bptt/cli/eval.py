@@ -32,26 +32,12 @@ def run(arguments: list[str]) -> int:
     """Print a score."""
     asked = parse(Eval, "eval", arguments)
 
-    from bptt.data import Corpus
-    from bptt.errors import ArgumentError
-    from bptt.training.build import open_corpus
+    from bptt.cli.text import open_text
     from bptt.training.evaluate import evaluate
     from bptt.training.restore import load_model
 
     model, vocabulary, settings = load_model(asked.run)
-    if asked.file is None:
-        corpus = open_corpus(settings, vocabulary)
-        stream, what = corpus.valid, "the held-out part"
-        if stream is None:
-            raise ArgumentError("a file", "none, and the run holds nothing out", "name a text")
-    else:
-        corpus = Corpus.open(
-            [asked.file],
-            vocabulary=vocabulary,
-            valid_fraction=0.0,
-            document_separator=settings.documents,
-        )
-        stream, what = corpus.train, asked.file
+    stream, what, unknown = open_text(asked.file, settings, vocabulary)
     score = evaluate(model, stream)
     if asked.json:
         print(json.dumps(score.as_dict()))
@@ -61,6 +47,6 @@ def run(arguments: list[str]) -> int:
         f"{what}: {score.bits:.4f} bits per {unit} ({score.nats:.4f} nats, "
         f"perplexity {score.perplexity:.3f}) over {score.tokens:,} {unit}s"
     )
-    if corpus.unknown and asked.file is not None:
-        print(f"{corpus.unknown:,} of them are unknown to the model and scored as one symbol")
+    if unknown:
+        print(f"{unknown:,} of them are unknown to the model and scored as one symbol")
     return 0

@@ -57,11 +57,15 @@ def run(arguments: list[str]) -> int:
     asked = parse(Train, "train", arguments)
     settings, resume = _settings(asked, arguments)
 
+    from bptt.report import write_run_report
+    from bptt.report.health import health
     from bptt.training.loop import train
     from bptt.training.progress import TerminalReporter
+    from bptt.training.run_folder import RunFolder
 
     with TerminalReporter(quiet_stdout=asked.json) as reporter:
         outcome = train(settings, resume=resume, reporter=reporter)
+    write_run_report(outcome.run)
     if asked.json:
         valid = None if outcome.valid is None else outcome.valid.as_dict()
         document = {
@@ -77,6 +81,8 @@ def run(arguments: list[str]) -> int:
         print(f"interrupted at step {outcome.steps}; go on: bptt train --resume {outcome.run}")
         return 130
     print(_summary(outcome, "byte" if settings.bytes else "character"))
+    for advice in health(RunFolder.open(outcome.run).read_metrics(), settings):
+        print(f"{advice.rule}: {advice.text}")
     if asked.sample:
         _print_sample(outcome, asked.sample, settings.seed)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,8 +54,13 @@ class Adaptive(Estimator):
 
     Every ``every``-th call goes back through the whole sequence and splits the gradient by lag, which
     gives bias(K) = ‖g_K - g‖ / ‖g‖ for every K. The smallest K from which on it is at most ``bias`` is
-    the horizon of that call; k is the median of the last three, so that one batch cannot throw it far.
+    the horizon of that call. k goes to the median of the last three horizons, so that one batch cannot
+    throw it far, but falls to no less than ``shrink`` of itself at a time, from the whole sequence on.
     Calls in between are :class:`Truncated` with that k.
+
+    Why it comes down slowly: what an untrained model's gradient holds at long lags is small, and is
+    all there is to learn from. Truncated to the horizon of that first moment, the model would never
+    grow the long one, and go on being measured as short; a copy task shows it (docs/estimators).
 
     Attributes:
         bias: the largest relative bias, between 0 and 1.
@@ -62,6 +68,7 @@ class Adaptive(Estimator):
             through the whole sequence. Default: no bound.
         k_min: k's lower bound.
         every: calls from one measurement to the next; the first call is measured.
+        shrink: the least share of k that one measurement leaves; 0 lets k fall at once.
         lanes: lanes to measure, a sample of the batch; None for all.
         batch_first: whether time is axis 1 of the inputs.
         reduction: ``"mean"`` or ``"sum"``; default: what the loss says of itself, else a mean.
@@ -77,7 +84,7 @@ class Adaptive(Estimator):
         >>> import torch, bptt
         >>> gru = torch.nn.GRU(3, 5)
         >>> x, target = torch.randn(40, 2, 3), torch.randn(40, 2, 5)
-        >>> estimator = Adaptive(bias=0.1)
+        >>> estimator = Adaptive(bias=0.1, shrink=0)
         >>> step = estimator.backward(gru, x, target, loss=torch.nn.functional.mse_loss)
         >>> estimator.k == estimator.decisions[0].k < 40
         True
@@ -91,6 +98,7 @@ class Adaptive(Estimator):
     k_max: int | None = None
     k_min: int = 1
     every: int = 50
+    shrink: float = 0.9
     lanes: int | None = 4
     batch_first: bool = False
     reduction: str | None = None
@@ -101,6 +109,8 @@ class Adaptive(Estimator):
             raise ArgumentError(
                 "a bias between 0 and 1", f"{self.bias!r}", "give a share, e.g. 0.05 for 5 %"
             )
+        if not isinstance(self.shrink, (int, float)) or not 0 <= self.shrink < 1:
+            raise ArgumentError("0 <= shrink < 1", f"{self.shrink!r}", "give a share, e.g. 0.9")
         for name in ("k_max", "k_min", "every", "lanes"):
             value = getattr(self, name)
             optional = name in ("k_max", "lanes") and value is None
@@ -157,7 +167,8 @@ class Adaptive(Estimator):
     def _decide(self, horizon: int, reach: int) -> None:
         memory = self._memory
         recent = sorted([d.horizon for d in memory.decisions[-2:]] + [horizon])
-        k = max(self.k_min, recent[len(recent) // 2])
+        before = reach if self.k is None else self.k
+        k = max(self.k_min, recent[len(recent) // 2], math.ceil(self.shrink * before))
         k = k if self.k_max is None else min(k, self.k_max)
         memory.decisions.append(Decision(memory.calls, horizon, reach, k))
         logger.info("call %d: horizon %d of %d steps, k = %d", memory.calls, horizon, reach, k)

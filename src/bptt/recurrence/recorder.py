@@ -79,7 +79,7 @@ class Recorder:
         self._handles: list[Any] = []
         self._patched: list[nn.Module] = []
         self._generators: dict[nn.Module, Tensor] = {}
-        self._armed = self._queued = False
+        self._queued = False
         self.without_gradient = 0
         self.recorded = 0
         self.candidates: list[str] = []
@@ -155,9 +155,10 @@ class Recorder:
             self.without_gradient += known
             return None
         if not self._wanted():
-            if not self._armed:
-                self._armed = True
-                next(t for t in _tensors(output) if t.requires_grad).register_hook(self._queue)
+            # Whichever of them the loss depends on: it may be the last state alone.
+            for tensor in _tensors(output):
+                if tensor.requires_grad:
+                    tensor.register_hook(self._queue)
             return None
         if not isinstance(module, nn.RNNBase):
             # A state may be used once more inside the cell, as an LSTM's c is for h. A view of it is
@@ -190,7 +191,7 @@ class Recorder:
 
     def _finish(self) -> None:
         reached = [c for c in self._calls if c.gradients]
-        self._calls, self._armed, self._queued = [], False, False
+        self._calls, self._queued = [], False
         self._generators.clear()
         with torch.no_grad():
             self._finished(reached)

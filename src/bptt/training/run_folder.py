@@ -7,6 +7,7 @@
         vocabulary.json      what the token numbers mean
         metrics.jsonl        one line per logged step: the source of truth for every plot
         checkpoints/step-N/  see bptt.training.checkpoint
+        report.html          the course of the run, drawn; written by the command line
 """
 
 from __future__ import annotations

@@ -1,0 +1,81 @@
+"""What a run's own numbers say about its settings: clipping, and k beside the horizon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from bptt.report.advice import TOO_LONG, Advice
+from bptt.training.settings import Settings
+
+# The later half of a run: what happens while a start settles is no fault of the settings.
+SETTLED = 0.5
+# Share of updates that were clipped. Always at the threshold, the clip and not the rate sets the step.
+ALWAYS = 0.9
+# A pre-clip norm so small beside the threshold that no update of it was ever near being cut.
+NEAR_ZERO = 1e-3
+# A horizon within a tenth of the chunk's length is the chunk's, not the gradient's.
+FILLED = 0.9
+
+
+def health(records: Iterable[dict[str, Any]], settings: Settings) -> tuple[Advice, ...]:
+    """Every rule that a run's metrics meet, from the later half of its lines.
+
+    Args:
+        records: lines of ``metrics.jsonl``.
+        settings: of the run.
+
+    Example:
+        >>> lines = [{"step": n, "norm": 9.0, "clipped": 1.0} for n in range(20)]
+        >>> [advice.rule for advice in health(lines, Settings())]
+        ['always clipped']
+    """
+    lines = list(records)
+    lines = lines[int(len(lines) * SETTLED) :]
+    trained = [line for line in lines if "norm" in line]
+    if not trained:
+        return ()
+    return (*_clipping(trained, settings.clip), *_truncation(trained, settings))
+
+
+def _clipping(lines: list[dict[str, Any]], clip: float | None) -> Iterable[Advice]:
+    norm = sum(line["norm"] for line in lines) / len(lines)
+    clipped = sum(line["clipped"] for line in lines) / len(lines)
+    if clipped > ALWAYS:
+        yield Advice(
+            "always clipped",
+            f"{clipped:.0%} of the updates were clipped, at a mean norm of {norm:.2g}: the threshold, "
+            "not the rate, sets the step. Lower --lr, raise --clip, or try another --init.",
+        )
+    if norm < NEAR_ZERO * (1.0 if clip is None else clip):
+        yield Advice(
+            "norm near zero",
+            f"The gradient's mean norm is {norm:.2g}: it vanishes, or there is nothing left to learn. "
+            "bptt diagnose RUN says which.",
+        )
+
+
+def _truncation(lines: list[dict[str, Any]], settings: Settings) -> Iterable[Advice]:
+    measured = [line for line in lines if "horizon" in line]
+    if not measured or settings.gradient != "truncated":
+        return
+    last = measured[-1]
+    grid, bias = last["spectrum"]["truncations"], last["spectrum"]["bias"]
+    if last["horizon"] >= FILLED * settings.k:
+        yield Advice(
+            "k may be too short",
+            f"The gradient reaches {last['horizon']} steps, all of k = {settings.k}: it may go on "
+            "beyond. bptt diagnose RUN measures it on longer sequences.",
+        )
+        return
+    near = settings.k
+    for k, share in zip(reversed(grid), reversed(bias), strict=True):
+        if share is None or share > 0.01:
+            break
+        near = k
+    if settings.k > TOO_LONG * near:
+        yield Advice(
+            "k too long",
+            f"Beyond {near} steps only 1 % of the gradient is left, and k = {settings.k}: a shorter k "
+            "gives nearly the same gradient and more updates in the same text.",
+        )

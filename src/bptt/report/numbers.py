@@ -1,0 +1,30 @@
+"""Numbers as a reader likes them."""
+
+from __future__ import annotations
+
+import math
+
+
+def percent(value: float) -> str:
+    """A share with two significant digits, and no more than two after the point.
+
+    Example:
+        >>> percent(0.1234), percent(0.0512), percent(0.00012), percent(0.0)
+        ('12 %', '5.1 %', '0.01 %', '0 %')
+    """
+    if not math.isfinite(value):
+        return "-"
+    size = 100 * abs(value)
+    if size == 0 or size >= 9.95:
+        return f"{100 * value:.0f} %"
+    return f"{100 * value:.1f} %" if size >= 0.995 else f"{100 * value:.2f} %"
+
+
+def thousands(number: float) -> str:
+    """A count with thin spaces between its thousands.
+
+    Example:
+        >>> thousands(12345) == "12\u2009345"
+        True
+    """
+    return f"{number:,.0f}".replace(",", "\u2009")

@@ -1,0 +1,151 @@
+"""A diagnosis in a terminal: one table of modules, one of lags, the verdict in sentences, advice."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from bptt.diagnosis import Diagnosis, ModuleDiagnosis
+from bptt.probes import LagSpectrum
+from bptt.report.advice import advise
+from bptt.report.numbers import percent
+
+BAR = 24  # characters that the largest share of a table takes
+ACROSS = 3  # modules side by side
+COLORS = {"healthy": "green", "vanishing": "yellow", "exploding": "red"}
+
+
+def show(found: Diagnosis, console: Any = None) -> None:
+    """Print a diagnosis.
+
+    Args:
+        found: what :func:`bptt.diagnose` returned.
+        console: a ``rich.console.Console``; default one on stdout.
+
+    Example:
+        >>> import io, torch, bptt
+        >>> from rich.console import Console
+        >>> batch = torch.randn(9, 2, 3), torch.randn(9, 2, 5)
+        >>> found = bptt.diagnose(torch.nn.GRU(3, 5), batch, torch.nn.functional.mse_loss)
+        >>> text = io.StringIO()
+        >>> show(found, Console(file=text, width=80))
+        >>> "horizon" in text.getvalue()
+        True
+    """
+    from rich.console import Console
+
+    console = Console(highlight=False) if console is None else console
+    console.print(_summary(found))
+    for module in found.modules:
+        _module(module, found.k, len(found.modules) > 1, console)
+
+
+def _summary(found: Diagnosis) -> Any:
+    """A column a module, so that the names of the numbers have room in a narrow terminal."""
+    from rich.console import Group
+
+    blocks = [found.modules[i : i + ACROSS] for i in range(0, len(found.modules), ACROSS)]
+    return Group(*(_block(block, found.k) for block in blocks))
+
+
+def _block(modules: tuple[ModuleDiagnosis, ...], k: int | None) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
+    table.add_column("", no_wrap=True)
+    for module in modules:
+        watched = module.watched
+        table.add_column(f"{watched.name or 'the model'}\n{watched.kind}", justify="right")
+    for row in zip(*(_numbers(module, k) for module in modules), strict=True):
+        table.add_row(row[0][0], *(value for _, value in row))
+    return table
+
+
+def _numbers(module: ModuleDiagnosis, k: int | None) -> list[tuple[str, str]]:
+    watched, spectrum = module.watched, module.watched.spectrum
+    found = [
+        ("verdict", f"[{COLORS[watched.verdict]}]{watched.verdict}[/]"),
+        ("horizon, 5 % bias (steps)", _steps(spectrum, 0.05)),
+        ("horizon, 1 % bias (steps)", _steps(spectrum, 0.01)),
+        ("decay (factor per step)", _number(watched.decay)),
+    ]
+    if k is not None:
+        found.append((f"bias at your k = {k}", percent(spectrum.bias_of(k))))
+        found.append((f"cosine at your k = {k}", f"{spectrum.cosine_of(k):.3f}"))
+    gates, exponents, memory = watched.saturation, module.lyapunov, module.capacity
+    found += [
+        ("saturated values", "-" if gates is None else percent(gates.share)),
+        (
+            "largest Lyapunov exponent",
+            "-" if exponents is None else f"{float(exponents.exponents[0]):+.3f}",
+        ),
+        ("memory (inputs' worth)", "-" if memory is None else f"{memory.total:.1f}"),
+    ]
+    return found
+
+
+def _module(module: ModuleDiagnosis, k: int | None, several: bool, console: Any) -> None:
+    watched = module.watched
+    console.print()
+    if several:
+        console.print(f"[bold]{watched.name}[/]")
+    console.print(watched.explain())
+    if bool(watched.spectrum.norms.isfinite().all()):
+        console.print()
+        console.print(_lags(watched.spectrum, k))
+    for note in module.notes:
+        console.print(f"[dim]{note}[/]")
+    given = advise(module, k)
+    console.print()
+    console.print("[bold]What would help[/]" if given else "Nothing to change: no rule applies.")
+    for advice in given:
+        console.print(f"- {advice.text}")
+
+
+def _lags(spectrum: LagSpectrum, k: int | None) -> Any:
+    """A few lags, an octave apart, with the gradient's size as bars."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("K", justify="right")
+    table.add_column("gradient K back", min_width=BAR + 8, no_wrap=True)
+    table.add_column("bias of K", justify="right")
+    table.add_column("cosine", justify="right")
+    table.add_column("")
+    marks = {spectrum.horizon(): "horizon 5 %"}
+    near = spectrum.horizon(0.01)
+    marks[near] = "horizon 5 % and 1 %" if near in marks else "horizon 1 %"
+    if k is not None and k <= spectrum.steps:
+        marks[k] = f"{marks[k]}, your k" if k in marks else "your k"
+    at = spectrum.truncations.tolist()
+    rows = sorted({k for k in at if k & (k - 1) == 0} | (set(marks) & set(at)) | {at[-1]})
+    top = float(spectrum.norms.max()) or 1.0
+    for row in rows:
+        share = float(spectrum.norms[row]) / top if row < len(spectrum.norms) else 0.0
+        bias, cosine = spectrum.bias_of(row), spectrum.cosine_of(row)
+        mark = marks.get(row, "")
+        table.add_row(
+            str(row), f"{percent(share):>7} {bar(share)}", percent(bias), f"{cosine:.3f}",
+            f"[bold]{mark}[/]" if mark else "",
+        )  # fmt: skip
+    return table
+
+
+def bar(share: float, width: int = BAR) -> str:
+    """A horizontal bar in eighths of a character.
+
+    Example:
+        >>> bar(0.5, 4), bar(0.0, 4)
+        ('██', '')
+    """
+    eighths = round(8 * width * min(1.0, max(0.0, share)))
+    return "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
+
+
+def _steps(spectrum: LagSpectrum, tolerance: float) -> str:
+    horizon = spectrum.horizon(tolerance)
+    return f"≥ {horizon}" if horizon >= spectrum.steps else str(horizon)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"

@@ -1,0 +1,124 @@
+"""A paragraph of plain words for every picture, with the measured numbers in it."""
+
+from __future__ import annotations
+
+import math
+
+from bptt.diagnosis import ModuleDiagnosis
+from bptt.report.numbers import percent
+
+
+def on_lags(found: ModuleDiagnosis) -> str:
+    """What the gradient by lag says."""
+    spectrum = found.watched.spectrum
+    return (
+        "How large the gradient is after so many steps back through the recurrence. What happened "
+        f"more than {spectrum.horizon()} steps ago changes the update by less than 5 %, more than "
+        f"{spectrum.horizon(0.01)} steps ago by less than 1 %. A straight fall on this scale is a "
+        f"constant factor per step: here {found.watched.decay:.3g}."
+    )
+
+
+def on_bias(found: ModuleDiagnosis, k: int | None) -> str:
+    """What the bias against K says."""
+    spectrum = found.watched.spectrum
+    text = (
+        "How far the gradient truncated to K steps is from the full one, as a share of it: exact on "
+        "this batch, for every loss counted K steps back."
+    )
+    if k is not None:
+        text += (
+            f" At your k = {k} it is {percent(spectrum.bias_of(k))}. Training by chunks of k steps cuts "
+            "harder than that: a loss near the start of a chunk reaches only to that start."
+        )
+    return text
+
+
+def on_cosine(found: ModuleDiagnosis) -> str:
+    """What the cosine against K says."""
+    cosine = found.watched.spectrum.measured_cosine
+    if bool((cosine < 0).any()):
+        return (
+            "Where the curve is below zero, the truncated gradient leads uphill: short truncation does "
+            "not learn slowly here, it learns the wrong thing."
+        )
+    return (
+        "1 is the same direction as the full gradient, 0 a right angle. It never falls below "
+        f"{float(cosine.min()):.2f} here: truncation shortens the step or turns it, and does not "
+        "reverse it."
+    )
+
+
+def on_products(found: ModuleDiagnosis) -> str:
+    """What the products of Jacobians say."""
+    jacobians = found.jacobians
+    assert jacobians is not None
+    text = (
+        "What the recurrence alone does to a gradient, whatever the loss: the gain of the direction that "
+        "survives best, and of the middle one; the band is the range over places in the text. Below "
+        "1 it shrinks."
+    )
+    if jacobians.weight_norm is not None:
+        text += (
+            f" The recurrent matrix has spectral radius {jacobians.weight_radius:.2f} and spectral norm "
+            f"{jacobians.weight_norm:.2f}: the dotted bound follows from the norm, and the real products "
+            "lie far below it because the units saturate."
+            if jacobians.weight_norm > 1
+            else f" The recurrent matrix has spectral norm {jacobians.weight_norm:.2f}, below 1: the "
+            "gradient must vanish."
+        )
+    return text
+
+
+def on_spectrum(found: ModuleDiagnosis) -> str:
+    """What the singular values and the exponents say."""
+    text = (
+        "Blue: by how much one step stretches or shrinks each direction. A direction near 1 is carried "
+        "on. "
+    )
+    exponents = found.lyapunov
+    if exponents is not None:
+        first = float(exponents.exponents[0])
+        text += (
+            "Orange: the factor per step in the long run; the largest, "
+            f"e^λ = {math.exp(first):.3f}, is "
+            + (
+                "above 1: nearby states drift apart, and a gradient explodes."
+                if first > 0
+                else f"below 1: the slowest memory fades to a tenth in {_tenth(first)} steps."
+            )
+        )
+    return text
+
+
+def _tenth(exponent: float) -> str:
+    return f"{max(1, round(-2.302585 / exponent)):,}" if exponent < -1e-9 else "endless"
+
+
+def on_gates(found: ModuleDiagnosis) -> str:
+    """What the gates' histograms say."""
+    gates = found.watched.saturation
+    assert gates is not None
+    return (
+        "Where the activations stand within their range, over all steps, lanes and units. Orange: within "
+        "a twentieth of either end, where a sigmoid or tanh passes a fifth of the gradient or less. "
+        f"Of the values that carry the state {percent(gates.share)} are there. Gates may saturate, which "
+        "is how they keep or drop; a plain state that saturates blocks."
+    )
+
+
+def on_memory(found: ModuleDiagnosis) -> str:
+    """What the capacity says."""
+    memory = found.capacity
+    assert memory is not None
+    held, horizon = memory.total, found.watched.horizon
+    text = (
+        "How much of the input of so many steps ago a linear map reads back from the state: what the "
+        "network holds, whether or not the loss asks for it. In all it holds "
+        f"{held:.1f} inputs' worth."
+    )
+    if horizon > 2 * held:
+        text += " The gradient reaches back farther than that."
+    elif held > 2 * horizon:
+        text += " It holds more than the gradient reaches back for."
+    return text

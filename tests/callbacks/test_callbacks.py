@@ -1,0 +1,158 @@
+"""Each callback with the real library, on a training run of a few steps."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import bptt
+from bptt.callbacks import Watcher, for_hugging_face, for_lightning, for_tensorboard, told
+from bptt.errors import DependencyError
+from bptt.watching import WatchError
+from models_to_watch import Classifier, Tagger
+
+
+def train(model: nn.Module, steps: int, after) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.randn(4, 6, 3)).square().mean().backward()
+        optimizer.step()
+        after()
+
+
+def test_a_model_that_never_runs_is_an_error() -> None:
+    with (
+        pytest.raises(WatchError, match="forward and backward"),
+        told(Classifier(), print) as after,
+    ):
+        train(Classifier(), 2, after)  # another one
+
+
+def test_what_is_told() -> None:
+    seen: list[tuple[int, dict]] = []
+    model = Tagger()
+    with told(model, lambda *news: seen.append(news), every=3) as after_step:
+        train(model, 7, after_step)
+    assert [step for step, _ in seen] == [1, 4, 7]
+    numbers = seen[-1][1]
+    # Two layers and two directions: each under its own name, and the one that carries most.
+    assert {f"gru.l{n}{way}/horizon" for n in (0, 1) for way in ("", "_reverse")} < set(numbers)
+    assert 1 <= numbers["horizon"] <= 4
+    assert 0 < numbers["decay"] < 10
+    assert numbers["verdict"] in ("vanishing", "healthy", "exploding")
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_an_error_of_the_users_own_is_passed_on() -> None:
+    model = Classifier()
+    with pytest.raises(KeyError), told(model, print):
+        raise KeyError("theirs")
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_stopping_twice() -> None:
+    watcher = Watcher(nn.GRU(3, 4))
+    with pytest.raises(WatchError, match="forward and backward"):
+        watcher.stop()
+    watcher.stop()
+
+
+@pytest.mark.parametrize(
+    ("module", "make"),
+    [
+        ("lightning", lambda: for_lightning()),
+        ("transformers", lambda: for_hugging_face()),
+        ("torch.utils.tensorboard", lambda: for_tensorboard("folder")),
+    ],
+)
+def test_without_the_library(module, make, monkeypatch) -> None:
+    import sys
+
+    for name in (module, f"{module}.pytorch", "pytorch_lightning"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(DependencyError, match="pip install"):
+        make()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_tensorboard(tmp_path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    model = Classifier()
+    writer = SummaryWriter(str(tmp_path))
+    with told(model, for_tensorboard(writer), every=2) as after_step:
+        train(model, 5, after_step)
+    writer.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    horizons = events.Scalars("bptt/horizon")
+    assert [e.step for e in horizons] == [1, 3, 5]
+    assert all(1 <= e.value <= 6 for e in horizons)
+    assert len(events.Scalars("bptt/decay")) == 3
+    assert "bptt/verdict/text_summary" in events.Tags()["tensors"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_lightning(tmp_path) -> None:
+    import lightning
+    from lightning.pytorch.loggers import CSVLogger
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = Classifier()
+
+        def training_step(self, batch, index):
+            return self.model(batch[0]).square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    data = torch.utils.data.TensorDataset(torch.randn(20, 6, 3))
+    callback = for_lightning(every=2)
+    logger = CSVLogger(tmp_path)
+    trainer = lightning.Trainer(
+        max_epochs=1, accelerator="cpu", logger=logger, callbacks=[callback], log_every_n_steps=1,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Module(), torch.utils.data.DataLoader(data, batch_size=4))
+    assert [m.step for m in callback.flow.history] == [0, 2, 4]
+    assert callback.flow.modules[0].name == "model.lstm"
+    logged = trainer.logged_metrics
+    assert float(logged["bptt/horizon"]) == callback.flow.horizon
+    assert math.isclose(float(logged["bptt/decay"]), callback.flow.decay, rel_tol=1e-6)  # float32
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_hugging_face(tmp_path) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = Classifier()
+
+        def forward(self, x, labels):
+            logits = self.model(x)
+            return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+    data = [{"x": torch.randn(6, 3), "labels": i % 4} for i in range(20)]
+    callback = for_hugging_face(every=2)
+    arguments = TrainingArguments(
+        str(tmp_path), per_device_train_batch_size=4, max_steps=5, logging_steps=5, report_to=[],
+        use_cpu=True, save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    trainer = Trainer(Model(), arguments, train_dataset=data, callbacks=[callback])
+    trainer.train()
+    lines = [r for r in trainer.state.log_history if "bptt/horizon" in r]
+    assert [r["step"] for r in lines] == [1, 3, 5]
+    assert lines[-1]["bptt/horizon"] == callback.flow.horizon
+    assert callback.flow.modules[0].name == "model.lstm"
+    assert bptt.plot(callback.flow).axes
