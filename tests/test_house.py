@@ -10,8 +10,8 @@ import bptt
 ROOT = Path(bptt.__file__).parent
 # From the ground up: a folder may import what stands before it, never what stands after.
 ORDER = [
-    "errors", "axes", "reference", "ops", "nn", "carry", "recurrence", "probes", "watching",
-    "gradients", "remedies", "tasks", "data", "models", "streaming", "training", "generation",
+    "errors", "forms", "axes", "reference", "ops", "nn", "carry", "recurrence", "probes", "watching",
+    "gradients", "remedies", "tasks", "data", "models", "streaming", "training", "compare", "generation",
     "export", "report", "claims", "lab", "benchmark", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
