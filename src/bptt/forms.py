@@ -41,6 +41,7 @@ STARTS: dict[str, Word] = {
     "norm": Word(1.0),
     "forget": Word(takes="must", above=-math.inf),
     "chrono": Word(takes="must", above=2.0),
+    "hold": Word(takes="no"),
 }
 
 CLIPS: dict[str, Word] = {

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from bptt.errors import ArgumentError
-from bptt.remedies.starts import recurrent_modules
+
+Recurrent = nn.RNNBase | nn.RNNCellBase
+
+
+def recurrent_modules(model: nn.Module) -> Iterator[Recurrent]:
+    """Every recurrent layer and cell inside a model that has a recurrent matrix, itself included."""
+    return (m for m in model.modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase)))
 
 
 class OrthogonalGates(nn.Module):

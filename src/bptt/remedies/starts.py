@@ -17,14 +17,9 @@ from torch.nn.utils.parametrize import is_parametrized
 from bptt.errors import ArgumentError
 from bptt.forms import STARTS, parse_forms
 from bptt.nn import MinGRU
+from bptt.remedies.orthogonal import Recurrent, hold_orthogonal, recurrent_modules
 
-Recurrent = nn.RNNBase | nn.RNNCellBase
 Generator = torch.Generator | None
-
-
-def recurrent_modules(model: nn.Module) -> Iterator[Recurrent]:
-    """Every recurrent layer and cell inside a model that has a recurrent matrix, itself included."""
-    return (m for m in model.modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase)))
 
 
 def start_recurrent(model: nn.Module, start: str, *, generator: Generator = None) -> None:
@@ -46,6 +41,7 @@ def start_recurrent(model: nn.Module, start: str, *, generator: Generator = None
             - ``"norm:1"``: what is there, scaled to this spectral norm σ_max.
             - ``"forget:b"``: see :func:`start_forget_bias`.
             - ``"chrono:T"``: see :func:`start_chrono`.
+            - ``"hold"``: from here on, see :func:`bptt.remedies.hold_orthogonal`; goes last.
         generator: of the random numbers; default torch's own.
 
     Raises:
@@ -65,6 +61,8 @@ def start_recurrent(model: nn.Module, start: str, *, generator: Generator = None
             start_chrono(model, _given(number), generator=generator)
         elif name == "forget":
             start_forget_bias(model, _given(number))
+        elif name == "hold":
+            hold_orthogonal(model)
         else:
             fill = _FILLS[name]
             for gate in list(_gates(model)):
