@@ -60,6 +60,16 @@ REGULARISERS: dict[str, Word] = {
     "floss": Word(1.0),
 }
 
+GRADIENTS: dict[str, Word] = {
+    "full": Word(takes="no"),
+    "truncated": Word(takes="must"),
+    "windowed": Word(takes="must"),
+    "checkpointed": Word(takes="no"),
+    "adaptive": Word(0.05, most=0.999),
+    "randomized": Word(takes="must"),
+    "forward": Word(takes="no"),
+}
+
 
 def parse_form(text: str, words: Mapping[str, Word]) -> tuple[str, float | None]:
     """Take a form apart.

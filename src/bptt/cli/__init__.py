@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a language model on texts and leave a run folder",
     "sample": "continue a prompt with a trained model",
     "eval": "score a trained model on a text",
+    "compare": "put remedies side by side on a long-memory task",
     "bench": "measure our layers beside torch's, equal results checked first",
     "data": "list the data sets, or fetch one",
 }
