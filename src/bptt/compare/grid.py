@@ -137,7 +137,7 @@ class Grid:
 
     def jobs(self) -> list[Job]:
         """Every job, the seeds of a point next to each other, short lengths first."""
-        lengths = sorted(self.lengths) or [TASKS[self.task]]
+        lengths: list[int | None] = [*sorted(self.lengths)] or [TASKS[self.task]]
         points = itertools.product(
             lengths, self.cells, self.starts, self.clips, self.penalties, self.gradients,
             range(self.seeds),

@@ -69,7 +69,8 @@ def build_gradient(form: str, task: Task) -> Estimator:
     """An estimator from its form: ``"full"``, ``"truncated:20"``, …; ``"windowed:k"`` spans 2k."""
     name, number = parse_form(form, GRADIENTS)
     reduction = getattr(task.loss, "reduction", None)
-    k = int(number) if number is not None else 0
+    number = 0.0 if number is None else number
+    k = int(number)
     made: dict[str, Any] = {
         "full": lambda: Full(reduction=reduction),
         "truncated": lambda: Truncated(k, reduction=reduction),

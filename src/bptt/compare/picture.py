@@ -39,7 +39,7 @@ def draw(rows: list[Row], title: str, metric: str, levels: dict[str, float]) -> 
     labels = [" ".join(str(getattr(row, a)) for a in axes_named) for row in rows]
     height = 4.0 if over_length else 1.2 + 0.32 * len(rows)
     figure = Figure(figsize=(7, height), layout="constrained")
-    axes = figure.subplots()
+    axes: Any = figure.subplots()  # matplotlib's types know no None, which it draws as a gap
     if over_length:
         for label in dict.fromkeys(labels):
             line = [row for row, own in zip(rows, labels, strict=True) if own == label]
@@ -58,8 +58,8 @@ def draw(rows: list[Row], title: str, metric: str, levels: dict[str, float]) -> 
         axes.invert_yaxis()
         axes.set_xlabel(metric)
     for number, (name, level) in enumerate(levels.items()):
-        line = axes.axhline if over_length else axes.axvline
-        line(level, color="gray", linestyle=("--", ":")[number % 2], linewidth=1, label=name)
+        draw_level = axes.axhline if over_length else axes.axvline
+        draw_level(level, color="gray", linestyle=("--", ":")[number % 2], linewidth=1, label=name)
     axes.set_title(title)
     return figure
 

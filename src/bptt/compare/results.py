@@ -90,7 +90,7 @@ def summarise(records: Iterable[Record]) -> list[Row]:
         needed = [r["updates"] for r in group if r["solved"]]
         rows.append(
             Row(
-                *point,
+                **dict(zip(AXES, point, strict=True)),
                 seeds=len(group),
                 scores=scores,
                 mean=statistics.fmean(scores) if scores else None,

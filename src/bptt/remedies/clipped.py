@@ -109,7 +109,7 @@ def measure(parameters: Iterable[Tensor]) -> tuple[list[Tensor], Tensor]:
 
 def scale_to(parameters: list[Tensor], norm: Tensor, length: float) -> None:
     """g ← g/‖g‖ · θ, the norm above zero. In this order nothing overflows, however short g is."""
-    gradients = [p.grad for p in parameters]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     torch._foreach_div_(gradients, norm)
     torch._foreach_mul_(gradients, length)
 

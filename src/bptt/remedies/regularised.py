@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +96,8 @@ class Regulariser(ABC):
         self._add(model, found, done)
 
     def _add(self, model: nn.Module, found: list[Found], done: Regularised) -> None:
-        total, pairs = 0.0, []
+        total = 0.0
+        pairs: list[tuple[Tensor, Tensor]] = []
         for one in found:
             step, leaves = differentiable(one)
             with torch.enable_grad():
@@ -109,7 +111,7 @@ class Regulariser(ABC):
             )
             owner = _owner(model, one.name)
             pairs += [
-                (reduce(getattr, name.split("."), owner), g * (self.weight / len(found)))
+                (_weight(owner, name), g * (self.weight / len(found)))
                 for name, g in zip(wanted, gradients, strict=True)
                 if g is not None
             ]
@@ -126,7 +128,7 @@ class Regulariser(ABC):
 def differentiable(found: Found) -> tuple[Steps, dict[str, Tensor]]:
     """A recurrence's step with parameters to be differentiated by, and those by name."""
     step = found.recurrence.step
-    leaves = {n: p.detach().requires_grad_() for n, p in step.parameters.items()}  # type: ignore[attr-defined]
+    leaves = {n: p.detach().requires_grad_() for n, p in step.parameters.items()}
     if isinstance(step, Stack):
         weights = tuple(
             tuple(w if n is None else leaves[n] for n, w in zip(names, ws, strict=True))
@@ -135,6 +137,12 @@ def differentiable(found: Found) -> tuple[Steps, dict[str, Tensor]]:
         return replace(step, weights=weights), leaves
     assert isinstance(step, FunctionStep)
     return replace(step, parameters=leaves), leaves
+
+
+def _weight(owner: nn.Module, name: str) -> Tensor:
+    """A parameter by its name, or the tensor that a parametrization puts in its place."""
+    found: Any = reduce(getattr, name.split("."), owner)
+    return found
 
 
 def _owner(model: nn.Module, name: str) -> nn.Module:

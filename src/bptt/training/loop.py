@@ -183,7 +183,7 @@ def _update(session: Session, optimizer: torch.optim.Optimizer, lr: float) -> No
     tally.norms += norm
     tally.clipped += clipped.acted
     if regulariser is not None:
-        tally.penalty += regularised.value or 0.0 if regularised.finite else 0.0
+        tally.penalty += (regularised.value or 0.0) if regularised.acted else 0.0
         tally.unregularised += not regularised.acted
 
 
@@ -206,7 +206,7 @@ def _log(session: Session, run: RunFolder, lr: float) -> Record:
     }
     if session.regulariser is not None:
         done = tally.steps - tally.unregularised
-        record["penalty"] = tally.penalty / done if done else None
+        record["penalty"] = tally.penalty / max(done, 1)
         record["unregularised"] = tally.unregularised  # steps whose penalty was not finite
     run.append_metrics(record)
     progress.tally = Tally(seconds=progress.seconds)
