@@ -12,7 +12,7 @@ from bptt.compare import grid as grids
 from bptt.compare.job import PATIENCE, build_gradient, build_task, run_job
 from bptt.compare.picture import draw, page, svg, write_figure
 from bptt.compare.pool import on_processes, on_ray, run_grid
-from bptt.compare.results import cells_of, varying
+from bptt.compare.results import AXES, cells_of, varying
 from bptt.errors import ArgumentError, DependencyError, RunError
 from bptt.models import CELLS
 from bptt.remedies import Clip
@@ -24,7 +24,7 @@ SMALL = Budget(hidden=8, batch=8, updates=6, every=3)
 def job(**changes):
     values = {
         "task": "remember-first", "length": 4, "cell": "gru", "start": "default", "clip": "norm:1",
-        "regularise": "none", "gradient": "full", "seed": 0, "budget": SMALL,
+        "regularise": "none", "gradient": "full", "curriculum": "none", "seed": 0, "budget": SMALL,
     }  # fmt: skip
     return Job(**{**values, **changes})
 
@@ -37,11 +37,12 @@ def here(jobs):
 def test_a_grid_is_every_combination():
     grid = Grid(
         "adding", ("rnn", "gru"), ("default", "orthogonal+hold"), ("norm:1", "none"),
-        ("none", "omega:1"), ("full", "truncated:5"), (9, 5), 2, SMALL,
+        ("none", "omega:1"), ("full", "truncated:5"), ("none", "double"), (9, 5), 2, SMALL,
     )  # fmt: skip
     jobs = grid.jobs()
-    assert len(jobs) == len(set(jobs)) == 2**7
-    assert [j.length for j in jobs] == [5] * 64 + [9] * 64
+    assert len(jobs) == len(set(jobs)) == 2**8
+    assert [j.length for j in jobs] == [5] * 128 + [9] * 128
+    assert {len({getattr(j, name) for j in jobs}) for name in AXES} == {2}
     assert [Job.from_dict(json.loads(json.dumps(j.as_dict()))) for j in jobs] == jobs
 
 
@@ -54,6 +55,8 @@ WRONG = [
     ({"penalties": ("omega:0",)}, "above 0"),
     ({"gradients": ("truncated",)}, "a number after truncated"),
     ({"task": "digits", "lengths": (5,)}, "no --lengths"),
+    ({"task": "digits", "curricula": ("double",)}, "no curriculum"),
+    ({"curricula": ("triple",)}, "curricula among"),
     ({"seeds": 0}, "--seeds"),
 ]
 
@@ -96,6 +99,30 @@ def test_a_job_ends_when_the_task_is_solved_unless_it_goes_on():
     assert whole["solved"]
     assert whole["updates"] == 60
     assert whole["curve"][: len(solved["curve"])] == solved["curve"]
+
+
+def test_a_curriculum_grows_only_by_what_is_solved(monkeypatch):
+    """A task that counts as solved at once: 10, 20, 40, and then the whole of 50."""
+    seen = []
+    batch = RememberFirst.batch
+
+    def spy(self, generator, size):
+        if size == 4:  # a training batch
+            seen.append(self.steps)
+        return batch(self, generator, size)
+
+    monkeypatch.setattr(RememberFirst, "batch", spy)
+    grows = job(length=50, curriculum="double", budget=Budget(4, 4, 10, every=2, to_the_end=True))
+    run_job(grows)
+    assert seen == [10] * 10
+    monkeypatch.setattr(RememberFirst, "solved", lambda self, score: True)
+    seen.clear()
+    record = run_job(grows)
+    assert seen == [10, 10, 20, 20, 40, 40, 50, 50, 50, 50]
+    assert len(record["curve"]) == 5
+    seen.clear()
+    run_job(job(length=4, curriculum="double", budget=Budget(4, 4, 2)))
+    assert seen == [4, 4]
 
 
 COMBINATIONS = [

@@ -18,7 +18,7 @@ from bptt.compare.results import HEADS, Record, cells_of, varying
 
 @dataclass(frozen=True)
 class Compare:
-    """Train every combination of cells, starts, clips, penalties, gradients and lengths on a task.
+    """Train every combination of cells, starts, clips, penalties, gradients … on a task.
 
     Each is run with several seeds, on all cores. Finished jobs are kept in a file: the same command
     run again goes on where it stopped.
@@ -38,6 +38,8 @@ class Compare:
     """As --regularise of bptt train: omega:1, floss:1, none."""
     gradients: tuple[str, ...] = ("full",)
     """full, truncated:K, windowed:K, checkpointed, adaptive:BIAS, randomized:K or forward."""
+    curricula: tuple[str, ...] = ("none",)
+    """none; double: begin short, and double the length whenever the task is solved at the present one."""
     lengths: tuple[int, ...] = ()
     """Of the task: steps, the delay, the words between, the lag; default its own."""
     seeds: int = 3
@@ -77,7 +79,7 @@ class Compare:
         )
         return Grid(
             self.task, self.cells, self.starts, self.clips, self.penalties, self.gradients,
-            self.lengths, self.seeds, budget,
+            self.curricula, self.lengths, self.seeds, budget,
         )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from bptt.errors import ArgumentError
 from bptt.forms import CLIPS, GRADIENTS, REGULARISERS, STARTS, parse_form, parse_forms
 
+CURRICULA = ("none", "double")
 CELLS = ("rnn", "rnn-relu", "gru", "lstm", "mingru", "lru")
 
 # The length each task has when none is asked for; None: its sequences are what they are.
@@ -66,6 +67,7 @@ class Job:
     clip: str
     regularise: str
     gradient: str
+    curriculum: str
     seed: int
     budget: Budget
 
@@ -87,6 +89,8 @@ class Grid:
         task: one of ``TASKS``.
         cells, starts, clips, penalties, gradients: what to combine, in the forms of
             :mod:`bptt.forms`.
+        curricula: ``"none"``, or ``"double"``: begin at a short length, and double it whenever the
+            task is solved at the present one.
         lengths: of the task; empty for its own.
         seeds: how many, from 0.
         budget: the same for all.
@@ -106,6 +110,7 @@ class Grid:
     clips: tuple[str, ...] = ("norm:1",)
     penalties: tuple[str, ...] = ("none",)
     gradients: tuple[str, ...] = ("full",)
+    curricula: tuple[str, ...] = ("none",)
     lengths: tuple[int, ...] = ()
     seeds: int = 3
     budget: Budget = Budget()
@@ -113,7 +118,7 @@ class Grid:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ArgumentError(f"a task: {', '.join(TASKS)}", repr(self.task), "pick one of them")
-        for name in ("cells", "starts", "clips", "penalties", "gradients"):
+        for name in ("cells", "starts", "clips", "penalties", "gradients", "curricula"):
             if not getattr(self, name):
                 raise ArgumentError(f"at least one value for --{name}", "none", "name one")
         unknown = [c for c in self.cells if c not in CELLS]
@@ -126,6 +131,15 @@ class Grid:
         ):  # fmt: skip
             for form in forms:
                 parse_form(form, words)
+        unknown = [c for c in self.curricula if c not in CURRICULA]
+        if unknown:
+            raise ArgumentError(
+                f"curricula among {', '.join(CURRICULA)}", repr(unknown[0]), "pick one"
+            )
+        if set(self.curricula) != {"none"} and TASKS[self.task] is None:
+            raise ArgumentError(
+                f"no curriculum for {self.task}", f"{self.curricula}", "its lengths cannot grow"
+            )
         if self.lengths and TASKS[self.task] is None:
             raise ArgumentError(
                 f"no --lengths for {self.task}",
@@ -140,9 +154,9 @@ class Grid:
         lengths: list[int | None] = [*sorted(self.lengths)] or [TASKS[self.task]]
         points = itertools.product(
             lengths, self.cells, self.starts, self.clips, self.penalties, self.gradients,
-            range(self.seeds),
+            self.curricula, range(self.seeds),
         )  # fmt: skip
         return [
-            Job(self.task, length, cell, start, clip, penalty, gradient, seed, self.budget)
-            for length, cell, start, clip, penalty, gradient, seed in points
+            Job(self.task, *point, budget=self.budget)  # the fields of Job, in this order
+            for point in points
         ]

@@ -26,8 +26,10 @@ from bptt.gradients import (
 )
 from bptt.models import CELLS, Classifier, Forecaster
 from bptt.remedies import build_clip, build_regulariser, start_recurrent
-from bptt.tasks import Task
+from bptt.tasks import Batch, Task
 
+# The length a curriculum begins with: every task has it, and next to nothing vanishes over it.
+FIRST = 10
 # This many updates in a row that had to be skipped, because the gradient was not finite, end a job.
 PATIENCE = 20
 
@@ -110,7 +112,9 @@ def run_job(job: Job) -> dict[str, Any]:
 def _train(job: Job, record: dict[str, Any]) -> None:
     budget = job.budget
     torch.manual_seed(job.seed)
-    task = build_task(job.task, job.length, budget.folder)
+    task = whole = build_task(job.task, job.length, budget.folder)
+    if job.curriculum == "double" and job.length is not None:
+        task = build_task(job.task, min(FIRST, job.length), budget.folder)
     model = build_model(task, job.cell, budget.hidden, job.start)
     estimator = build_gradient(job.gradient, task)
     clip, regulariser = build_clip(job.clip), build_regulariser(job.regularise)
@@ -137,12 +141,27 @@ def _train(job: Job, record: dict[str, Any]) -> None:
         record["updates"] = update
         last = update == budget.updates or in_a_row == PATIENCE
         if last or update % budget.every == 0:
-            with torch.no_grad():
-                output, _ = model(held_out.inputs, lengths=held_out.lengths)
-                score = task.score(output, held_out.targets)
+            score = _score(model, whole, held_out)
             record["score"] = score if math.isfinite(score) else None
             record["curve"].append([update, record["score"]])
-            record["solved"] = task.solved(score)
+            record["solved"] = whole.solved(score)
+            task = _grown(task, whole, model, job)
         if in_a_row == PATIENCE or (record["solved"] and not budget.to_the_end):
             break
     record["clipped"] = acted / record["updates"]
+
+
+def _score(model: nn.Module, task: Task, batch: Batch) -> float:
+    with torch.no_grad():
+        output, _ = model(batch.inputs, lengths=batch.lengths)
+        return task.score(output, batch.targets)
+
+
+def _grown(task: Task, whole: Task, model: nn.Module, job: Job) -> Task:
+    """The task to go on with: one twice as long where the present one is solved, the whole at most."""
+    if task is whole or not task.solved(_score(model, task, task.held_out())):
+        return task
+    assert job.length is not None
+    present: Any = task
+    longer = 2 * present.steps
+    return whole if longer >= job.length else build_task(job.task, longer, job.budget.folder)

@@ -13,7 +13,7 @@ from bptt.compare.grid import Job
 from bptt.errors import RunError
 
 Record = dict[str, Any]
-AXES = ("length", "cell", "start", "clip", "regularise", "gradient")
+AXES = ("length", "cell", "start", "clip", "regularise", "gradient", "curriculum")
 
 
 def read_results(path: Path) -> list[Record]:
@@ -53,7 +53,7 @@ class Row:
     """One point of the grid over its seeds.
 
     Attributes:
-        length, cell, start, clip, regularise, gradient: the point.
+        length, cell, start, clip, regularise, gradient, curriculum: the point.
         seeds: jobs that were run.
         scores: of those that have one, by seed.
         mean, spread: of the scores; spread is the standard deviation between seeds, None for one.
@@ -69,6 +69,7 @@ class Row:
     clip: str
     regularise: str
     gradient: str
+    curriculum: str
     seeds: int
     scores: tuple[float, ...]
     mean: float | None
