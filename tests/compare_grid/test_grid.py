@@ -1,8 +1,10 @@
 """The grid, its file, its jobs, and what the table says of them."""
 
+import importlib.util
 import itertools
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -242,13 +244,58 @@ def test_without_ray(monkeypatch):
         list(on_ray([job()]))
 
 
-@pytest.mark.slow
-def test_a_local_ray_gives_what_this_process_gives():
-    pytest.importorskip("ray", reason="an extra")
-    jobs = [job(seed=s) for s in range(3)]
-    found = {r["job"]["seed"]: r for r in on_ray(jobs)}
-    for seed, expected in enumerate(here(jobs)):
-        assert found[seed]["curve"] == expected["curve"]
+class FakeRay:
+    """What on_ray asks of Ray, done in this process; the later of two jobs is ready first."""
+
+    def __init__(self):
+        self.calls = []
+
+    def is_initialized(self):
+        return False
+
+    def init(self, address, **_):
+        self.calls.append(f"init {address}")
+
+    def remote(self, num_cpus):
+        assert num_cpus == 1
+
+        class Remote:
+            def __init__(self, function):
+                self.function = function
+
+            def remote(self, values):
+                return self.function(json.loads(json.dumps(values)))
+
+        return Remote
+
+    def wait(self, waiting, num_returns):
+        return [waiting[-1]], waiting[:-1]
+
+    def get(self, ready):
+        return ready
+
+    def shutdown(self):
+        self.calls.append("shutdown")
+
+
+def test_a_cluster_is_given_every_job_and_let_go(monkeypatch):
+    fake, jobs = FakeRay(), [job(seed=s) for s in range(3)]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: fake)
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    found = list(on_ray(jobs, "auto"))
+    assert [r["job"]["seed"] for r in found] == [2, 1, 0]
+    assert fake.calls == ["init auto", "shutdown"]
+
+
+if importlib.util.find_spec("ray") is not None:  # an extra
+
+    @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore")  # Ray's own
+    def test_a_local_ray_gives_what_this_process_gives():
+        jobs = [job(seed=s) for s in range(3)]
+        found = {r["job"]["seed"]: r for r in on_ray(jobs)}
+        for seed, expected in enumerate(here(jobs)):
+            assert found[seed]["curve"] == expected["curve"]
 
 
 def test_figure_and_page(tmp_path):

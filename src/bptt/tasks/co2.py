@@ -52,6 +52,8 @@ class CO2(ValueTask):
             ppm = np.array([float(value) if value else np.nan for _, value in rows])
         except ValueError as error:
             raise broken(self.name, "numbers", str(error)) from None
+        if self._border(len(ppm)) < self.steps + self.ahead or np.isnan(ppm).all():
+            raise broken(self.name, f"{self.steps + self.ahead} weeks to train on", f"{len(ppm)}")
         there = ~np.isnan(ppm)
         weeks = np.arange(len(ppm))
         ppm = np.interp(weeks, weeks[there], ppm[there])
@@ -59,8 +61,6 @@ class CO2(ValueTask):
         scaled = torch.tensor((ppm - train.mean()) / train.std(), dtype=torch.float32)
         object.__setattr__(self, "_values", scaled)
         object.__setattr__(self, "_unit", float(train.std()))
-        if len(train) < self.steps + self.ahead:
-            raise broken(self.name, f"{self.steps + self.ahead} weeks to train on", f"{len(train)}")
 
     @staticmethod
     def _border(weeks: int) -> int:
