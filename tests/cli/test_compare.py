@@ -45,7 +45,7 @@ def test_the_whole_way_and_again(place, capsys):
         (["adding", "--starts", "radius:0"], "above 0"),
         (["adding", "--lengths", "1"], "steps >= 2"),
         (["digits"], "bptt data fetch digits"),
-        (["digits", "--lengths", "8"], "no --lengths"),
+        (["japanese-vowels", "--lengths", "8"], "no --lengths"),
         (["adding", "--workers", "0"], "--workers"),
         (["adding", "--seeds", "many"], "options of bptt compare"),
         ([], "options of bptt compare"),

@@ -37,7 +37,7 @@ PATIENCE = 20
 def build_task(name: str, length: int | None, folder: str | None = None) -> Task:
     """A task by its name, of a length where it has one."""
     if name == "digits":
-        return tasks.Digits(folder=folder)
+        return tasks.Digits("row" if length == 8 else "pixel", folder)
     if name == "japanese-vowels":
         return tasks.JapaneseVowels(folder=folder)
     assert length is not None
