@@ -10,9 +10,10 @@ import bptt
 ROOT = Path(bptt.__file__).parent
 # From the ground up: a folder may import what stands before it, never what stands after.
 ORDER = [
-    "errors", "axes", "reference", "ops", "nn", "carry", "recurrence", "probes", "watching",
+    "errors", "forms", "axes", "reference", "ops", "nn", "carry", "recurrence", "probes", "watching",
     "diagnosis", "gradients", "remedies", "tasks", "data", "models", "streaming", "training",
-    "generation", "export", "report", "callbacks", "claims", "lab", "benchmark", "cli", "__main__",
+    "compare", "generation", "export", "report", "callbacks", "claims", "lab", "benchmark", "cli",
+    "__main__",
 ]  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

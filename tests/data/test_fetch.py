@@ -259,7 +259,8 @@ def test_a_python_without_pip(tmp_path, monkeypatch):
 
 
 def test_the_registry_is_complete():
-    assert list(DATA_SETS) == ["topics", "shakespeare", "names"]
+    names = ["topics", "shakespeare", "names", "digits", "japanese-vowels", "co2"]
+    assert list(DATA_SETS) == names
     assert len(DATA_SETS["shakespeare"].members) == 38
     for name, entry in DATA_SETS.items():
         assert entry.name == name
@@ -270,7 +271,7 @@ def test_the_registry_is_complete():
             continue
         assert len(entry.sha256) == 64
         package, version = entry.requirement.split("==")
-        assert entry.archive.startswith(f"{package}-{version}")
+        assert entry.archive.startswith(f"{package.replace('-', '_')}-{version}")
         files = [file for _, file in entry.members]
         assert len(set(files)) == len(files)
-        assert all(file.endswith(".txt") and "/" not in file for file in files)
+        assert all(file.endswith((".txt", ".csv", ".ts")) and "/" not in file for file in files)

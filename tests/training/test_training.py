@@ -65,6 +65,9 @@ VARIANTS = {
     "window": {"model": "window", "embedding": 4, "context": 4},
     "attention": {"model": "attention", "hidden": 16, "layers": 1, "context": 8},
     "epochs": {"steps": None, "epochs": 0.9},
+    "auto-clip": {"clip": "auto:20", "init": "np"},
+    "z-clip-orthogonal": {"clip": "z:0.5", "orthogonal": True, "cell": "rnn"},
+    "omega": {"regularise": "omega:0.1", "init": "gaussian:1+chrono:9"},
 }
 
 
@@ -231,3 +234,23 @@ def test_the_horizon_is_measured_on_the_way_and_changes_nothing(text, tmp_path):
     assert [[r[k] for k in keys] for r in records if "loss" in r] == [
         [r[k] for k in keys] for r in RunFolder(without.run).read_metrics() if "loss" in r
     ]
+
+
+def test_a_penalty_is_logged_and_acts(text, tmp_path):
+    plain = train(small(text, tmp_path, "plain"))
+    held = train(small(text, tmp_path, "held", regularise="floss:0.5"))
+    records = [r for r in RunFolder(held.run).read_metrics() if "loss" in r]
+    assert all(r["unregularised"] == 0 for r in records)
+    assert records[-1]["penalty"] < records[0]["penalty"]  # the exponents move to zero
+    assert held.valid != plain.valid
+
+
+def test_a_clip_may_change_on_resume(text, tmp_path):
+    done = train(small(text, tmp_path, clip="auto:20"))
+    more = train(small(text, tmp_path, clip="norm:1", steps=70), resume=done.run)
+    assert more.steps == 70
+
+
+def test_no_clip_stays_none_in_the_run_folder(text, tmp_path):
+    done = train(small(text, tmp_path, clip=None, steps=3))
+    assert RunFolder.open(done.run).read_settings().clip == "none"

@@ -13,6 +13,7 @@ COMMANDS = {
     "sample": "continue a prompt with a trained model",
     "eval": "score a trained model on a text",
     "diagnose": "see how far back a trained model learns, and what would help",
+    "compare": "put remedies side by side on a long-memory task",
     "bench": "measure our layers beside torch's, equal results checked first",
     "export": "write a trained model as C99 or ONNX, with its state",
     "data": "list the data sets, or fetch one",

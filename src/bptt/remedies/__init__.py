@@ -1,6 +1,36 @@
-"""Remedies: starts and clips, each to be switched on with one word."""
+"""Remedies: starts, clips, regularisers, orthogonal recurrences; each switched on with one word."""
 
-from bptt.remedies.clipping import Clipped, clip_norm
-from bptt.remedies.starts import STARTS, start_forget_bias, start_recurrent
+from bptt.forms import STARTS
+from bptt.remedies.adaptive_clipping import AutoClip, ZClip
+from bptt.remedies.build import build_clip, build_regulariser
+from bptt.remedies.clipped import Clip, Clipped
+from bptt.remedies.clipping import ClipNorm, ClipUnits, ClipValue, NoClip, Rescale, clip_norm
+from bptt.remedies.orthogonal import OrthogonalGates, hold_orthogonal
+from bptt.remedies.regularised import Regularised, Regulariser
+from bptt.remedies.regularisers import Floss, Omega
+from bptt.remedies.starts import start_chrono, start_forget_bias, start_recurrent
 
-__all__ = ["STARTS", "Clipped", "clip_norm", "start_forget_bias", "start_recurrent"]
+__all__ = [
+    "STARTS",
+    "AutoClip",
+    "Clip",
+    "ClipNorm",
+    "ClipUnits",
+    "ClipValue",
+    "Clipped",
+    "Floss",
+    "NoClip",
+    "Omega",
+    "OrthogonalGates",
+    "Regularised",
+    "Regulariser",
+    "Rescale",
+    "ZClip",
+    "build_clip",
+    "build_regulariser",
+    "clip_norm",
+    "hold_orthogonal",
+    "start_chrono",
+    "start_forget_bias",
+    "start_recurrent",
+]

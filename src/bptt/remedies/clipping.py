@@ -1,33 +1,15 @@
-"""Clipping: what is done to a gradient that is too long, and what was done, said."""
+"""Clips that remember nothing: by norm, by value, rescaled to a norm, and unit by unit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from bptt.errors import ArgumentError
-
-
-@dataclass(frozen=True)
-class Clipped:
-    """What a clip saw and did.
-
-    Attributes:
-        norm: scalar tensor, the gradient's norm before clipping.
-        threshold: the norm above which it acts; None where nothing was asked for.
-    """
-
-    norm: Tensor
-    threshold: float | None
-
-    @property
-    def acted(self) -> bool:
-        """Whether the gradient was changed."""
-        if self.threshold is None or not bool(self.norm.isfinite()):
-            return False
-        return bool(self.norm > self.threshold)
+from bptt.remedies.clipped import Clip, Clipped, above_zero, measure, scale_to
 
 
 def clip_norm(parameters: Iterable[Tensor], threshold: float | None) -> Clipped:
@@ -59,10 +41,144 @@ def clip_norm(parameters: Iterable[Tensor], threshold: float | None) -> Clipped:
     """
     if threshold is not None and not threshold > 0:
         raise ArgumentError("a threshold above 0", f"{threshold}", "leave it out to switch it off")
-    parameters = [p for p in parameters if p.grad is not None]
-    if not parameters:
-        raise ArgumentError("gradients to clip", "none", "call backward() first")
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    kept, norm = measure(parameters)
     if threshold is not None and norm.isfinite():
-        nn.utils.clip_grads_with_norm_(parameters, threshold, norm)
+        nn.utils.clip_grads_with_norm_(kept, threshold, norm)
     return Clipped(norm, threshold)
+
+
+@dataclass(frozen=True)
+class NoClip(Clip):
+    """Measure the norm and change nothing."""
+
+    def _act(self, parameters: list[Tensor], norm: Tensor) -> Clipped:
+        return Clipped(norm, None)
+
+
+@dataclass(frozen=True)
+class ClipNorm(Clip):
+    """:func:`clip_norm` as a value: g ← g · θ / ‖g‖ where ‖g‖ > θ.
+
+    Attributes:
+        threshold: θ > 0.
+
+    Example:
+        >>> w = torch.zeros(2, requires_grad=True); w.grad = torch.tensor([3.0, 4.0])
+        >>> ClipNorm(1.0)([w]).verdict
+        'clipped'
+    """
+
+    threshold: float = 1.0
+
+    def __post_init__(self) -> None:
+        above_zero("threshold", self.threshold)
+
+    def _act(self, parameters: list[Tensor], norm: Tensor) -> Clipped:
+        nn.utils.clip_grads_with_norm_(parameters, self.threshold, norm)
+        return Clipped(norm, self.threshold)
+
+
+@dataclass(frozen=True)
+class ClipValue(Clip):
+    """Hold every element within ±limit; the direction changes.
+
+    Attributes:
+        limit: > 0.
+
+    Example:
+        >>> w = torch.zeros(2, requires_grad=True); w.grad = torch.tensor([3.0, -0.5])
+        >>> ClipValue(1.0)([w]).share, w.grad
+        (tensor(0.5000), tensor([ 1.0000, -0.5000]))
+
+    Source: T. Mikolov, 2012, Statistical language models based on neural networks.
+    """
+
+    limit: float = 1.0
+
+    def __post_init__(self) -> None:
+        above_zero("limit", self.limit)
+
+    def _act(self, parameters: list[Tensor], norm: Tensor) -> Clipped:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        beyond = torch.stack([(g.abs() > self.limit).sum() for g in gradients]).sum()
+        torch._foreach_clamp_min_(gradients, -self.limit)
+        torch._foreach_clamp_max_(gradients, self.limit)
+        return Clipped(norm, self.limit, beyond / sum(g.numel() for g in gradients))
+
+
+@dataclass(frozen=True)
+class Rescale(Clip):
+    """Give the gradient the same norm in every step, long or short: g ← g · θ / ‖g‖; zeros stay.
+
+    A plateau is crossed at full speed and a minimum is overshot: lower the rate towards the end.
+
+    Attributes:
+        norm: θ > 0.
+
+    Example:
+        >>> w = torch.zeros(2, requires_grad=True); w.grad = torch.tensor([0.03, 0.04])
+        >>> _ = Rescale(1.0)([w]); w.grad
+        tensor([0.6000, 0.8000])
+
+    Source: E. Hazan, K. Levy and S. Shalev-Shwartz, 2015, Beyond convexity: stochastic quasi-convex
+    optimization (normalised gradient descent).
+    """
+
+    norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        above_zero("norm", self.norm)
+
+    def _act(self, parameters: list[Tensor], norm: Tensor) -> Clipped:
+        there = bool(norm > 0)
+        if there:
+            scale_to(parameters, norm, self.norm)
+        return Clipped(norm, self.norm, torch.tensor(float(there)))
+
+
+@dataclass(frozen=True)
+class ClipUnits(Clip):
+    """Hold each unit's gradient to a share of the unit's own weights (adaptive gradient clipping).
+
+    A unit is a row of a weight matrix, its incoming weights; a bias vector counts as one. Row i:
+    G_i ← G_i · λ max(‖W_i‖, ε) / ‖G_i‖ where ‖G_i‖ exceeds that share. Scaling weights and gradients
+    together scales the result (above ε).
+
+    Attributes:
+        ratio: λ > 0.
+        floor: ε > 0, so that weights that begin at zero can move.
+
+    Example:
+        >>> w = torch.tensor([[3.0, 4.0], [3.0, 4.0]], requires_grad=True)
+        >>> w.grad = torch.tensor([[6.0, 8.0], [0.0, 0.1]])
+        >>> ClipUnits(0.1)([w]).share, w.grad
+        (tensor(0.5000), tensor([[0.3000, 0.4000],
+                [0.0000, 0.1000]]))
+
+    Source: A. Brock, S. De, S. L. Smith and K. Simonyan, 2021, High-performance large-scale image
+    recognition without normalization.
+    """
+
+    ratio: float = 0.01
+    floor: float = 1e-3
+
+    def __post_init__(self) -> None:
+        above_zero("ratio", self.ratio)
+        above_zero("floor", self.floor)
+
+    @torch.no_grad()
+    def _act(self, parameters: list[Tensor], norm: Tensor) -> Clipped:
+        beyond, units = norm.new_zeros(()), 0
+        for p in parameters:
+            assert p.grad is not None
+            weights, gradient = _unit_norms(p), _unit_norms(p.grad)
+            most = self.ratio * weights.clamp_min(self.floor)
+            over = gradient > most
+            p.grad.mul_(torch.where(over, most / gradient, 1.0))
+            beyond, units = beyond + over.sum(), units + over.numel()
+        return Clipped(norm, self.ratio, beyond / units)
+
+
+def _unit_norms(value: Tensor) -> Tensor:
+    axes = tuple(range(1 if value.dim() > 1 else 0, value.dim()))
+    return torch.linalg.vector_norm(value, dim=axes or None, keepdim=bool(axes))

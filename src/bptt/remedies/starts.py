@@ -1,61 +1,73 @@
-"""Starts: what the recurrent matrix and the forget gate are before the first update.
+"""Starts: what the recurrent matrix and the gates' biases are before the first update.
 
-Each start fills the recurrent matrix of every gate of every layer and direction; input weights and
-biases stay as they were. They work on ``torch.nn``'s layers and on ours alike.
+A start of the matrix fills that of every gate of every layer and direction; input weights and biases
+stay as they were. A start of the gates fills biases only, so the two go together, in one word:
+``"orthogonal+chrono:200"``. They work on ``torch.nn``'s layers and cells and on ours alike.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from bptt.errors import ArgumentError
+from bptt.forms import STARTS, parse_forms
+from bptt.nn import MinGRU
+from bptt.remedies.orthogonal import Recurrent, hold_orthogonal, recurrent_modules
 
-GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
-
-
-def recurrent_modules(model: nn.Module) -> Iterator[nn.RNNBase]:
-    """Every recurrent layer inside a model, the model itself included."""
-    return (module for module in model.modules() if isinstance(module, nn.RNNBase))
+Generator = torch.Generator | None
 
 
-def start_recurrent(model: nn.Module, start: str) -> None:
-    """Fill the recurrent matrices of a model, gate by gate.
+def start_recurrent(model: nn.Module, start: str, *, generator: Generator = None) -> None:
+    """Fill the recurrent matrices of a model, gate by gate, or the biases of its gates.
 
     Args:
-        model: holds at least one RNN, GRU or LSTM.
-        start: ``"default"`` (leave torch's uniform ±1/√H), ``"small"`` (normal, deviation 0.01),
-            ``"identity"`` (Le, Jaitly and Hinton 2015; meant for ReLU), ``"orthogonal"``
-            (Saxe, McClelland and Ganguli 2014).
+        model: holds at least one RNN, GRU or LSTM, a layer or a cell; with chrono a MinGRU will do.
+        start: one of these, or several joined by ``+`` and done in that order; W is ``(H, H)``:
+
+            - ``"default"``: leave torch's uniform ±1/√H.
+            - ``"small:0.01"``: normal, of this deviation.
+            - ``"gaussian:1"``: normal, of deviation gain/√H; a gain g gives a spectral radius of about g.
+            - ``"identity:1"``: this multiple of I (Le, Jaitly and Hinton 2015: IRNN, meant for ReLU).
+            - ``"orthogonal:1"``: Haar-distributed, times a gain; all singular values are the gain
+              (Saxe, McClelland and Ganguli 2014).
+            - ``"np"``: (A + I)/λ_max(A + I) with A = R Rᵀ/H, R standard normal: symmetric, positive
+              definite, largest eigenvalue 1 (np-RNN, Talathi and Vartak 2015).
+            - ``"radius:1"``: what is there, scaled to this spectral radius max |λ|.
+            - ``"norm:1"``: what is there, scaled to this spectral norm σ_max.
+            - ``"forget:b"``: see :func:`start_forget_bias`.
+            - ``"chrono:T"``: see :func:`start_chrono`.
+            - ``"hold"``: from here on, see :func:`bptt.remedies.hold_orthogonal`; goes last.
+        generator: of the random numbers; default torch's own.
 
     Raises:
-        ArgumentError: the start is unknown, or there is nothing to fill.
+        ArgumentError: the start is unknown, there is nothing to fill, or a matrix cannot be scaled.
 
-    Cost: O(H³) for each orthogonal matrix, O(H²) for the others.
+    Cost: O(H³) for each orthogonal, np, radius or norm matrix, O(H²) for the others.
 
     Example:
         >>> gru = nn.GRU(3, 5)
-        >>> start_recurrent(gru, "orthogonal")
+        >>> start_recurrent(gru, "orthogonal+chrono:100")
         >>> update = gru.weight_hh_l0[5:10]
         >>> bool(torch.allclose(update @ update.T, torch.eye(5), atol=1e-5))
         True
     """
-    if start not in STARTS:
-        raise ArgumentError(f"one of {', '.join(STARTS)}", repr(start), "pick a start by its name")
-    modules = list(recurrent_modules(model))
-    if not modules:
-        raise ArgumentError("a model with recurrent layers", type(model).__name__, "leave it out")
-    fill = STARTS[start]
-    if fill is None:
-        return
-    for module in modules:
-        for name, parameter in module.named_parameters(recurse=False):
-            if name.startswith("weight_hh"):
-                with torch.no_grad():
-                    for gate in parameter.chunk(GATES[module.mode]):
-                        fill(gate)
+    for name, number in parse_forms(start, STARTS):
+        if name == "chrono":
+            start_chrono(model, _given(number), generator=generator)
+        elif name == "forget":
+            start_forget_bias(model, _given(number))
+        elif name == "hold":
+            hold_orthogonal(model)
+        else:
+            fill = _FILLS[name]
+            for gate in list(_gates(model)):
+                if fill is not None:
+                    fill(gate, 1.0 if number is None else number, generator)
 
 
 def start_forget_bias(model: nn.Module, bias: float) -> None:
@@ -72,34 +84,178 @@ def start_forget_bias(model: nn.Module, bias: float) -> None:
 
     Source: F. Gers, J. Schmidhuber and F. Cummins, 2000, Learning to forget.
     """
-    modules = [m for m in recurrent_modules(model) if m.mode == "LSTM" and m.bias]
+    modules = [m for m in recurrent_modules(model) if _is_lstm(m) and m.bias]
     if not modules:
         raise ArgumentError(
             "a model with an LSTM that has biases", "none", "use --cell lstm, or leave the bias out"
         )
     for module in modules:
-        for name, parameter in module.named_parameters(recurse=False):
-            if name.startswith("bias"):
+        for side, parts in _biases(module):
+            parts[1].fill_(bias if side == "bias_ih" else 0.0)
+
+
+def start_chrono(model: nn.Module, steps: float, *, generator: Generator = None) -> None:
+    """Spread the memories of the gated units over 1 … ``steps`` time steps.
+
+    A gate that keeps the share σ(b) forgets in about 1 + e^b steps; b = log u with u uniform in
+    (1, T - 1) makes that time uniform. LSTM: b_f = log u, b_i = -b_f. GRU (z keeps): b_z = log u.
+    minGRU (z takes): b_z = -log u.
+
+    Args:
+        model: holds at least one LSTM, GRU or MinGRU with biases.
+        steps: T_max > 2, the longest dependency that is expected.
+        generator: of the random numbers; default torch's own.
+
+    Raises:
+        ArgumentError: no gate with a bias inside, or T_max is not above 2.
+
+    Cost: O(H) per layer.
+
+    Example:
+        >>> lstm = nn.LSTM(3, 5)
+        >>> start_chrono(lstm, 100)
+        >>> input, forget = (lstm.bias_ih_l0 + lstm.bias_hh_l0).detach().chunk(4)[:2]
+        >>> bool((forget >= 0).all()), bool((input == -forget).all())
+        (True, True)
+
+    Source: C. Tallec and Y. Ollivier, 2018, Can recurrent neural networks warp time?
+    """
+    if not 2 < steps < math.inf:
+        raise ArgumentError("chrono steps above 2", f"{steps!r}", "give the longest dependency")
+    done = False
+    for module in model.modules():
+        if isinstance(module, MinGRU) and module.bias:
+            for layer in range(module.num_layers):
                 with torch.no_grad():
-                    forget = parameter.chunk(GATES["LSTM"])[1]
-                    forget.fill_(bias if name.startswith("bias_ih") else 0.0)
+                    bias = getattr(module, f"bias_ih_l{layer}").chunk(2)[0]
+                    bias.copy_(-_log_times(bias, steps, generator))
+            done = True
+        elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and module.bias:
+            done |= _start_chrono(module, steps, generator)
+    if not done:
+        raise ArgumentError(
+            "a model with an LSTM, GRU or MinGRU that has biases",
+            f"{type(model).__name__} without",
+            "use a gated cell, or leave chrono out",
+        )
 
 
-def _identity(gate: Tensor) -> None:
-    nn.init.eye_(gate)
+def _start_chrono(module: Recurrent, steps: float, generator: Generator) -> bool:
+    gates = 4 if _is_lstm(module) else 3 if isinstance(module, (nn.GRU, nn.GRUCell)) else 0
+    for side, parts in _biases(module) if gates else ():
+        if side == "bias_hh":  # added to the other one, which says it all
+            parts[1].zero_()
+            if gates == 4:
+                parts[0].zero_()
+            continue
+        times = _log_times(parts[1], steps, generator)
+        parts[1].copy_(times)
+        if gates == 4:
+            parts[0].copy_(-times)
+    return bool(gates)
 
 
-def _small(gate: Tensor) -> None:
-    nn.init.normal_(gate, std=0.01)
+def _log_times(like: Tensor, steps: float, generator: Generator) -> Tensor:
+    return torch.empty_like(like).uniform_(1, steps - 1, generator=generator).log()
 
 
-def _orthogonal(gate: Tensor) -> None:
-    nn.init.orthogonal_(gate)
+def _is_lstm(module: nn.Module) -> bool:
+    return isinstance(module, (nn.LSTM, nn.LSTMCell))
 
 
-STARTS: dict[str, Callable[[Tensor], None] | None] = {
+def _biases(module: Recurrent) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
+    """``"bias_ih"`` or ``"bias_hh"`` of every layer and direction, its gates as views to be filled."""
+    for name, parameter in module.named_parameters(recurse=False):
+        if name.startswith("bias"):
+            yield name[:7], parameter.detach().split(module.hidden_size)
+
+
+def _gates(model: nn.Module) -> Iterator[Tensor]:
+    """The recurrent matrix of every gate, as a view to be filled."""
+    modules = list(recurrent_modules(model))
+    if not modules:
+        raise ArgumentError(
+            "a model with recurrent layers that have a recurrent matrix",
+            type(model).__name__,
+            "leave the start out, or use an RNN, GRU or LSTM",
+        )
+    for module in modules:
+        if is_parametrized(module):
+            raise ArgumentError(
+                "recurrent layers without parametrizations",
+                f"{type(module).__name__} with one",
+                "start the model first and hold it orthogonal afterwards",
+            )
+        for name, parameter in module.named_parameters(recurse=False):
+            if name.startswith("weight_hh"):
+                yield from parameter.detach().split(module.hidden_size)
+
+
+def _given(number: float | None) -> float:
+    assert number is not None  # the table says that one must be given
+    return number
+
+
+def _small(gate: Tensor, deviation: float, generator: Generator) -> None:
+    nn.init.normal_(gate, std=deviation, generator=generator)
+
+
+def _gaussian(gate: Tensor, gain: float, generator: Generator) -> None:
+    nn.init.normal_(gate, std=gain / math.sqrt(gate.shape[1]), generator=generator)
+
+
+def _identity(gate: Tensor, scale: float, generator: Generator) -> None:
+    nn.init.eye_(gate).mul_(scale)
+
+
+def _orthogonal(gate: Tensor, gain: float, generator: Generator) -> None:
+    nn.init.orthogonal_(gate, gain, generator=generator)
+
+
+def _positive(gate: Tensor, _: float, generator: Generator) -> None:
+    n = _square(gate, "np")
+    normal = torch.empty(n, n, dtype=torch.float64).normal_(generator=generator)
+    matrix = normal @ normal.T / n + torch.eye(n, dtype=torch.float64)
+    gate.copy_(matrix / torch.linalg.eigvalsh(matrix)[-1])
+
+
+def _radius(gate: Tensor, radius: float, _: Generator) -> None:
+    _square(gate, "radius")
+    _scale(gate, radius, float(torch.linalg.eigvals(gate.double()).abs().max()))
+
+
+def _norm(gate: Tensor, norm: float, _: Generator) -> None:
+    _scale(gate, norm, float(torch.linalg.matrix_norm(gate.double(), 2)))
+
+
+def _scale(gate: Tensor, wanted: float, found: float) -> None:
+    if not 0 < found < math.inf:
+        raise ArgumentError(
+            "a recurrent matrix whose radius or norm is finite and above 0",
+            f"{found:g}",
+            "fill it first, e.g. gaussian+radius:0.9",
+        )
+    gate.mul_(wanted / found)
+
+
+def _square(gate: Tensor, start: str) -> int:
+    rows, columns = gate.shape
+    if rows != columns:
+        raise ArgumentError(
+            f"square recurrent matrices for {start}",
+            f"{rows} by {columns}",
+            "leave proj_size out, or take norm in place of radius",
+        )
+    return rows
+
+
+_FILLS: dict[str, Callable[[Tensor, float, Generator], None] | None] = {
     "default": None,
     "small": _small,
+    "gaussian": _gaussian,
     "identity": _identity,
     "orthogonal": _orthogonal,
+    "np": _positive,
+    "radius": _radius,
+    "norm": _norm,
 }

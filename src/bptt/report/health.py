@@ -38,7 +38,8 @@ def health(records: Iterable[dict[str, Any]], settings: Settings) -> tuple[Advic
     return (*_clipping(trained, settings.clip), *_truncation(trained, settings))
 
 
-def _clipping(lines: list[dict[str, Any]], clip: float | None) -> Iterable[Advice]:
+def _clipping(lines: list[dict[str, Any]], clip: object) -> Iterable[Advice]:
+    threshold = clip if isinstance(clip, (int, float)) else 1.0
     norm = sum(line["norm"] for line in lines) / len(lines)
     clipped = sum(line["clipped"] for line in lines) / len(lines)
     if clipped > ALWAYS:
@@ -47,7 +48,7 @@ def _clipping(lines: list[dict[str, Any]], clip: float | None) -> Iterable[Advic
             f"{clipped:.0%} of the updates were clipped, at a mean norm of {norm:.2g}: the threshold, "
             "not the rate, sets the step. Lower --lr, raise --clip, or try another --init.",
         )
-    if norm < NEAR_ZERO * (1.0 if clip is None else clip):
+    if norm < NEAR_ZERO * threshold:
         yield Advice(
             "norm near zero",
             f"The gradient's mean norm is {norm:.2g}: it vanishes, or there is nothing left to learn. "

@@ -20,7 +20,7 @@ from bptt.gradients import (
     Windowed,
 )
 from bptt.models import AttentionModel, CountModel, LanguageModel, WindowModel
-from bptt.remedies import start_forget_bias, start_recurrent
+from bptt.remedies import hold_orthogonal, start_forget_bias, start_recurrent
 from bptt.training.settings import Settings
 
 
@@ -43,7 +43,7 @@ def build_model(settings: Settings, vocabulary_size: int) -> nn.Module:
         start_recurrent(model, settings.init)
     if settings.forget_bias is not None:
         start_forget_bias(model, settings.forget_bias)
-    return model
+    return hold_orthogonal(model) if settings.orthogonal else model
 
 
 def build_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer | None:

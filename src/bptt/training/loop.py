@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -20,7 +20,7 @@ from torch import nn
 from bptt.data import Corpus
 from bptt.errors import RunError
 from bptt.models import CountModel, token_loss
-from bptt.remedies import clip_norm
+from bptt.remedies import Regularised
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import build_model, open_corpus
 from bptt.training.evaluate import Score, evaluate
@@ -149,7 +149,13 @@ def _update(session: Session, optimizer: torch.optim.Optimizer, lr: float) -> No
     chunk = session.data.take()
     if chunk.fresh:
         session.carry = None
-    with measured(session):
+    regulariser, regularised = session.regulariser, Regularised()
+    with (
+        measured(session),
+        nullcontext(regularised)
+        if regulariser is None
+        else regulariser.on(session.model) as regularised,
+    ):
         step = session.estimator.backward(
             session.model,
             chunk.inputs,
@@ -158,7 +164,7 @@ def _update(session: Session, optimizer: torch.optim.Optimizer, lr: float) -> No
             loss=token_loss,
             reset=None if chunk.fresh else chunk.reset,
         )
-    clipped = clip_norm(session.model.parameters(), session.settings.clip)
+    clipped = session.clip(session.model.parameters())
     loss, norm = step.loss.item(), clipped.norm.item()
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise RunError(
@@ -178,6 +184,9 @@ def _update(session: Session, optimizer: torch.optim.Optimizer, lr: float) -> No
     tally.nats += loss
     tally.norms += norm
     tally.clipped += clipped.acted
+    if regulariser is not None:
+        tally.penalty += (regularised.value or 0.0) if regularised.acted else 0.0
+        tally.unregularised += not regularised.acted
 
 
 def _log(session: Session, run: RunFolder, lr: float) -> Record:
@@ -200,6 +209,10 @@ def _log(session: Session, run: RunFolder, lr: float) -> Record:
     if progress.horizon is not None:
         record |= progress.horizon
         progress.horizon = None
+    if session.regulariser is not None:
+        done = tally.steps - tally.unregularised
+        record["penalty"] = tally.penalty / max(done, 1)
+        record["unregularised"] = tally.unregularised  # steps whose penalty was not finite
     run.append_metrics(record)
     progress.tally = Tally(seconds=progress.seconds)
     return record

@@ -13,6 +13,7 @@ from bptt import carry as carries
 from bptt.data import Corpus, Lanes, RandomChunks
 from bptt.errors import RunError
 from bptt.gradients import Estimator
+from bptt.remedies import build_clip, build_regulariser
 from bptt.training.build import build_data, build_estimator, build_model, build_optimizer
 from bptt.training.checkpoint import Checkpoint
 from bptt.training.evaluate import Score
@@ -28,6 +29,8 @@ class Tally:
     nats: float = 0.0
     norms: float = 0.0
     clipped: int = 0
+    penalty: float = 0.0
+    unregularised: int = 0
     seconds: float = 0.0
 
 
@@ -60,6 +63,8 @@ class Session:
         self.model: nn.Module = build_model(settings, corpus.vocabulary.size)
         self.optimizer = build_optimizer(settings, self.model)
         self.estimator: Estimator = build_estimator(settings)
+        self.clip = build_clip(settings.clip)
+        self.regulariser = build_regulariser(settings.regularise)
         self.data: Lanes | RandomChunks = build_data(settings, corpus.train)
         self.carry: carries.Carry = None
         self.progress = Progress()
@@ -94,6 +99,7 @@ class Session:
         if not math.isfinite(self.progress.best_nats):
             numbers["best_nats"] = None  # JSON has no infinity
         numbers |= {"data": self.data.state(), "estimator": self.estimator.state_dict()}
+        numbers["clip"] = {"form": self.settings.clip, "state": self.clip.state_dict()}
         return Checkpoint(self.model.state_dict(), training, numbers)
 
     def restore(self, saved: Checkpoint) -> None:
@@ -107,6 +113,9 @@ class Session:
             self.model.load_state_dict(saved.model)
             self.data.seek(state.pop("data"))
             self.estimator.load_state_dict(state.pop("estimator"))
+            clip = state.pop("clip", None)
+            if clip is not None and clip["form"] == self.settings.clip:  # another one starts afresh
+                self.clip.load_state_dict(clip["state"])
             self._restore_optimizer(saved.training)
             self._restore_carry(saved.training)
             torch.set_rng_state(saved.training["random"])

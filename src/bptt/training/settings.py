@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from bptt.errors import ArgumentError, RunError
+from bptt.forms import CLIPS, REGULARISERS, STARTS, Word, clip_form, parse_form, parse_forms
 
 Gradient = Literal[
     "truncated", "full", "windowed", "checkpointed", "adaptive", "randomized", "forward"
@@ -64,8 +66,11 @@ class Settings:
     partition: Literal["lanes", "random"] = "lanes"
     """Lanes carry the state through the text; random chunks start afresh each."""
 
-    init: Literal["default", "small", "identity", "orthogonal"] = "default"
-    """Start of the recurrent matrices."""
+    init: str = "default"
+    """Start of the recurrent layers: default, small, gaussian, identity, orthogonal, np, radius or norm,
+    with a number if wanted (radius:0.9); forget:BIAS, chrono:STEPS; joined by +."""
+    orthogonal: bool = False
+    """Hold the recurrent matrices orthogonal while they are trained."""
     forget_bias: float | None = None
     """Bias of an LSTM's forget gates."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -80,8 +85,11 @@ class Settings:
     """AdamW's pull towards zero."""
     momentum: float = 0.0
     """SGD's momentum."""
-    clip: float | None = 1.0
-    """Largest gradient norm; None switches clipping off."""
+    clip: float | str | None = 1.0
+    """Largest gradient norm; or norm, value, rescale, auto (percentile), z or unit with a number, e.g.
+    auto:10; none switches clipping off."""
+    regularise: str | None = None
+    """Penalty on the recurrence, with its weight: omega:1 (Pascanu's), floss:1 (gradient flossing)."""
 
     minutes: float | None = None
     """Stop after this long; the default, 1, if neither steps nor epochs are given."""
@@ -121,7 +129,7 @@ class Settings:
             self._at_least(name, 1)
         for name in ("patience", "horizon_every", "seed", "weight_decay", "momentum"):
             self._at_least(name, 0)
-        for name in ("lr", "clip", "minutes", "epochs"):
+        for name in ("lr", "minutes", "epochs"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 self._refuse(name, "a number above 0", value)
@@ -129,6 +137,19 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 self._refuse(name, "a share from 0 up to, not including, 1", value)
+        if self.clip in (
+            None,
+            "None",
+        ):  # TOML has no None, and a run that is read back keeps its clip
+            object.__setattr__(self, "clip", "none")
+        self._check_form("init", self.init, STARTS)
+        self._check_form("clip", clip_form(self.clip), CLIPS)
+        self._check_form("regularise", self.regularise or "none", REGULARISERS)
+        if (self.orthogonal or self.regularise) and self.model != "recurrent":
+            flag = "--orthogonal" if self.orthogonal else "--regularise"
+            raise ArgumentError(
+                f"{flag} with --model recurrent", f"--model {self.model}", f"leave {flag} out"
+            )
         budgets = [n for n in ("minutes", "steps", "epochs") if getattr(self, n) is not None]
         if len(budgets) > 1:
             raise ArgumentError(
@@ -202,6 +223,15 @@ class Settings:
                 f"TOML in {name}", str(error), "restore the file, or start a new run"
             ) from None
         return cls(**{key: _checked(key, value, name) for key, value in values.items()})
+
+    @staticmethod
+    def _check_form(name: str, text: str, words: Mapping[str, Word]) -> None:
+        try:
+            parse_forms(text, words) if name == "init" else parse_form(text, words)
+        except ArgumentError as error:
+            raise ArgumentError(
+                f"{error.expected} for --{name}", error.received, error.remedy
+            ) from None
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)

@@ -1,0 +1,173 @@
+"""``bptt compare``: remedies side by side on a task."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import tyro
+
+from bptt.cli.parse import parse
+from bptt.compare import Budget, Grid, Row, summarise
+from bptt.compare.results import HEADS, Record, cells_of, varying
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Train every combination of cells, starts, clips, penalties, gradients … on a task.
+
+    Each is run with several seeds, on all cores. Finished jobs are kept in a file: the same command
+    run again goes on where it stopped.
+
+    Example: bptt compare remember-first --lengths 200 --cells gru lstm --starts default chrono:200
+    """
+
+    task: tyro.conf.Positional[str]
+    """remember-first, copy, adding, temporal-order, agreement, recall, digits, japanese-vowels or co2."""
+    cells: tuple[str, ...] = ("rnn", "gru", "lstm")
+    """Among rnn, rnn-relu, gru, lstm, mingru and lru."""
+    starts: tuple[str, ...] = ("default",)
+    """As --init of bptt train: orthogonal, identity, np, radius:0.9, chrono:200, orthogonal+hold, …"""
+    clips: tuple[str, ...] = ("norm:1",)
+    """As --clip of bptt train: norm:1, value:1, rescale:1, auto:10, z:2.5, unit:0.01, none."""
+    penalties: tuple[str, ...] = ("none",)
+    """As --regularise of bptt train: omega:1, floss:1, none."""
+    gradients: tuple[str, ...] = ("full",)
+    """full, truncated:K, windowed:K, checkpointed, adaptive:BIAS, randomized:K or forward."""
+    curricula: tuple[str, ...] = ("none",)
+    """none; double: begin short, and double the length whenever the task is solved at the present one."""
+    lengths: tuple[int, ...] = ()
+    """Of the task: steps, the delay, the words between, the lag; default its own."""
+    seeds: int = 3
+    """How many of each, from 0."""
+    hidden: int = 64
+    """State size H."""
+    batch: int = 64
+    """Sequences an update sees."""
+    updates: int = 2000
+    """The most updates of a job."""
+    lr: float = 3e-3
+    """Adam's rate."""
+    every: int = 50
+    """Updates between scores."""
+    to_the_end: bool = False
+    """Go on when the task is solved: the score is then that of the last update."""
+    data: str | None = None
+    """Folder of a real task's data; default data/TASK, where bptt data fetch writes."""
+    workers: int | None = None
+    """Processes; default: one a core."""
+    ray: str | None = None
+    """Run on the Ray cluster at this address in place of processes; auto finds one, local starts one."""
+    out: str | None = None
+    """File of finished jobs, one JSON line each; default compare-TASK.jsonl."""
+    figure: str | None = None
+    """Draw the scores into this file, .svg, .png or .pdf."""
+    html: str | None = None
+    """Write table and figure as one page."""
+    json: bool = False
+    """Print one JSON document and nothing else on stdout."""
+
+    @property
+    def grid(self) -> Grid:
+        """The axes and the budget."""
+        budget = Budget(
+            self.hidden, self.batch, self.updates, self.lr, self.every, self.to_the_end, self.data
+        )
+        return Grid(
+            self.task, self.cells, self.starts, self.clips, self.penalties, self.gradients,
+            self.curricula, self.lengths, self.seeds, budget,
+        )  # fmt: skip
+
+
+def run(arguments: list[str]) -> int:
+    """Run what is missing of the grid, and report all of it."""
+    asked = parse(Compare, "compare", arguments)
+    grid = asked.grid
+    jobs = grid.jobs()
+
+    from bptt.compare.job import build_task
+    from bptt.compare.pool import on_processes, on_ray, run_grid
+
+    # Known now, or only after the grid: that the data are there, and what the levels are.
+    task = build_task(asked.task, jobs[0].length, asked.data)
+    path = Path(f"compare-{asked.task}.jsonl" if asked.out is None else asked.out)
+    runner = (
+        partial(on_processes, workers=asked.workers)
+        if asked.ray is None
+        else partial(on_ray, address=asked.ray)
+    )
+    with _Progress(len(jobs)) as progress:
+        records = run_grid(jobs, path, runner, progress.finished)
+    rows = summarise(records)
+    title = f"{asked.task}: {task.metric}"
+    levels = {"chance": task.chance, "goal": task.goal}
+    if asked.figure is not None or asked.html is not None:
+        from bptt.compare.picture import draw, page, svg, write_figure
+
+        figure = draw(rows, title, task.metric, levels)
+        if asked.figure is not None:
+            write_figure(figure, Path(asked.figure))
+        if asked.html is not None:
+            command = shlex.join(["bptt", "compare", *arguments])
+            Path(asked.html).write_text(page(rows, title, command, svg(figure)), "utf-8")
+    if asked.json:
+        document = {
+            "task": asked.task, "metric": task.metric, "chance": task.chance, "best": task.best,
+            "goal": task.goal, "budget": asdict(grid.budget), "rows": [asdict(r) for r in rows],
+        }  # fmt: skip
+        print(json.dumps(document))
+    else:
+        _print(rows, title, levels)
+    return 0
+
+
+def _print(rows: list[Row], title: str, levels: dict[str, float]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    axes = varying(rows)
+    said = ", ".join(f"{name} {level:.3g}" for name, level in levels.items())
+    table = Table(
+        title=f"{title} ({said})", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for head in (*axes, *HEADS):
+        table.add_column(head, justify="left" if head in (*axes, "note") else "right")
+    for row in rows:
+        table.add_row(*cells_of(row, axes))
+    Console().print(table)
+
+
+class _Progress:
+    """A bar over the whole grid on stderr: jobs done, how many solved, time left."""
+
+    def __init__(self, jobs: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining(),
+            console=Console(file=sys.stderr),
+        )  # fmt: skip
+        self._bar = self._progress.add_task("jobs", total=jobs)
+        self._solved = 0
+
+    def __enter__(self) -> _Progress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def finished(self, record: Record) -> None:
+        """One more."""
+        self._solved += record["solved"]
+        job = record["job"]
+        self._progress.update(
+            self._bar, advance=1, description=f"{self._solved} solved; {job['cell']} {job['start']}"
+        )

@@ -1,0 +1,169 @@
+"""What is compared: the axes, and the jobs they span. This file must not import torch."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bptt.errors import ArgumentError
+from bptt.forms import CLIPS, GRADIENTS, REGULARISERS, STARTS, parse_form, parse_forms
+
+CURRICULA = ("none", "double")
+CELLS = ("rnn", "rnn-relu", "gru", "lstm", "mingru", "lru")
+
+# The length each task has when none is asked for; None: its sequences are what they are.
+TASKS: dict[str, int | None] = {
+    "remember-first": 50,
+    "copy": 50,
+    "adding": 50,
+    "temporal-order": 50,
+    "agreement": 20,
+    "recall": 5,
+    "digits": 64,
+    "japanese-vowels": None,
+    "co2": 104,
+}
+# Real data: an image is read by 8 rows or 64 pixels, and none of them has short forms to begin with.
+REAL = ("digits", "japanese-vowels", "co2")
+DIGITS = (8, 64)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What all jobs of a grid have in common.
+
+    Attributes:
+        hidden: H.
+        batch: sequences an update sees, B.
+        updates: the most a job makes.
+        lr: Adam's rate.
+        every: updates between scores.
+        to_the_end: go on when the task is solved, so that the score is that of the last update.
+        folder: where the data of a task on real data lie.
+    """
+
+    hidden: int = 64
+    batch: int = 64
+    updates: int = 2000
+    lr: float = 3e-3
+    every: int = 50
+    to_the_end: bool = False
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "batch", "updates", "every"):
+            if getattr(self, name) < 1:
+                raise ArgumentError(f"--{name} >= 1", f"{getattr(self, name)}", f"change --{name}")
+        if not 0 < self.lr < float("inf"):
+            raise ArgumentError("--lr above 0", f"{self.lr}", "change --lr")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run: a point of the grid."""
+
+    task: str
+    length: int | None
+    cell: str
+    start: str
+    clip: str
+    regularise: str
+    gradient: str
+    curriculum: str
+    seed: int
+    budget: Budget
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON takes it; equal dicts are equal jobs."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Job:
+        """The inverse of :meth:`as_dict`."""
+        return cls(**{**values, "budget": Budget(**values["budget"])})
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The axes; every combination is one job for every seed.
+
+    Attributes:
+        task: one of ``TASKS``.
+        cells, starts, clips, penalties, gradients: what to combine, in the forms of
+            :mod:`bptt.forms`.
+        curricula: ``"none"``, or ``"double"``: begin at a short length, and double it whenever the
+            task is solved at the present one.
+        lengths: of the task; empty for its own.
+        seeds: how many, from 0.
+        budget: the same for all.
+
+    Raises:
+        ArgumentError: a name or form is unknown, or a length is given to a task that has none.
+
+    Example:
+        >>> grid = Grid("adding", cells=("gru", "lstm"), lengths=(20, 50), seeds=3)
+        >>> len(grid.jobs())
+        12
+    """
+
+    task: str
+    cells: tuple[str, ...] = ("rnn", "gru", "lstm")
+    starts: tuple[str, ...] = ("default",)
+    clips: tuple[str, ...] = ("norm:1",)
+    penalties: tuple[str, ...] = ("none",)
+    gradients: tuple[str, ...] = ("full",)
+    curricula: tuple[str, ...] = ("none",)
+    lengths: tuple[int, ...] = ()
+    seeds: int = 3
+    budget: Budget = Budget()
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ArgumentError(f"a task: {', '.join(TASKS)}", repr(self.task), "pick one of them")
+        for name in ("cells", "starts", "clips", "penalties", "gradients", "curricula"):
+            if not getattr(self, name):
+                raise ArgumentError(f"at least one value for --{name}", "none", "name one")
+        unknown = [c for c in self.cells if c not in CELLS]
+        if unknown:
+            raise ArgumentError(f"cells among {', '.join(CELLS)}", repr(unknown[0]), "pick one")
+        for start in self.starts:
+            parse_forms(start, STARTS)
+        for forms, words in (
+            (self.clips, CLIPS), (self.penalties, REGULARISERS), (self.gradients, GRADIENTS)
+        ):  # fmt: skip
+            for form in forms:
+                parse_form(form, words)
+        unknown = [c for c in self.curricula if c not in CURRICULA]
+        if unknown:
+            raise ArgumentError(
+                f"curricula among {', '.join(CURRICULA)}", repr(unknown[0]), "pick one"
+            )
+        if set(self.curricula) != {"none"} and self.task in REAL:
+            raise ArgumentError(
+                f"no curriculum for {self.task}", f"{self.curricula}", "its lengths cannot grow"
+            )
+        if self.lengths and TASKS[self.task] is None:
+            raise ArgumentError(
+                f"no --lengths for {self.task}",
+                f"{self.lengths}",
+                "its sequences are what they are",
+            )
+        if self.task == "digits" and not set(self.lengths) <= set(DIGITS):
+            raise ArgumentError(
+                "--lengths 8 (rows) or 64 (pixels) for digits", f"{self.lengths}", "pick of these"
+            )
+        if self.seeds < 1:
+            raise ArgumentError("--seeds >= 1", f"{self.seeds}", "change --seeds")
+
+    def jobs(self) -> list[Job]:
+        """Every job, the seeds of a point next to each other, short lengths first."""
+        lengths: list[int | None] = [*sorted(self.lengths)] or [TASKS[self.task]]
+        points = itertools.product(
+            lengths, self.cells, self.starts, self.clips, self.penalties, self.gradients,
+            self.curricula, range(self.seeds),
+        )  # fmt: skip
+        return [
+            Job(self.task, *point, budget=self.budget)  # the fields of Job, in this order
+            for point in points
+        ]

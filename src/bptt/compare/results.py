@@ -1,0 +1,126 @@
+"""The file of finished jobs, one JSON line each, and the table made of it. No torch in here."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bptt.compare.grid import Job
+from bptt.errors import RunError
+
+Record = dict[str, Any]
+AXES = ("length", "cell", "start", "clip", "regularise", "gradient", "curriculum")
+
+
+def read_results(path: Path) -> list[Record]:
+    """The finished jobs of a file; none where it does not exist. A last line cut short is left out.
+
+    Raises:
+        RunError: another line is not a record.
+    """
+    if not path.exists():
+        return []
+    *lines, rest = path.read_text(encoding="utf-8").split("\n")
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            Job.from_dict(record["job"])
+            found.append(record)
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"a finished job in line {number} of {path}", f"{error!s:.80}",
+                "remove that line, or name another file with --out",
+            ) from None  # fmt: skip
+    if rest:  # killed while it was written; the next one must not be glued to it
+        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return found
+
+
+def append_result(path: Path, record: Record) -> None:
+    """Write one finished job; on the disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One point of the grid over its seeds.
+
+    Attributes:
+        length, cell, start, clip, regularise, gradient, curriculum: the point.
+        seeds: jobs that were run.
+        scores: of those that have one, by seed.
+        mean, spread: of the scores; spread is the standard deviation between seeds, None for one.
+        solved: how many reached the goal.
+        updates: median updates of those that did; None where none did.
+        seconds: mean of a job.
+        errors: what kept jobs from running, each once.
+    """
+
+    length: int | None
+    cell: str
+    start: str
+    clip: str
+    regularise: str
+    gradient: str
+    curriculum: str
+    seeds: int
+    scores: tuple[float, ...]
+    mean: float | None
+    spread: float | None
+    solved: int
+    updates: float | None
+    seconds: float
+    errors: tuple[str, ...]
+
+
+def summarise(records: Iterable[Record]) -> list[Row]:
+    """One row a point of the grid, in the order of the records."""
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(tuple(record["job"][axis] for axis in AXES), []).append(record)
+    rows = []
+    for point, group in groups.items():
+        scores = tuple(r["score"] for r in group if r["score"] is not None)
+        needed = [r["updates"] for r in group if r["solved"]]
+        rows.append(
+            Row(
+                **dict(zip(AXES, point, strict=True)),
+                seeds=len(group),
+                scores=scores,
+                mean=statistics.fmean(scores) if scores else None,
+                spread=statistics.stdev(scores) if len(scores) > 1 else None,
+                solved=len(needed),
+                updates=statistics.median(needed) if needed else None,
+                seconds=statistics.fmean(r["seconds"] for r in group),
+                errors=tuple(dict.fromkeys(r["error"] for r in group if r["error"])),
+            )
+        )
+    return rows
+
+
+def varying(rows: list[Row]) -> list[str]:
+    """The axes on which rows differ, and always the cell: what a table has to show."""
+    return [a for a in AXES if a == "cell" or len({getattr(row, a) for row in rows}) > 1]
+
+
+def cells_of(row: Row, axes: list[str]) -> list[str]:
+    """A row as text: the axes, score, spread, solved, updates, seconds, and any error."""
+    return [
+        *("-" if getattr(row, a) is None else str(getattr(row, a)) for a in axes),
+        "-" if row.mean is None else f"{row.mean:.4g}",
+        "-" if row.spread is None else f"{row.spread:.2g}",
+        f"{row.solved}/{row.seeds}",
+        "-" if row.updates is None else f"{row.updates:.0f}",
+        f"{row.seconds:.1f}",
+        "; ".join(row.errors) or ("" if row.scores else "not finite"),
+    ]
+
+
+HEADS = ("mean", "spread", "solved", "updates", "s/job", "note")
