@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from bptt import (
         carry,
+        claims,
         data,
         errors,
         gradients,
@@ -43,6 +44,7 @@ __all__ = [
     "Flow",
     "Stream",
     "carry",
+    "claims",
     "convert",
     "data",
     "errors",

@@ -13,6 +13,7 @@ COMMANDS = {
     "sample": "continue a prompt with a trained model",
     "eval": "score a trained model on a text",
     "bench": "measure our layers beside torch's, equal results checked first",
+    "claims": "re-make published claims and say which hold",
     "data": "list the data sets, or fetch one",
 }
 
