@@ -39,7 +39,9 @@ def decay_table() -> Measurement:
             if not right:
                 exponent = math.log(float(printed)) / math.log(rho)
                 wrong.append(f"{printed} is {rho}^{exponent:.1f}, not {rho}^{T} = {value:.3g}")
-    return Measurement("; ".join(words), parts, "The table mixes exponents: " + "; ".join(wrong) + ".")
+    return Measurement(
+        "; ".join(words), parts, "The table mixes exponents: " + "; ".join(wrong) + "."
+    )
 
 
 @claim(

@@ -178,7 +178,9 @@ def exercises() -> Measurement:
     H, lag = 5, 20
     w_h = rng.normal(size=(H, H)) / math.sqrt(H)
     weights = rnn.Weights(rng.normal(size=(H, 2)), w_h, np.zeros(H), np.zeros(H))
-    run = rnn.forward(rng.normal(size=(lag, 1, 2)), np.zeros((1, H)), weights, nonlinearity="linear")
+    run = rnn.forward(
+        rng.normal(size=(lag, 1, 2)), np.zeros((1, H)), weights, nonlinearity="linear"
+    )
     product = np.eye(H)
     for t in range(lag):
         product = rnn.jacobian(run, t)[0] @ product

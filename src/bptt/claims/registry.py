@@ -23,6 +23,21 @@ SECTIONS = (
     "sizes",
     "products",
     "arithmetic",
+    "decay",
+    "gates",
+    "divergence",
+    "recall",
+    "paths",
+    "reach",
+    "limits",
+    "ladder",
+    "clipping",
+    "cuts",
+    "streams",
+    "unbiased",
+    "adaptive",
+    "papers",
+    "music",
 )
 
 

@@ -70,9 +70,7 @@ def run_claim(claim: Claim) -> Result:
 
 def _result(claim: Claim, found: Measurement, seconds: float) -> Result:
     instead = "" if found.verdict == "holds" else found.instead
-    return Result(
-        claim.id, found.verdict, found.text, found.where, instead, seconds, found.figures
-    )
+    return Result(claim.id, found.verdict, found.text, found.where, instead, seconds, found.figures)
 
 
 def not_asked(claim: Claim) -> Result:

@@ -48,7 +48,8 @@ def gru_is_twice_an_rnn() -> Measurement:
         f"RNN {rnn}, GRU {gru} ({gru / rnn:g}×), LSTM {lstm} ({lstm / rnn:g}×)",
         {"about twice": 1.75 <= gru / rnn <= 2.25},
         "A GRU stacks three matrices of a plain RNN's size (reset gate, update gate, candidate), so it "
-        f"has exactly {gru // rnn} times the parameters, whatever the sizes; an LSTM has {lstm // rnn} times.",
+        f"has exactly {gru // rnn} times the parameters, whatever the sizes; an LSTM has "
+        f"{lstm // rnn} times.",
     )
 
 

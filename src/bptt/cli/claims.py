@@ -29,8 +29,9 @@ class Claims:
     """Only list them."""
     jobs: int | None = None
     """Claims at a time; default: one a core."""
-    rolls: str | None = None
-    """Folder with JSB_Chorales.mat and Nottingham.mat, for P5 and P6."""
+    data: str | None = None
+    """Folder with what no package carries: JSB_Chorales.mat (P5), Nottingham.mat (P6),
+    tinyshakespeare.txt (P11). Claims whose file is missing are listed as not run."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""
     markdown: str | None = None
@@ -47,6 +48,7 @@ def run(arguments: list[str]) -> int:
     from rich.progress import Progress
 
     from bptt.claims import find, ledger, not_asked, run_claims
+    from bptt.claims.files import VARIABLE
     from bptt.claims.render import document, markdown, summary, table
     from bptt.errors import ArgumentError
 
@@ -65,8 +67,8 @@ def run(arguments: list[str]) -> int:
             for c in chosen:
                 print(f"{c.id:<4} {'quick' if c.quick else 'long':<6} {c.statement}")
         return 0
-    if asked.rolls is not None:
-        os.environ["BPTT_ROLLS"] = str(Path(asked.rolls).resolve())
+    if asked.data is not None:
+        os.environ[VARIABLE] = str(Path(asked.data).resolve())
     kept = {} if asked.known is None else read_results(Path(asked.known))
     fresh = [c for c in chosen if c.id not in kept]
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -122,6 +124,8 @@ def read_results(path: Path):
         found = {row["id"]: Result(**{name: row[name] for name in fields}) for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            "a document printed by bptt claims --json", f"{str(path)!r}: {error}", "name another file"
+            "a document printed by bptt claims --json",
+            f"{str(path)!r}: {error}",
+            "name another file",
         ) from None
     return {id: result for id, result in found.items() if id in ledger()}
