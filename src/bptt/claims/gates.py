@@ -1,4 +1,4 @@
-"""Claims about gates: what an LSTM's cell does to the gradient, measured and not read off the equation."""
+"""Claims about gates: what an LSTM's cell does to the gradient, measured."""
 
 from __future__ import annotations
 
