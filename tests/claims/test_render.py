@@ -10,7 +10,7 @@ from bptt.claims.render import anchor, document, markdown, summary, table
 
 CLAIMS = ledger()
 RESULTS = [
-    Result("A1", "holds", "a|b [1, 2]", "x: holds", "", 0.25, {"v": [1.0]}),
+    Result("A1", "holds", "a|b [1, 2]", "x: holds", "", 0.25, {1: [1.0, float("inf")]}),
     Result("A3", "does not hold", "0.5", "x: does not hold", "They differ.", 1.0),
     Result("B4", "holds in part", "1", "x: holds; y: does not hold", "Both explode."),
     Result("P5", "not run", "expected a file"),
@@ -22,6 +22,7 @@ def test_the_document_has_the_keys_that_were_promised():
     promised = {"id", "source", "statement", "published", "measured", "verdict", "seconds"}
     assert [row["id"] for row in rows] == ["A1", "A3", "B4", "P5"]
     assert all(promised <= set(row) for row in rows)
+    assert rows[0]["figures"] == {"1": [1.0, "inf"]}  # JSON has no infinity
     assert rows[1]["statement"] == CLAIMS["A3"].statement
 
 

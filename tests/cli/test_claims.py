@@ -53,3 +53,14 @@ def test_what_is_wrong_is_said_in_one_line(capsys, tmp_path):
         error = capsys.readouterr().err
         assert message in error
         assert len(error.strip().splitlines()) == 1
+
+
+def test_code_that_fails_is_the_exit_status(capsys, monkeypatch):
+    from bptt.claims import arithmetic
+
+    monkeypatch.setattr(arithmetic, "agrees", None)
+    assert main(["claims", "C3", "A3", "--json", "--jobs", "1"]) == 1
+    streams = capsys.readouterr()
+    verdicts = {row["id"]: row["verdict"] for row in json.loads(streams.out)}
+    assert verdicts == {"C3": "not run", "A3": "does not hold"}
+    assert "C3 failed" in streams.err

@@ -16,6 +16,7 @@ from bptt.claims.learn import (
     sgd,
     spread,
     tanh_rnn,
+    weight,
 )
 from bptt.claims.registry import Measurement, claim
 
@@ -68,11 +69,11 @@ def rescaling() -> Measurement:
     train, test = remember_first(512, 20, 42), remember_first(128, 20, 99)
     found: dict[str, list[float]] = {}
     for name, optimizer in (("SGD 0.1", sgd(0.1)), ("Adam 5e-3", adam(5e-3))):
-        for way, options in (("clipped", {"clip": 1.0}), ("rescaled", {"rescale": 1.0})):
+        for way, clip, rescale in (("clipped", 1.0, None), ("rescaled", None, 1.0)):
             for seed in SEEDS:
                 torch.manual_seed(seed)
                 model = tanh_rnn()
-                fit(model, *train, optimizer, 100, batch=64, **options)
+                fit(model, *train, optimizer, 100, batch=64, clip=clip, rescale=rescale)
                 found.setdefault(f"{name} {way}", []).append(accuracy(model, *test))
     mean = {name: sum(v) / len(v) for name, v in found.items()}
     return Measurement(
@@ -107,7 +108,7 @@ def health_by_norm() -> Measurement:
         for seed in SEEDS:
             torch.manual_seed(seed)
             layer = layers.RNN(8, 32, nonlinearity="relu" if name == "radius 1.5" else "tanh")
-            w = layer.weight_hh_l0
+            w = weight(layer)
             with torch.no_grad():
                 if name == "radius 1.5":
                     w.mul_(1.5 / torch.linalg.eigvals(w).abs().max())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,8 +45,7 @@ def truncation_at_the_end() -> Measurement:
             torch.manual_seed(seed)
             model = tanh_rnn()
             fit(
-                model, *train, adam(5e-3), 150, clip=5.0,
-                backward=lambda m, x, y, k=k: cut_before_end(m, x, y, k),
+                model, *train, adam(5e-3), 150, clip=5.0, backward=partial(cut_before_end, k=k),
             )  # fmt: skip
             found.setdefault(k, []).append(accuracy(model, *test))
     mean = {k: sum(v) / len(v) for k, v in found.items()}

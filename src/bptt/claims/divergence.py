@@ -16,6 +16,7 @@ from bptt.claims.learn import (
     remember_first,
     sgd,
     tanh_rnn,
+    weight,
 )
 from bptt.claims.registry import Measurement, claim
 from bptt.remedies import clip_norm
@@ -38,8 +39,8 @@ def relu_grows() -> Measurement:
             layer = layers.RNN(8, 64, nonlinearity=kind)
             with torch.no_grad():
                 # Positive entries: nothing is cut off by ReLU, and σ_max is the growth.
-                layer.weight_hh_l0.abs_()
-                layer.weight_hh_l0.mul_(1.5 / torch.linalg.matrix_norm(layer.weight_hh_l0, 2))
+                weight(layer).abs_()
+                weight(layer).mul_(1.5 / torch.linalg.matrix_norm(weight(layer), 2))
                 y = layer(torch.rand(200, 1, 8))[0].abs().amax((1, 2))
             kept.append(float(y[-1]))
             growing &= kind == "tanh" or bool((y[150:] > 100 * y[100]).all())
@@ -58,7 +59,7 @@ def _descend(kind: str, clip: float | None, seed: int) -> tuple[int | None, floa
     torch.manual_seed(seed)
     T, layer, head = 60, layers.RNN(4, 32, nonlinearity=kind), nn.Linear(32, 1)
     with torch.no_grad():
-        w = layer.weight_hh_l0
+        w = weight(layer)
         w.copy_(torch.randn(32, 32))
         w.mul_(1.6 / torch.linalg.eigvals(w).abs().max())
     parameters = [*layer.parameters(), *head.parameters()]

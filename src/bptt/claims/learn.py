@@ -39,6 +39,11 @@ def tanh_rnn(inputs: int = SYMBOLS, hidden: int = 32, classes: int = SYMBOLS) ->
     return Last(layers.RNN(inputs, hidden), hidden, classes)
 
 
+def weight(layer: nn.Module, name: str = "weight_hh_l0") -> Tensor:
+    """A layer's parameter by its name."""
+    return dict(layer.named_parameters())[name]
+
+
 def one_hot(symbols: np.ndarray, size: int = SYMBOLS) -> Tensor:
     """``(N, T)`` integers to ``(T, N, size)``."""
     return F.one_hot(torch.from_numpy(symbols).t().long(), size).float().contiguous()

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from bptt import nn as layers
 from bptt.claims.files import beside
-from bptt.claims.learn import SEEDS, one_hot, spread
+from bptt.claims.learn import SEEDS, one_hot, spread, weight
 from bptt.claims.reach import adding, train_adding
 from bptt.claims.registry import Measurement, claim
 from bptt.data import Corpus
-from bptt.remedies import clip_norm
+from bptt.remedies import clip_norm, start_forget_bias
 from bptt.watching import watch
 
 BLANK, GO, CODES = 8, 9, 10
@@ -136,9 +136,10 @@ def chrono(layer: nn.LSTM, longest: float) -> None:
     """b_f = log U(1, T_max - 1), b_i = -b_f: gates that keep for times up to T_max."""
     H = layer.hidden_size
     with torch.no_grad():
-        layer.bias_hh_l0.zero_()
-        layer.bias_ih_l0[H : 2 * H] = torch.empty(H).uniform_(1, longest - 1).log()
-        layer.bias_ih_l0[:H] = -layer.bias_ih_l0[H : 2 * H]
+        bias = weight(layer, "bias_ih_l0")
+        weight(layer, "bias_hh_l0").zero_()
+        bias[H : 2 * H] = torch.empty(H).uniform_(1, longest - 1).log()
+        bias[:H] = -bias[H : 2 * H]
 
 
 @claim(
@@ -162,9 +163,7 @@ def chrono_widens() -> Measurement:
             if name == "chrono":
                 chrono(layer, 150)
             else:
-                with torch.no_grad():
-                    layer.bias_ih_l0[64:128] = float(name[-1])
-                    layer.bias_hh_l0[64:128] = 0.0
+                start_forget_bias(layer, float(name[-1]))
             model = Copier(layer)
             with watch(model) as flow:
                 copy_loss(model, copy_batch(16, 100, np.random.default_rng(99))).backward()

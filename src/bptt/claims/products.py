@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from bptt import nn as layers
+from bptt.claims.learn import weight
 from bptt.claims.registry import Measurement, claim
 from bptt.probes import jacobian_products
 from bptt.recurrence import trace
@@ -25,7 +26,8 @@ def product_bound() -> Measurement:
     for scale in torch.linspace(0.3, 3, 20).tolist():
         layer = layers.RNN(4, 16).double()
         with torch.no_grad():
-            layer.weight_hh_l0.mul_(scale / torch.linalg.matrix_norm(layer.weight_hh_l0, 2))
+            w = weight(layer)
+            w.mul_(scale / torch.linalg.matrix_norm(w, 2))
         (one,) = trace(layer, torch.randn(41, 3, 4, dtype=torch.float64))
         found = jacobian_products(one, 40)
         assert found.bound is not None

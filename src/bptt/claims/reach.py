@@ -20,6 +20,7 @@ from bptt.claims.learn import (
     percents,
     remember_first,
     spread,
+    weight,
 )
 from bptt.claims.registry import Measurement, claim
 from bptt.remedies import clip_norm, start_recurrent
@@ -227,7 +228,7 @@ def _irnn() -> nn.RNNBase:
     layer = layers.RNN(2, 100, nonlinearity="relu")
     start_recurrent(layer, "identity")
     with torch.no_grad():
-        nn.init.normal_(layer.weight_ih_l0, std=0.001)
-        layer.bias_ih_l0.zero_()
-        layer.bias_hh_l0.zero_()
+        nn.init.normal_(weight(layer, "weight_ih_l0"), std=0.001)
+        weight(layer, "bias_ih_l0").zero_()
+        weight(layer, "bias_hh_l0").zero_()
     return layer

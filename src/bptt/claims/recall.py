@@ -16,6 +16,7 @@ from bptt.claims.learn import (
     percents,
     remember_first,
     tanh_rnn,
+    weight,
 )
 from bptt.claims.registry import Measurement, claim
 from bptt.models import AttentionModel
@@ -120,8 +121,7 @@ def _network(name: str, steps: int) -> nn.Module:
         start_recurrent(model, "orthogonal")
         if "small input" in name:  # a state near 0 keeps tanh in its linear part
             with torch.no_grad():
-                assert isinstance(model.layer, nn.RNN)
-                model.layer.weight_ih_l0.mul_(0.1)
+                weight(model.layer, "weight_ih_l0").mul_(0.1)
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,10 +33,21 @@ def document(claims: Mapping[str, Claim], results: Sequence[Result]) -> list[dic
                 "where": result.where,
                 "instead": result.instead,
                 "quick": claim.quick,
-                "figures": result.figures,
+                "figures": _plain(result.figures),
             }
         )
     return rows
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can say: it has no word for infinity and NaN."""
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
 
 
 def table(claims: Mapping[str, Claim], results: Sequence[Result]) -> Table:

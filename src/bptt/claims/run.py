@@ -29,6 +29,7 @@ class Result:
         instead: what is true instead.
         seconds: it took.
         figures: the numbers behind the words.
+        failed: it was not run because its code broke, and not because something is missing here.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Result:
     instead: str = ""
     seconds: float = 0.0
     figures: dict[str, Any] = field(default_factory=dict)
+    failed: bool = False
 
 
 def run_claim(claim: Claim) -> Result:
@@ -61,7 +63,7 @@ def run_claim(claim: Claim) -> Result:
         return Result(claim.id, NOT_RUN, str(reason), seconds=time.perf_counter() - began)
     except Exception as error:
         why = f"it failed with {type(error).__name__}: {error}"
-        return Result(claim.id, NOT_RUN, why, seconds=time.perf_counter() - began)
+        return Result(claim.id, NOT_RUN, why, seconds=time.perf_counter() - began, failed=True)
     finally:
         torch.set_num_threads(threads)
         random.setstate(states[0])
@@ -106,25 +108,41 @@ def run_claims(
     return [found[claim.id] for claim in claims]
 
 
-def _each(claims: Sequence[Claim], jobs: int) -> Iterator[Result]:
-    if jobs <= 1:
-        yield from map(run_claim, claims)
-        return
-    # Fresh processes: a forked one would inherit torch's thread pool without its threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        # Long ones first, so that no core waits for one at the end.
-        order = sorted(claims, key=lambda claim: claim.quick)
-        waiting: dict[Future[Result], Claim] = {pool.submit(_by_id, c.id): c for c in order}
-        for future in as_completed(waiting):
-            error = future.exception()
-            if error is None:
-                yield future.result()
-            else:  # the process itself died
-                why = f"its process ended with {type(error).__name__}: {error}"
-                yield Result(waiting[future].id, NOT_RUN, why)
-
-
 def _by_id(id: str) -> Result:
     (claim,) = find([id])
     return run_claim(claim)
+
+
+def _each(
+    claims: Sequence[Claim], jobs: int, work: Callable[[str], Result] = _by_id
+) -> Iterator[Result]:
+    if jobs <= 1:
+        yield from map(run_claim, claims)
+        return
+    # Long ones first, so that no core waits for one at the end.
+    order = sorted(claims, key=lambda claim: claim.quick)
+    broken = []
+    for id, outcome in _pool([c.id for c in order], jobs, work):
+        if isinstance(outcome, Result):
+            yield outcome
+        else:
+            broken.append(id)
+    # A process that dies takes all claims of its pool with it: each again, alone, to find which it was.
+    for id in broken:
+        for _, outcome in _pool([id], 1, work):
+            if isinstance(outcome, Result):
+                yield outcome
+            else:
+                why = f"its process ended with {type(outcome).__name__}: {outcome}"
+                yield Result(id, NOT_RUN, why, failed=True)
+
+
+def _pool(
+    ids: Sequence[str], jobs: int, work: Callable[[str], Result]
+) -> Iterator[tuple[str, Result | BaseException]]:
+    # Fresh processes: a forked one would inherit torch's thread pool without its threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        waiting: dict[Future[Result], str] = {pool.submit(work, id): id for id in ids}
+        for future in as_completed(waiting):
+            yield waiting[future], future.exception() or future.result()

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from bptt import nn as layers
+from bptt.claims.learn import weight
 from bptt.claims.memory import Held
 from bptt.claims.registry import Measurement, claim
 from bptt.gradients import Checkpointed, Estimator, ForwardMode, Full, Randomized, Truncated
@@ -81,8 +82,8 @@ def randomized_is_unbiased() -> Measurement:
     draws, T = 1500, 18
     model = layers.GRU(4, 8).double()
     with torch.no_grad():  # a gradient that lasts: there is something to lose at a border
-        for weight in (model.weight_hh_l0, model.weight_ih_l0):
-            weight.mul_(2.0)
+        for name in ("weight_hh_l0", "weight_ih_l0"):
+            weight(model, name).mul_(2.0)
     x, y = torch.randn(T, 2, 4).double(), torch.randn(T, 2, 8).double()
     exact = _gradient(model, Full(), x, y)
     cut = _gradient(model, Truncated(3), x, y)

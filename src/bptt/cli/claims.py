@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +91,10 @@ def run(arguments: list[str]) -> int:
             if r.instead:
                 console.print(f"{r.id} {r.verdict}. {r.instead}", markup=False)
         console.print(summary(results))
-    return 0
+    failed = [r.id for r in results if r.failed]
+    if failed:
+        print(f"bptt claims: the code of {', '.join(failed)} failed", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def provenance() -> list[str]:
