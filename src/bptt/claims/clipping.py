@@ -82,9 +82,10 @@ def rescaling() -> Measurement:
             name: mean[f"{name} rescaled"] >= mean[f"{name} clipped"] - 0.02
             for name in ("SGD 0.1", "Adam 5e-3")
         },
-        "Under SGD rescaling replaces a rate that shrinks with the gradient by a constant step: it "
-        "leaves plateaus sooner and cannot come to rest. Adam divides the scale out again, so "
-        "rescaling changes little there but the noise of small gradients.",
+        "A clip leaves a gradient that has become small as it is, and training comes to rest; rescaling "
+        "blows it up to θ again, noise and all. Under SGD that also gets a run off a plateau, so the two "
+        "are about even there; Adam keeps averages of squares, which a gradient of constant norm no longer "
+        "tells anything, and seeds fall out of the solution.",
         found,
     )
 
