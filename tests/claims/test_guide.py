@@ -9,7 +9,7 @@ GUIDE = (Path(__file__).parents[2] / "docs" / "guide.md").read_text("utf-8")
 
 
 def test_every_claim_it_names_is_in_the_ledger():
-    named = set(re.findall(r"\[(\w+)\]\(claims\.md\)", GUIDE))
+    named = set(re.findall(r"\[(\w+)\]\(claims\.md\)", GUIDE)) - {"ledger"}
     assert len(named) > 30
     assert named <= set(ledger())
 

@@ -84,7 +84,8 @@ def rescaling() -> Measurement:
         },
         "A clip leaves a gradient that has become small as it is, and training comes to rest; rescaling "
         "blows it up to θ again, noise and all. Under SGD that also gets a run off a plateau, so the two "
-        "are about even there; Adam keeps averages of squares, which a gradient of constant norm no longer "
+        "are about even there; Adam keeps averages of squares, which a gradient of constant norm "
+        "no longer "
         "tells anything, and seeds fall out of the solution.",
         found,
     )
