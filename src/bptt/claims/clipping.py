@@ -82,11 +82,10 @@ def rescaling() -> Measurement:
             name: mean[f"{name} rescaled"] >= mean[f"{name} clipped"] - 0.02
             for name in ("SGD 0.1", "Adam 5e-3")
         },
-        "A clip leaves a gradient that has become small as it is, and training comes to rest; rescaling "
-        "blows it up to θ again, noise and all. Under SGD that also gets a run off a plateau, so the two "
-        "are about even there; Adam keeps averages of squares, which a gradient of constant norm "
-        "no longer "
-        "tells anything, and seeds fall out of the solution.",
+        "A clip leaves a gradient that has become small as it is, and training comes to rest; "
+        "rescaling blows it up to θ again, noise and all. Under SGD that also gets a run off a "
+        "plateau, so the two are about even there; Adam keeps averages of squares, which a "
+        "gradient of constant norm no longer tells anything, and seeds fall out of the solution.",
         found,
     )
 

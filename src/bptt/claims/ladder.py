@@ -91,9 +91,8 @@ def gru_model(seed: int, random: bool) -> nn.Module:
     source="A",
     statement="In practice a trained plain RNN carries about ten characters.",
     published="~10",
-    rule="character model on the text CPython carries, H=128, 800 updates, 3 seeds: the horizon on "
-    "held-out "
-    "text (128 steps), at a bias of 5 % and of 1 %, is between 5 and 20 on every seed",
+    rule="character model on the text CPython carries, H=128, 800 updates, 3 seeds: the horizon "
+    "on held-out text (128 steps), at a bias of 5 % and of 1 %, is between 5 and 20 on every seed",
 )
 def horizon_of_a_trained_rnn() -> Measurement:
     found: dict[str, list[int]] = {"5 %": [], "1 %": []}
@@ -124,9 +123,8 @@ def horizon_of_a_trained_rnn() -> Measurement:
     "from random places.",
     published="better",
     rule="GRU of 96, 600 updates of 32 × 32 characters each way, 3 seeds, held-out text of 256 "
-    "characters "
-    "read in one piece by both: bits over characters 33…256 are lower in order on every seed; and in "
-    "order they fall by more from characters 17…32 to 33…256, on every seed",
+    "characters read in one piece by both: bits over characters 33…256 are lower in order on "
+    "every seed; and in order they fall by more from characters 17…32 to 33…256, on every seed",
 )
 def order_or_random() -> Measurement:
     x, y = held_out(text(), 64, 256)
@@ -213,9 +211,9 @@ def _ladder(corpus: Corpus, seed: int, updates: int) -> dict[str, float]:
     "better than the one before.",
     published="ordering",
     rule="names (census, shuffled, fetched) and English text (CPython's), about 100,000 "
-    "parameters, 3,000 "
-    "updates of 32 × 64 characters, 3 seeds: bits a character on held-out text fall along each step of "
-    "trigram, window, RNN, attention on every seed; the 6-gram and a GRU beside them",
+    "parameters, 3,000 updates of 32 × 64 characters, 3 seeds: bits a character on held-out text "
+    "fall along each step of trigram, window, RNN, attention on every seed; the 6-gram and a GRU "
+    "beside them",
     quick=False,
 )
 def ladder_of_models() -> Measurement:

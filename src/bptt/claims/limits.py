@@ -17,8 +17,7 @@ from bptt.recurrence import trace
     id="A7",
     source="A",
     statement="A state of 128 float32 numbers holds at most 4096 bits, about 4 for each of 1000 "
-    "tokens; in "
-    "practice far less.",
+    "tokens; in practice far less.",
     published="4096; 4",
     rule="128·32 = 4096; 4096/1000 within 5 % of 4; recalled linearly from an untrained tanh RNN and GRU "
     "under random symbols of 8, 3 seeds: the explained share over 32 lags, 3 bits a symbol, is "

@@ -120,11 +120,9 @@ def train(
 @claim(
     id="P5",
     source="Bai, Kolter & Koltun, An empirical evaluation of generic convolutional and recurrent "
-    "networks, "
-    "2018",
-    statement="JSB chorales, negative log-likelihood a step on the test part: an RNN, a GRU and an "
-    "LSTM of "
-    "about the same size.",
+    "networks, 2018",
+    statement="JSB chorales, negative log-likelihood a step on the test part: an RNN, a GRU and "
+    "an LSTM of about the same size.",
     published="RNN 8.91, GRU 8.43, LSTM 8.45",
     rule="about 300,000 parameters each, Adam 2e-3, clip 1, dropout 0.4, best validation epoch, 3 seeds: "
     "each mean within 0.15 of the published figure",
@@ -158,9 +156,8 @@ def chorales() -> Measurement:
     statement="Nottingham, a plain RNN under SGD: clipping brings the test negative log-likelihood down.",
     published="3.80 → 3.48",
     rule="tanh RNN of 200, pieces of 100 steps, batch 16, 25 passes, SGD at the best of 0.1, 0.3 "
-    "and 1 by "
-    "validation, clip 1, 3 seeds: lower with clipping on the mean; both within 0.2 of the "
-    "published figures",
+    "and 1 by validation, clip 1, 3 seeds: lower with clipping on the mean; both within 0.2 of "
+    "the published figures",
     quick=False,
 )
 def nottingham() -> Measurement:

@@ -81,8 +81,7 @@ def memoryless(wait: int) -> float:
     statement="On copy with T=200, 10 symbols of 8, a plain RNN stays at the memoryless baseline.",
     published="10·ln 8/220 = .0945",
     rule="baseline .0945 to 4 digits; tanh RNN of 128, Adam 1e-3, batch 32, 1,500 updates, 3 "
-    "seeds: the last "
-    "150 updates' mean loss is within 5 % of it on every seed",
+    "seeds: the last 150 updates' mean loss is within 5 % of it on every seed",
     quick=False,
 )
 def copy_baseline() -> Measurement:
@@ -107,9 +106,9 @@ def copy_baseline() -> Measurement:
     source="adding task, a widely copied README and the papers before it",
     statement="On adding with T=200 the constant prediction has an error of 1/6; a GRU gets under 1e-3.",
     published="1/6 (the README: .1767); < 1e-3",
-    rule="the error of predicting 1 on 200,000 sums within 3 standard errors of 1/6, and of .1767; "
-    "GRU of 64, "
-    "Adam 1e-3, batch 32, up to 6,000 fresh batches, 3 seeds: under 1e-3 on every seed",
+    rule="the error of predicting 1 on 200,000 sums within 3 standard errors of 1/6, and of "
+    ".1767; GRU of 64, Adam 1e-3, batch 32, up to 6,000 fresh batches, 3 seeds: under 1e-3 on "
+    "every seed",
     quick=False,
 )
 def adding_task() -> Measurement:
@@ -147,10 +146,9 @@ def chrono(layer: nn.LSTM, longest: float) -> None:
     source="Tallec & Ollivier, Can recurrent neural networks warp time?, 2018",
     statement="A chrono start, and a forget bias, widen an LSTM's horizon.",
     published="wider",
-    rule="copy with T=100, T_max = 3T/2, LSTM of 64, untrained and after 400 updates, 3 seeds: the "
-    "smallest K "
-    "with a bias under 5 % is on every seed longer with forget bias 1 than without, and with chrono than "
-    "with bias 1, untrained",
+    rule="copy with T=100, T_max = 3T/2, LSTM of 64, untrained and after 400 updates, 3 seeds: "
+    "the smallest K with a bias under 5 % is on every seed longer with forget bias 1 than "
+    "without, and with chrono than with bias 1, untrained",
     quick=False,
 )
 def chrono_widens() -> Measurement:
@@ -191,8 +189,7 @@ def chrono_widens() -> Measurement:
     "validation text.",
     published="about 1.5 (reports differ in size and budget)",
     rule="first 90 % to train on, last 10 % to validate; two GRU layers of 256, 3,000 updates of "
-    "32 × 64, one "
-    "seed: between 1.4 and 1.6 nats; ours is reported beside parameters and minutes",
+    "32 × 64, one seed: between 1.4 and 1.6 nats; ours is reported beside parameters and minutes",
     quick=False,
 )
 def shakespeare() -> Measurement:

@@ -85,8 +85,7 @@ def _agreement(gap: int, seed: int, epochs: int = 60) -> float:
     id="E2",
     source="E",
     statement="With ρ = 0.8 a dependency 13 steps back gets about a twentieth of the update; "
-    "agreement of "
-    "subject and verb across a clause is learned only while the gap is short.",
+    "agreement of subject and verb across a clause is learned only while the gap is short.",
     published="1/20",
     rule="0.8^13 within a factor of 1.25 of 1/20; agreement, tanh RNN of 32, 512 sentences, 60 epochs, "
     "3 seeds: ≥ 95 % at gaps 1, 3, 5 on every seed and ≤ 75 % at gap 30 on every seed",

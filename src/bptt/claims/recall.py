@@ -69,8 +69,7 @@ def tanh_remembers_the_first() -> Measurement:
         },
         f"The text contradicts the table, and the table is right: T=20 is {percents(found[20])}. The "
         "failure comes between 20 and 50. Where one seed falls out below T=50, it had learned the "
-        "task and a "
-        "late update of Adam threw it out: nothing is clipped here.",
+        "task and a late update of Adam threw it out: nothing is clipped here.",
         {str(T): v for T, v in found.items()},
     )
 

@@ -29,8 +29,8 @@ def _median(step, times: int) -> float:
     statement="An RNN streams at a constant cost per step; attention's grows with the context.",
     published="as said",
     rule="GRU and one attention layer of 64, one lane, contexts 16…4096: median time of a step at "
-    "4096 over "
-    "that at 16 is under 1.5 for the GRU and over 2 for attention; multiply-adds counted beside",
+    "4096 over that at 16 is under 1.5 for the GRU and over 2 for attention; multiply-adds "
+    "counted beside",
 )
 def cost_of_a_step() -> Measurement:
     torch.manual_seed(0)

@@ -73,9 +73,8 @@ def _gradient(model: torch.nn.Module, estimator: Estimator, x, y) -> torch.Tenso
     statement="Truncation at random borders, reweighted, is unbiased.",
     published="equal within its own standard error",
     rule="GRU of 8, float64, T=18, chunks of 3, c=0.5, 1,500 draws against BPTT: on 50 random "
-    "directions the "
-    "root mean square of (mean - exact)/standard error is between 0.6 and 1.4 and none is over 4; plain "
-    "truncation's is over 10",
+    "directions the root mean square of (mean - exact)/standard error is between 0.6 and 1.4 and "
+    "none is over 4; plain truncation's is over 10",
 )
 def randomized_is_unbiased() -> Measurement:
     torch.manual_seed(0)
@@ -96,8 +95,8 @@ def randomized_is_unbiased() -> Measurement:
     rms, plain = (float(v.square().mean().sqrt()) for v in (z, biased))
     return Measurement(
         f"(mean of {draws} draws - BPTT) / standard error over 50 directions: root mean square "
-        f"{rms:.2f}, "
-        f"largest {float(z.abs().max()):.2f}; plain truncation in the same units: {plain:.1f}",
+        f"{rms:.2f}, largest {float(z.abs().max()):.2f}; plain truncation in the same units: "
+        f"{plain:.1f}",
         {
             "the mean is BPTT's gradient": 0.6 < rms < 1.4 and float(z.abs().max()) < 4,
             "truncation's is not": plain > 10,
@@ -113,8 +112,8 @@ def randomized_is_unbiased() -> Measurement:
     statement="At T=1000, 95 % of the memory can be saved for a third more time.",
     published="≤ 5 % of the memory, ≈ 1.33× the time",
     rule="LSTM, H=128, B=16, T=1000: gradients equal to 1e-5 relative; bytes held for backward, "
-    "kept states "
-    "included, at most 5 % of full BPTT's; median time ratio of 5 turns between 1.1 and 1.5",
+    "kept states included, at most 5 % of full BPTT's; median time ratio of 5 turns between 1.1 "
+    "and 1.5",
 )
 def checkpoints() -> Measurement:
     torch.manual_seed(0)
@@ -139,8 +138,8 @@ def checkpoints() -> Measurement:
     error = float((gradients["kept"] - gradients["full"]).norm() / gradients["full"].norm())
     return Measurement(
         f"memory {100 * share:.1f} % ({peaks['full'] / 1e6:.1f} MB to "
-        f"{(peaks['kept'] + states) / 1e6:.2f} MB), "
-        f"time {ratio:.2f}×, gradients differ by {error:.1g}",
+        f"{(peaks['kept'] + states) / 1e6:.2f} MB), time {ratio:.2f}×, gradients differ by "
+        f"{error:.1g}",
         {
             "the same gradient": error < 1e-5,
             "at most 5 % of the memory": share <= 0.05,
