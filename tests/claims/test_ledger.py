@@ -86,6 +86,7 @@ def test_every_claim_says_what_who_and_how_it_is_judged():
         ({"a": True, "b": None}, "holds in part"),
         ({"a": False, "b": None}, "does not hold"),
         ({"a": False}, "does not hold"),
+        ({"a": None}, "not run"),
         ({"a": np.True_, "b": np.True_}, "holds"),  # `np.True_ is True` is false
         ({"a": np.False_}, "does not hold"),
     ],

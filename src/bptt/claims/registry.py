@@ -76,6 +76,8 @@ class Measurement:
     def verdict(self) -> str:
         """Out of the parts alone."""
         held = list(self.parts.values())
+        if all(h is None for h in held):
+            return NOT_RUN
         if all(h is True for h in held):
             return HOLDS
         return IN_PART if any(h is True for h in held) else FAILS
