@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -108,6 +109,10 @@ def agreement_across_a_clause() -> Measurement:
     )
 
 
+def _solved(model: nn.Module, x: Tensor, target: Tensor) -> bool:
+    return accuracy(model, x, target) == 1.0
+
+
 def _tasks(distance: int, seed: int) -> dict[str, bool]:
     """Whether a tanh RNN of 32 solves each task at this distance."""
     solved = {}
@@ -117,7 +122,7 @@ def _tasks(distance: int, seed: int) -> dict[str, bool]:
         test = data(128, distance, 99)
         fit(
             model, *data(512, distance, 42), adam(5e-3), 60, batch=64, clip=1.0,
-            stop=lambda m=model, t=test: accuracy(m, *t) == 1.0,
+            stop=partial(_solved, model, *test),
         )  # fmt: skip
         solved[name] = accuracy(model, *test) >= 0.95
 
