@@ -17,8 +17,8 @@ def test_every_claim_it_names_is_in_the_ledger():
 def test_every_symptom_names_one():
     sections = re.split(r"^## ", GUIDE, flags=re.M)[1:]
     bare = [text.splitlines()[0] for text in sections if "](claims.md)" not in text]
-    # What follows from what clipping is needs no measurement.
-    assert bare == ["The norm is always at the threshold"]
+    assert sections
+    assert not bare
 
 
 def test_its_python_runs():
