@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bptt import (
         callbacks,
         carry,
+        claims,
         data,
         errors,
         export,
@@ -56,6 +57,7 @@ __all__ = [
     "Stream",
     "callbacks",
     "carry",
+    "claims",
     "convert",
     "data",
     "diagnose",

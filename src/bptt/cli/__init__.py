@@ -16,6 +16,7 @@ COMMANDS = {
     "compare": "put remedies side by side on a long-memory task",
     "bench": "measure our layers beside torch's, equal results checked first",
     "export": "write a trained model as C99 or ONNX, with its state",
+    "claims": "re-make published claims and say which hold",
     "data": "list the data sets, or fetch one",
 }
 

@@ -70,7 +70,7 @@ class Floss(Regulariser):
     """Gradient flossing: mean over lanes and the first ``count`` Lyapunov exponents of λ².
 
     λ_i is the finite-time exponent along the sequence, by QR: J_t Q_{t-1} = Q_t R_t,
-    λ_i = mean over t of log |R_t[i, i]|, in nats per step; see
+    λ_i = mean over t of log abs R_t[i, i], in nats per step; see
     :func:`bptt.probes.lyapunov_spectrum`. At λ = 0 the product of Jacobians keeps that direction's
     length over all T steps. Everything is differentiated, the QR decompositions and the states too.
 

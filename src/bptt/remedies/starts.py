@@ -37,7 +37,7 @@ def start_recurrent(model: nn.Module, start: str, *, generator: Generator = None
               (Saxe, McClelland and Ganguli 2014).
             - ``"np"``: (A + I)/λ_max(A + I) with A = R Rᵀ/H, R standard normal: symmetric, positive
               definite, largest eigenvalue 1 (np-RNN, Talathi and Vartak 2015).
-            - ``"radius:1"``: what is there, scaled to this spectral radius max |λ|.
+            - ``"radius:1"``: what is there, scaled to this spectral radius, max abs λ.
             - ``"norm:1"``: what is there, scaled to this spectral norm σ_max.
             - ``"forget:b"``: see :func:`start_forget_bias`.
             - ``"chrono:T"``: see :func:`start_chrono`.

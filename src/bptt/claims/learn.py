@@ -1,0 +1,146 @@
+"""The small training loop and the tasks' settings that several claims share.
+
+Published settings are part of a claim: generators here make exactly what the claim's source made.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bptt import nn as layers
+from bptt.remedies import clip_norm
+
+SEEDS = (0, 1, 2)
+SYMBOLS = 8
+Optimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+
+
+class Last(nn.Module):
+    """A recurrent layer and one linear map of its last output."""
+
+    def __init__(self, layer: nn.Module, hidden: int, classes: int) -> None:
+        super().__init__()
+        self.layer, self.linear = layer, nn.Linear(hidden, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From ``(T, B, I)`` to ``(B, classes)``."""
+        return self.linear(self.layer(x)[0][-1])
+
+
+def tanh_rnn(inputs: int = SYMBOLS, hidden: int = 32, classes: int = SYMBOLS) -> Last:
+    """The network most of the lessons train."""
+    return Last(layers.RNN(inputs, hidden), hidden, classes)
+
+
+def weight(layer: nn.Module, name: str = "weight_hh_l0") -> Tensor:
+    """A layer's parameter by its name."""
+    return dict(layer.named_parameters())[name]
+
+
+def one_hot(symbols: np.ndarray, size: int = SYMBOLS) -> Tensor:
+    """``(N, T)`` integers to ``(T, N, size)``."""
+    return F.one_hot(torch.from_numpy(symbols).t().long(), size).float().contiguous()
+
+
+def remember_first(count: int, steps: int, seed: int) -> tuple[Tensor, Tensor]:
+    """T random symbols out of 8; the first is the answer. ``(T, N, 8)`` and ``(N,)``."""
+    symbols = np.random.default_rng(seed).integers(0, SYMBOLS, size=(count, steps))
+    return one_hot(symbols), torch.from_numpy(symbols[:, 0].copy())
+
+
+def adam(rate: float) -> Optimizer:
+    """Adam with this rate."""
+    return lambda parameters: torch.optim.Adam(parameters, lr=rate)
+
+
+def sgd(rate: float) -> Optimizer:
+    """Plain gradient descent with this rate."""
+    return lambda parameters: torch.optim.SGD(parameters, lr=rate)
+
+
+@dataclass
+class Fit:
+    """What a training run leaves: mean loss of the last epoch, gradient norms before clipping."""
+
+    loss: float
+    norms: list[float]
+    acted: int
+
+
+def fit(
+    model: nn.Module,
+    x: Tensor,
+    target: Tensor,
+    optimizer: Optimizer,
+    epochs: int,
+    *,
+    batch: int | None = None,
+    clip: float | None = None,
+    backward: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
+    rescale: float | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Fit:
+    """Train; one pass over the sequences in a new order an epoch. ``backward`` returns the loss."""
+    parameters = list(model.parameters())
+    run, norms, acted, loss = optimizer(parameters), [], 0, float("nan")
+    step = ordinary if backward is None else backward
+    for _ in range(epochs):
+        order = torch.randperm(x.shape[1])
+        losses = []
+        for rows in order.split(batch or len(order)):
+            run.zero_grad()
+            losses.append(float(step(model, x[:, rows], target[rows])))
+            seen = clip_norm(parameters, clip)
+            norms.append(float(seen.norm))
+            acted += seen.acted
+            if rescale is not None:
+                with torch.no_grad():
+                    for parameter in parameters:
+                        assert parameter.grad is not None
+                        parameter.grad.mul_(rescale / max(norms[-1], 1e-30))
+            run.step()
+        loss = statistics.fmean(losses)
+        if stop is not None and stop():
+            break
+    return Fit(loss, norms, acted)
+
+
+def ordinary(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+    """Backpropagation through all steps."""
+    loss = F.cross_entropy(model(x), target)
+    loss.backward()
+    return loss.detach()
+
+
+def accuracy(model: nn.Module, x: Tensor, target: Tensor) -> float:
+    """Share of right answers."""
+    with torch.no_grad():
+        return float((model(x).argmax(-1) == target).double().mean())
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Mean and the range.
+
+    Example:
+        >>> spread([0.25, 0.5, 0.75])
+        '0.5 (0.25 to 0.75)'
+    """
+    mean = statistics.fmean(values)
+    return f"{mean:.{digits}g} ({min(values):.{digits}g} to {max(values):.{digits}g})"
+
+
+def percents(values: Sequence[float]) -> str:
+    """Every seed's share, in percent.
+
+    Example:
+        >>> percents([1.0, 0.125, 0.25])
+        '100 / 12.5 / 25 %'
+    """
+    return " / ".join(f"{100 * v:.3g}" for v in values) + " %"

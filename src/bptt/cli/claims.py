@@ -1,0 +1,135 @@
+"""``bptt claims``: published claims, re-made and judged."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from bptt.cli.parse import parse
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Re-make what lessons and papers state about BPTT, and say which of it holds.
+
+    Without an id the quick ones run, each under a minute.
+
+    Example: bptt claims A3 B4
+    """
+
+    ids: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Claims by their ids, e.g. A3; none for all quick ones."""
+    all: bool = False
+    """Run the long ones too: hours."""
+    list: bool = False
+    """Only list them."""
+    jobs: int | None = None
+    """Claims at a time; default: one a core."""
+    data: str | None = None
+    """Folder with what no package carries: JSB_Chorales.mat (P5), Nottingham.mat (P6),
+    tinyshakespeare.txt (P11). Claims whose file is missing are listed as not run."""
+    json: bool = False
+    """Print one JSON document and nothing else on stdout."""
+    markdown: str | None = None
+    """Write the whole ledger as a page to this file; what was not run is listed as such."""
+    known: str | None = None
+    """A document of --json: results in it are kept and not made again."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run, print, write."""
+    asked = parse(Claims, "claims", arguments)
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from bptt.claims import find, ledger, not_asked, run_claims
+    from bptt.claims.files import VARIABLE
+    from bptt.claims.render import document, markdown, summary, table
+    from bptt.errors import ArgumentError
+
+    if asked.jobs is not None and asked.jobs < 1:
+        raise ArgumentError("--jobs >= 1", str(asked.jobs), "leave it out for one a core")
+    claims = ledger()
+    if asked.ids:
+        chosen = find(asked.ids)
+    else:
+        chosen = [c for c in claims.values() if asked.all or c.quick]
+    if asked.list:
+        chosen = find(asked.ids) if asked.ids else [*claims.values()]
+        if asked.json:
+            print(json.dumps(document(claims, [not_asked(c) for c in chosen])))
+        else:
+            for c in chosen:
+                print(f"{c.id:<4} {'quick' if c.quick else 'long':<6} {c.statement}")
+        return 0
+    if asked.data is not None:
+        os.environ[VARIABLE] = str(Path(asked.data).resolve())
+    kept = {} if asked.known is None else read_results(Path(asked.known))
+    fresh = [c for c in chosen if c.id not in kept]
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("claims", total=len(fresh))
+        made = run_claims(
+            fresh, jobs=asked.jobs, done=lambda r: progress.advance(bar)
+        ) if fresh else []  # fmt: skip
+    found = kept | {r.id: r for r in made}
+    results = [found[c.id] for c in chosen]
+    if asked.markdown is not None:
+        every = [found.get(c.id, not_asked(c)) for c in claims.values()]
+        Path(asked.markdown).write_text(markdown(claims, every, provenance()), encoding="utf-8")
+    if asked.json:
+        print(json.dumps(document(claims, results)))
+    else:
+        console = Console()
+        console.print(table(claims, results))
+        for r in results:
+            if r.instead:
+                console.print(f"{r.id} {r.verdict}. {r.instead}", markup=False)
+        console.print(summary(results))
+    failed = [r.id for r in results if r.failed]
+    if failed:
+        print(f"bptt claims: the code of {', '.join(failed)} failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def provenance() -> list[str]:
+    """When, with what, on which machine."""
+    import platform
+    from datetime import datetime, timezone
+
+    import numpy
+    import torch
+
+    from bptt import __version__, ops
+    from bptt.benchmark import machine_name
+
+    today = datetime.now(timezone.utc).date().isoformat()
+    return [
+        f"date: {today}",
+        f"versions: bptt {__version__}, Python {platform.python_version()}, torch "
+        f"{torch.__version__}, NumPy {numpy.__version__}; backend {ops.backend()}",
+        f"machine: {machine_name()}; one thread a claim",
+    ]
+
+
+def read_results(path: Path):
+    """Results out of a document that ``--json`` printed, by id."""
+    from bptt.claims import Result, ledger
+    from bptt.errors import DataError
+
+    fields = ("id", "verdict", "measured", "where", "instead", "seconds", "figures")
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        found = {row["id"]: Result(**{name: row[name] for name in fields}) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            "a document printed by bptt claims --json",
+            f"{str(path)!r}: {error}",
+            "name another file",
+        ) from None
+    return {id: result for id, result in found.items() if id in ledger()}

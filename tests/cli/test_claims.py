@@ -1,0 +1,66 @@
+"""``bptt claims`` from the command line."""
+
+import json
+
+from bptt.claims import ledger
+from bptt.cli import main
+
+
+def test_json_is_one_document_and_nothing_else(capsys):
+    assert main(["claims", "a3", "C3", "--json", "--jobs", "1"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["id"], row["verdict"]) for row in rows] == [
+        ("A3", "does not hold"),
+        ("C3", "holds in part"),
+    ]
+
+
+def test_the_terminal_shows_what_is_true_instead(capsys):
+    assert main(["claims", "C6", "--jobs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "C6 does not hold" in out
+    assert "3 times" in out
+
+
+def test_the_page_lists_what_was_not_run_and_keeps_what_is_known(capsys, tmp_path):
+    known, page = tmp_path / "known.json", tmp_path / "claims.md"
+    assert main(["claims", "E1", "--json", "--jobs", "1"]) == 0
+    known.write_text(capsys.readouterr().out.replace("0.9^10", "nine tenths to the tenth"))
+    words = ["claims", "E1", "A3", "--known", str(known), "--markdown", str(page), "--jobs", "1"]
+    assert main(words) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "nine tenths to the tenth" in text  # from the file, not made again
+    assert "takes more than a minute" in text
+    assert all(f"{id}" in text for id in ledger())
+
+
+def test_list_runs_nothing(capsys):
+    assert main(["claims", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(ledger())
+    assert any(line.startswith("P5") and "long" in line for line in lines)
+    assert main(["claims", "A3", "--list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["verdict"] == "not run"
+
+
+def test_what_is_wrong_is_said_in_one_line(capsys, tmp_path):
+    for words, message in (
+        (["B55"], "did you mean"),
+        (["--jobs", "0"], "--jobs >= 1"),
+        (["A3", "--known", str(tmp_path / "none.json")], "printed by bptt claims --json"),
+    ):
+        assert main(["claims", *words]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.strip().splitlines()) == 1
+
+
+def test_code_that_fails_is_the_exit_status(capsys, monkeypatch):
+    from bptt.claims import arithmetic
+
+    monkeypatch.setattr(arithmetic, "agrees", None)
+    assert main(["claims", "C3", "A3", "--json", "--jobs", "1"]) == 1
+    streams = capsys.readouterr()
+    verdicts = {row["id"]: row["verdict"] for row in json.loads(streams.out)}
+    assert verdicts == {"C3": "not run", "A3": "does not hold"}
+    assert "C3 failed" in streams.err
