@@ -300,7 +300,6 @@ if importlib.util.find_spec("ray") is not None:  # an extra
 
 
 def test_figure_and_page(tmp_path):
-    pytest.importorskip("matplotlib")
     one = summarise([record(0.5), record(0.7, 1), record(0.2, cell="<b>")])
     several = summarise([record(0.5, length=n, cell=c) for n in (3, 9) for c in ("gru", "rnn")])
     for rows in (one, several):
