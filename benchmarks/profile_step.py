@@ -17,7 +17,7 @@ from bptt.remedies import clip_norm
 SYMBOLS = 96
 # Names of torch's own events, by the part of the step they belong to; the first that fits counts.
 PARTS = {
-    "recurrence and its gradient": ("bptt::recur", "GeneratedBackwardFor_bptt"),
+    "recurrence and its gradient": ("bptt::recur", "GeneratedBackwardFor_bptt", "Direct"),
     "softmax and cross-entropy": ("log_softmax", "nll_loss"),
     "optimiser": ("adamw",),
     "clipping": ("norm", "aten::mul_", "foreach"),
