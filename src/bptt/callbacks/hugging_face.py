@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from bptt.callbacks.plain import Numbers, Watcher
-from bptt.errors import DependencyError
+from bptt.errors import ArgumentError, DependencyError
 
 
 def for_hugging_face(every: int = 50, **options: Any) -> Any:
@@ -48,7 +48,12 @@ def for_hugging_face(every: int = 50, **options: Any) -> Any:
             self.watcher = Watcher(kwargs["model"], every, **options)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            assert self.watcher is not None
+            if self.watcher is None:
+                raise ArgumentError(
+                    "a callback that saw the training begin",
+                    "a step before on_train_begin",
+                    "give the trainer the callback before it starts",
+                )
             for numbers in self.watcher.news():
                 self.latest = {
                     f"bptt/{name}": value

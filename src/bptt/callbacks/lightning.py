@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from bptt.callbacks.plain import Watcher
-from bptt.errors import DependencyError
+from bptt.errors import ArgumentError, DependencyError
 
 
 def for_lightning(every: int = 50, **options: Any) -> Any:
@@ -49,7 +49,12 @@ def for_lightning(every: int = 50, **options: Any) -> Any:
         def on_train_batch_end(
             self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
         ) -> None:
-            assert self.watcher is not None
+            if self.watcher is None:
+                raise ArgumentError(
+                    "a callback that saw the training begin",
+                    "a step before on_train_start",
+                    "give the trainer the callback before it starts",
+                )
             for numbers in self.watcher.news():
                 for name, value in numbers.items():
                     if not isinstance(value, str) and math.isfinite(value):
