@@ -178,8 +178,9 @@ class watch:
     Args:
         model: any module that holds recurrent layers or cells, wrapped or compiled as it may be.
         every: measure each n-th step, from the first on. With more than 1 the block may hold a whole
-            training run: to keep it cheap, ``lanes`` is then 2 and ``at`` a geometric grid, unless given,
-            and lags are followed down to a thousandth of the gradient.
+            training run: to keep it cheap, ``lanes`` is then 2, ``sources`` 32 of more than 64 and ``at``
+            a geometric grid, unless given, and lags are followed until those to come carry a hundredth
+            of the gradient.
         at, cap, lanes, sources: as :func:`bptt.probes.lag_spectrum` takes them.
 
     Returns:
@@ -283,12 +284,15 @@ class watch:
         options = dict(self._options)
         if self._sampled and options["at"] is None:
             options["at"] = coarse_truncations(one.recurrence.steps)
-        if self._sampled:
+        if self._sampled and options["cap"] is None:
             options["floor"] = FLOOR
-        spectrum = lag_spectrum(
-            one.recurrence, one.direct, lanes=self._lanes, sample_of=one.lanes, **options
-        )
+            if options["sources"] is None and one.recurrence.steps > 2 * SOURCES:
+                options["sources"] = SOURCES
         linear = one.recurrence.linearize()
+        spectrum = lag_spectrum(
+            one.recurrence, one.direct, lanes=self._lanes, sample_of=one.lanes, linear=linear,
+            **options,
+        )  # fmt: skip
         known = saturation(one.recurrence, linear) if layer_gates(linear) else None
         return Watched(one.name, one.kind, spectrum, known)
 
@@ -306,25 +310,23 @@ class watch:
             self._stance = None
 
 
-# In a training run: so many lanes show what the batch does, at a small part of its cost.
-LANES = 2
-# Lags that carry less than this share of the gradient are not followed there.
-FLOOR = 1e-3
+# In a training run: so many lanes, and in long sequences so many time steps of the loss, show what
+# the batch does at a small part of its cost.
+LANES, SOURCES = 2, 32
+# Lags that together carry less than this share of the gradient are not followed there: two lanes
+# of a batch tell its horizon no better than that.
+FLOOR = 1e-2
 
 
 def coarse_truncations(steps: int) -> list[int]:
-    """Every K up to 4, then two to the octave: enough to see a horizon move in training.
+    """One K to the octave up to 8, then two: enough to see a horizon move in training.
 
     Example:
         >>> coarse_truncations(32)
-        [1, 2, 3, 4, 6, 8, 11, 16, 23, 32]
+        [1, 2, 4, 8, 11, 16, 23, 32]
     """
-    found = list(range(1, min(4, steps) + 1))
-    octave = 1
-    while found[-1] < steps:
-        found.append(min(steps, round(4 * 2 ** (octave / 2))))
-        octave += 1
-    return found
+    octaves = [0, 1, 2, *(half / 2 for half in range(6, 2 * steps.bit_length() + 1))]
+    return [*(k for k in (round(2**octave) for octave in octaves) if k < steps), steps]
 
 
 def _snapshot(one: Found) -> Found:

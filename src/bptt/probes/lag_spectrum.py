@@ -21,9 +21,10 @@ from torch import Tensor
 
 from bptt.errors import ArgumentError
 from bptt.probes.decay import fit_decay
+from bptt.probes.short_walk import ShortWalk
 from bptt.probes.spectrum import LagSpectrum
 from bptt.probes.walk import Walk, square
-from bptt.recurrence import Recurrence, States, add_gradients, padded
+from bptt.recurrence import Linear, Recurrence, States, add_gradients, padded
 
 # Every K up to here is measured; beyond it, by default, four to the octave.
 EVERY = 64
@@ -56,6 +57,7 @@ def lag_spectrum(
     sources: int | None = None,
     sample_of: int | None = None,
     floor: float | None = None,
+    linear: Linear | None = None,
 ) -> LagSpectrum:
     """Split the gradient of a recurrence's parameters by lag.
 
@@ -69,9 +71,10 @@ def lag_spectrum(
             lanes, and an estimate, with ``bias_error``, for the batch.
         sources: the most time steps whose loss is followed, evenly spaced; likewise.
         sample_of: the recurrence's lanes are themselves a sample of so many.
-        floor: follow lags until their norm is below this share of the whole gradient's; a K beyond
-            is given the bias left there, which is its own or more unless the gradient grows again.
-            Default: below rounding.
+        floor: follow lags only until those to come, if they fall on as the last did, sum to less
+            than this share of those followed; then they are taken for nothing. Saves the backward
+            pass, and is not exact: every bias errs by about this share. Default: to rounding.
+        linear: the recurrence's own linearisation, where it is at hand.
 
     Returns:
         :class:`LagSpectrum`.
@@ -99,12 +102,31 @@ def lag_spectrum(
     for name, value in (("cap", cap), ("lanes", lanes), ("sources", sources)):
         if value is not None and value < 1:
             raise ArgumentError(f"{name} >= 1", f"{value}", "leave it out for all")
+    if floor is not None and not (0 < floor < 1 and cap is None):
+        raise ArgumentError(
+            "a floor between 0 and 1, and no cap",
+            f"floor={floor}, cap={cap}",
+            "pass one of the two",
+        )
     truncations = _asked(at, T, cap)
     kept = min(B, lanes or B)
     followed = T if sources is None else min(T, sources)
     of = B if sample_of is None else max(B, sample_of)
-    parts = list(_parts(recurrence, direct, kept, followed, kept < of))
-    passes = [Walk(r, d, truncations, cap, half, floor) for r, d, half in parts]
+    passes: Sequence[Walk | ShortWalk]
+    if floor is None:
+        parts = _parts(recurrence, direct, kept, followed, kept < of)
+        passes = [Walk(r, d, truncations, cap, half) for r, d, half in parts]
+    else:
+        r, d, half = _lanes(recurrence, direct, kept, kept < of or followed < T)
+        every = _evenly(T, followed)
+        # One lane has no half: its sources are halved, each half walked for itself.
+        halved = kept == 1 and (kept < of or followed < T) and len(every) > 1
+        linear = linear if linear is not None and r is recurrence else r.linearize()
+        passes = [
+            ShortWalk(r, d, truncations, half, times, floor, linear)
+            for times in ((every[::2], every[1::2]) if halved else (every,))
+        ]
+        followed = len(every)
     return _result(recurrence, passes, truncations, (kept, of), followed)
 
 
@@ -122,27 +144,42 @@ def _asked(at: Sequence[int] | str | None, steps: int, cap: int | None) -> list[
     return [k for k in asked if k < last] + [last]
 
 
+def _evenly(steps: int, sources: int) -> range:
+    """So many times at most, evenly spaced, the last step among them: it looks back the furthest."""
+    apart = -(-steps // sources)
+    return range((steps - 1) % apart, steps, apart)
+
+
+def _lanes(
+    recurrence: Recurrence, direct: States, lanes: int, sampled: bool
+) -> tuple[Recurrence, States, int]:
+    """Some lanes, and how many of them are the first half; 0 where there are no halves to take."""
+    B = recurrence.lanes
+    if not sampled or lanes == 1:
+        chosen = torch.zeros(1, dtype=torch.int64)
+        half = 0
+    else:
+        chosen = torch.arange(lanes) * B // lanes
+        chosen, half = torch.cat([chosen[::2], chosen[1::2]]), (lanes + 1) // 2
+    if lanes == B and (lanes <= 2 or not half):
+        return recurrence, direct, half  # as they stand
+    chosen = chosen.to(direct[0].device)
+    return recurrence.select(chosen), tuple(d.index_select(1, chosen) for d in direct), half
+
+
 def _parts(
     recurrence: Recurrence, direct: States, lanes: int, sources: int, sampled: bool
 ) -> Iterator[tuple[Recurrence, States, int]]:
     """What is measured: all of it, or a sample, and how many of its lanes are its first half."""
-    T, B = recurrence.steps, recurrence.lanes
-    device = direct[0].device
-    if sources == T and not sampled:
+    T = recurrence.steps
+    sampled = sampled or sources < T
+    recurrence, direct, half = _lanes(recurrence, direct, lanes, sampled)
+    if not sampled:
         yield recurrence, direct, 0
         return
-    chosen = torch.arange(lanes, device=device) * B // lanes
-    marks = torch.arange(sources, device=device) * T // sources
-    if lanes > 1:
-        chosen = torch.cat([chosen[::2], chosen[1::2]])
-        kept = [(marks, (lanes + 1) // 2)]
-    else:  # one lane: its sources are halved, each half walked for itself
-        kept = [(marks[::2], 0), (marks[1::2], 0)]
-    if lanes < B or lanes > 1:
-        recurrence = recurrence.select(chosen)
-        direct = tuple(d.index_select(1, chosen) for d in direct)
-    for followed, half in kept:
-        others = torch.ones(T, 1, 1, dtype=torch.bool, device=device)
+    marks = torch.arange(sources, device=direct[0].device) * T // sources
+    for followed in (marks,) if half else (marks[::2], marks[1::2]):
+        others = torch.ones(T, 1, 1, dtype=torch.bool, device=direct[0].device)
         others[followed] = False
         yield recurrence, tuple(d.masked_fill(others, 0) for d in direct), half
 
@@ -171,7 +208,7 @@ class _Tally:
 
 def _result(
     recurrence: Recurrence,
-    passes: list[Walk],
+    passes: Sequence[Walk | ShortWalk],
     truncations: list[int],
     lanes: tuple[int, int],
     sources: int,

@@ -23,7 +23,6 @@ class Walk:
         truncations: list[int],
         cap: int | None,
         half: int,
-        floor: float | None,
     ) -> None:
         self.recurrence = recurrence
         self._truncations = truncations
@@ -32,9 +31,6 @@ class Walk:
         self._direct = direct
         self.total = total_gradient(recurrence, self._linear, direct)
         self._half, self._turn = half, 0
-        # What lies below this, summed over all lags to come, is lost in the rounding of the total.
-        self._loose = floor is not None
-        self._floor = 1e-3 * torch.finfo(direct[0].dtype).eps if floor is None else floor
         # Of all lanes, and of the first half of them.
         self.gradient, self.half_gradient = self._gradients(flat(self.total))
         self.squares: list[list[float]] = []  # by lag, by state
@@ -62,7 +58,8 @@ class Walk:
         rest = tuple(d.clone() for d in flat(self.total))
         link = self.recurrence.link.flatten().to(current[0].dtype).unsqueeze(-1)
         whole = bool(self.recurrence.link[1:].all())
-        floor = sum(map(square, rest)) * self._floor**2
+        # What lies below this, summed over all lags to come, is lost in the rounding of the total.
+        floor = sum(map(square, rest)) * (1e-3 * torch.finfo(rest[0].dtype).eps) ** 2
         asked = iter(self._truncations)
         k = next(asked)
         n = current[0].shape[0]
@@ -85,9 +82,8 @@ class Walk:
             came = self._linear.back(delta, slice(B, n), into)
             assert all(c.data_ptr() == i.data_ptr() for c, i in zip(came, into, strict=True))
             current, spare, n = spare, current, left
-        beyond = self._gradients(rest) if self._loose and k < self._last else ({}, {})
         while k <= self._last:
-            yield beyond if k < self.recurrence.steps else ({}, {})
+            yield {}, {}
             k = next(asked, self._last + 1)
 
 

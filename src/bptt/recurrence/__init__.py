@@ -1,7 +1,7 @@
 """Any recurrent module, ours, torch's or the user's own cell, as one step function over its states."""
 
 from bptt.recurrence.assemble import Found, assemble
-from bptt.recurrence.linear import Linear, States, Step, add_gradients
+from bptt.recurrence.linear import Linear, Rows, States, Step, add_gradients
 from bptt.recurrence.recorder import Call, Recorder
 from bptt.recurrence.recurrence import (
     Recurrence,
@@ -24,6 +24,7 @@ __all__ = [
     "Recorder",
     "Recurrence",
     "ReplayError",
+    "Rows",
     "States",
     "Step",
     "add_gradients",

@@ -80,6 +80,8 @@ class Recorder:
         self._patched: list[nn.Module] = []
         self._generators: dict[nn.Module, Tensor] = {}
         self._queued = False
+        # Between measured steps the innermost of what the last one reached tell that a step was made.
+        self._counting: set[nn.Module] = set()
         self.without_gradient = 0
         self.recorded = 0
         self.candidates: list[str] = []
@@ -148,13 +150,16 @@ class Recorder:
         # A checkpointed part runs again inside backward; it is not another call.
         if is_silent() or torch._C._current_graph_task_id() != -1:
             return None
+        wanted = self._wanted()
+        if not wanted and self._counting and module not in self._counting:
+            return None
         known = isinstance(module, (nn.RNNBase, *KNOWN))
         if not known and not looks_like_step(module, args, kwargs, output):
             return None
         if not any(t.requires_grad for t in _tensors(output)):
             self.without_gradient += known
             return None
-        if not self._wanted():
+        if not wanted:
             # Whichever of them the loss depends on: it may be the last state alone.
             for tensor in _tensors(output):
                 if tensor.requires_grad:
@@ -191,6 +196,9 @@ class Recorder:
 
     def _finish(self) -> None:
         reached = [c for c in self._calls if c.gradients]
+        if reached:
+            modules = {c.module for c in reached}
+            self._counting = {m for m in modules if modules.isdisjoint([*m.modules()][1:])}
         self._calls, self._queued = [], False
         self._generators.clear()
         with torch.no_grad():
