@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
 
 import tyro
@@ -22,7 +24,7 @@ class Lab:
     """Where to listen; 0 picks a free port."""
     host: str = "127.0.0.1"
     """The address to listen on. Another than this machine's own lets others in: there is no password."""
-    open: tyro.conf.FlagCreatePairsOn[bool] = True
+    open: bool = True
     """Open the browser."""
     run: str | None = None
     """A run folder, for the page "Your run"."""
@@ -57,4 +59,7 @@ def run(arguments: list[str]) -> int:
         serve(asked.host, asked.port, run=asked.run, ready=ready)
     except KeyboardInterrupt:
         print("\nbptt lab: stopped", flush=True)
-    return 0
+    # Open pages have threads that wait for their reader; there is nothing of theirs to save.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

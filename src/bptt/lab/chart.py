@@ -56,12 +56,23 @@ class Band:
 
 @dataclass(frozen=True)
 class Mark:
-    """A straight line across, at ``x`` or at ``y``, with a word beside it."""
+    """A straight line across, at ``x`` or at ``y``, with a word above it, on the left if ``start``."""
 
     word: str
     x: float | None = None
     y: float | None = None
     color: Color = "ink"
+    start: bool = False
+
+
+def raised(exponent: int) -> str:
+    """An exponent in small raised digits.
+
+    Example:
+        >>> "ρ" + raised(-30)
+        'ρ⁻³⁰'
+    """
+    return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def chart(
@@ -213,9 +224,13 @@ def _word(mark: Mark, frame: _Frame) -> str:
             return ""
         left = frame.across(mark.x)
         late = left > LEFT + 0.6 * frame.width
-        place, anchor = (left - 5 if late else left + 5, TOP + 12), "end" if late else "start"
+        place, anchor = (left - 5 if late else left + 5, TOP + 12.0), "end" if late else "start"
     elif mark.y is not None and frame.ylim[0] <= mark.y <= frame.ylim[1]:
-        place, anchor = (LEFT + frame.width, max(frame.up(mark.y) - 5, TOP + 10)), "end"
+        place = (
+            LEFT + 6.0 if mark.start else LEFT + frame.width,
+            max(frame.up(mark.y) - 5, TOP + 10.0),
+        )
+        anchor = "start" if mark.start else "end"
     else:
         return ""
     return (
@@ -277,6 +292,4 @@ def _y_ticks(frame: _Frame) -> list[tuple[float, str]]:
 
 
 def _power(n: int) -> str:
-    if n in (0, 1):
-        return str(10**n)
-    return "10" + str(n).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return str(10**n) if n in (0, 1) else f"10{raised(n)}"

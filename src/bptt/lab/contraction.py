@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from bptt.claims.products import lag_below
-from bptt.lab.chart import Band, Line, Mark, chart
+from bptt.lab.chart import Band, Line, Mark, chart, raised
 from bptt.nn import RNN
 from bptt.probes import JacobianProducts, jacobian_products
 from bptt.recurrence import trace
@@ -93,11 +93,12 @@ def contraction(
     generator = torch.Generator().manual_seed(seed)
     rnn = RNN(INPUTS, HIDDEN, bias=False, nonlinearity="relu" if activation == "ReLU" else "tanh")
     rnn = rnn.double()
-    torch.nn.init.uniform_(rnn.weight_ih_l0, -0.25, 0.25, generator=generator)
+    weights = dict(rnn.named_parameters())
+    torch.nn.init.uniform_(weights["weight_ih_l0"], -0.25, 0.25, generator=generator)
     start_recurrent(rnn, f"{start.lower()}+radius:{radius!r}", generator=generator)
     scale = stretch ** torch.linspace(-0.5, 0.5, HIDDEN, dtype=torch.float64)
     with torch.no_grad():
-        rnn.weight_hh_l0.mul_(scale[:, None] / scale)
+        weights["weight_hh_l0"].mul_(scale[:, None] / scale)
     x = torch.randn(steps, LANES, INPUTS, dtype=torch.float64, generator=generator)
     if activation == "linear":
         x = x * TINY
@@ -132,9 +133,9 @@ def draw_products(found: Contraction) -> str:
     parts: list[Line | Band | Mark] = [
         Mark("", y=1.0),
         Band("lowest to highest", steps, low, high),
-        Line("bound (γ σ_max)^k", steps, found.bound, "orange", "dashed"),
-        Line("ρ^k", steps, found.by_radius, "green", "dotted"),
         Line("norm of the product, median", steps, found.typical),
+        Line("bound (γ σₘₐₓ)ᵏ", steps, found.bound, "orange", "dashed"),
+        Line("ρᵏ", steps, found.by_radius, "green", "dotted"),
     ]
     if found.end is not None:
         parts.append(Mark("memory ends", x=found.end))
@@ -157,15 +158,15 @@ def draw_factor(found: Contraction) -> str:
     return chart(
         "Radius against norm",
         [
-            Mark("σ_max", y=found.norm, color="orange"),
-            Mark("ρ", y=found.radius, color="green"),
+            Mark("σₘₐₓ", y=found.norm, color="orange"),
+            Mark("ρ", y=found.radius, color="green", start=True),
             Line("", steps, [v ** (1 / k) for k, v in zip(steps, found.typical, strict=True)]),
         ],
         x="steps back, k",
         y="factor per step",
         xlim=(1, found.steps),
         ylim=(0, 1.15 * max(found.norm, found.radius)),
-        caption="The k-th root of the product's norm. One step is ruled by the norm σ_max; a linear "
+        caption="The k-th root of the product's norm. One step is ruled by the norm σₘₐₓ; a linear "
         "recurrence comes down to the radius ρ in the end, however far above it began.",
     )
 
@@ -175,26 +176,26 @@ def tell(found: Contraction) -> tuple[str, ...]:
     T = found.steps
     apart = found.norm / found.radius
     first = (
-        f"The spectral radius ρ is {found.radius:.3g}, the spectral norm σ_max {found.norm:.3g}. "
+        f"The spectral radius ρ is {found.radius:.3g}, the spectral norm σₘₐₓ {found.norm:.3g}. "
         + (
-            "They agree: the matrix is normal, and every step shrinks or grows a gradient by the same factor."
+            "They agree: the matrix is normal, every step scales a gradient by the same factor."
             if apart < 1 + 1e-6
-            else "ρ says what repeating the matrix does in the end, σ_max what one step can do at most: "
+            else "ρ says what repeating the matrix does in the end, σₘₐₓ what one step can do at most: "
             f"{apart:.3g} times as much."
         )
     )
     last, peak = found.typical[-1], max(found.typical)
     at = found.typical.index(peak) + 1
     second = (
-        f"Over {T} steps the bound allows a gain of {found.bound[-1]:.3g} and ρ^{T} is "
+        f"Over {T} steps the bound allows a gain of {found.bound[-1]:.3g} and ρ{raised(T)} is "
         f"{found.by_radius[-1]:.3g}; the {found.activation} trajectories keep {last:.3g}."
     )
     if peak > 1 and at < T and last < peak / 2:
         second += f" On the way the gradient grows to {peak:.3g} times its size, {_steps(at)} back."
     if found.end is not None:
         third = (
-            f"Memory ends {_steps(found.end)} back: from there on less than {100 * LEFT:g} % of a gradient "
-            "is left."
+            f"Memory ends {_steps(found.end)} back: from there on less than {100 * LEFT:g} % of a "
+            "gradient is left."
         )
     elif last > 1:
         third = f"Nothing is forgotten within {T} steps: the gradient arrives {last:.3g} times as large."

@@ -37,7 +37,8 @@ def controls(**elements: Any) -> Any:
         elements: marimo's, by name; a test finds one as ``[data-control="NAME"]``.
     """
     cells = "".join(
-        f'<div class="control" data-control="{escape(name)}">{element.text}</div>'
+        f'<div class="control" role="group" aria-label="{escape(name.replace("_", " "))}" '
+        f'data-control="{escape(name)}">{element.text}</div>'
         for name, element in elements.items()
     )
     return _html(f'<div class="controls">{cells}</div>')

@@ -11,13 +11,10 @@ import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bptt.errors import ArgumentError, DependencyError, RunError
 from bptt.lab.registry import available
-
-if TYPE_CHECKING:
-    import uvicorn
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -162,22 +159,25 @@ def serve(
         # An open page holds its connection for as long as it is open.
         timeout_graceful_shutdown=1,
     )
-    held = _bind(config)
-    name = f"[{host}]" if ":" in host else host
-    ready(f"http://{name}:{held.getsockname()[1]}/")
-    uvicorn.Server(config).run(sockets=[held])
 
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            name = f"[{host}]" if ":" in host else host
+            ready(f"http://{name}:{self.servers[0].sockets[0].getsockname()[1]}/")
 
-def _bind(config: uvicorn.Config) -> Any:
+    server = Server(config)
     log = logging.getLogger("uvicorn.error")
-    disabled, log.disabled = log.disabled, True
+    log.disabled = True  # it would say in its own words what the error below says
     try:
-        return config.bind_socket()
-    except (SystemExit, OSError):  # uvicorn logs why and leaves the program
+        server.run()
+    except SystemExit:
+        if server.started:
+            raise
         raise ArgumentError(
             "an address this machine can listen on",
-            f"{config.host}:{config.port}, which is taken or not its own",
+            f"{host}:{port}, which is taken or not its own",
             "stop the other program, or use --port 0 to pick a free port",
         ) from None
     finally:
-        log.disabled = disabled
+        log.disabled = False

@@ -51,7 +51,7 @@ def _(found):
         layout.facts(
             {
                 "spectral radius ρ": f"{found.radius:.3g}",
-                "spectral norm σ_max": f"{found.norm:.3g}",
+                "spectral norm σₘₐₓ": f"{found.norm:.3g}",
                 f"gain over {found.steps} steps": f"{found.typical[-1]:.2g}",
                 "memory ends": "not here" if found.end is None else f"{found.end} steps back",
             }
