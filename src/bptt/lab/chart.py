@@ -75,6 +75,17 @@ def raised(exponent: int) -> str:
     return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
+def number(value: float, digits: int = 3) -> str:
+    """A number for a sentence, powers of ten written out.
+
+    Example:
+        >>> number(0.00234), number(3.07e22), number(-5e-12, 2)
+        ('0.00234', '3.07·10²²', '-5·10⁻¹²')
+    """
+    head, e, tail = f"{value:.{digits}g}".partition("e")
+    return f"{head}·10{raised(int(tail))}" if e else head
+
+
 def chart(
     title: str,
     parts: Sequence[Line | Band | Mark],

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from bptt.claims.products import lag_below
-from bptt.lab.chart import Band, Line, Mark, chart, raised
+from bptt.lab.chart import Band, Line, Mark, chart, number, raised
 from bptt.nn import RNN
 from bptt.probes import JacobianProducts, jacobian_products
 from bptt.recurrence import trace
@@ -176,29 +176,33 @@ def tell(found: Contraction) -> tuple[str, ...]:
     T = found.steps
     apart = found.norm / found.radius
     first = (
-        f"The spectral radius ρ is {found.radius:.3g}, the spectral norm σₘₐₓ {found.norm:.3g}. "
+        f"The spectral radius ρ is {number(found.radius)}, the spectral norm σₘₐₓ {number(found.norm)}. "
         + (
             "They agree: the matrix is normal, every step scales a gradient by the same factor."
             if apart < 1 + 1e-6
             else "ρ says what repeating the matrix does in the end, σₘₐₓ what one step can do at most: "
-            f"{apart:.3g} times as much."
+            f"{number(apart)} times as much."
         )
     )
     last, peak = found.typical[-1], max(found.typical)
     at = found.typical.index(peak) + 1
     second = (
-        f"Over {T} steps the bound allows a gain of {found.bound[-1]:.3g} and ρ{raised(T)} is "
-        f"{found.by_radius[-1]:.3g}; the {found.activation} trajectories keep {last:.3g}."
+        f"Over {T} steps the bound allows a gain of {number(found.bound[-1])} and ρ{raised(T)} is "
+        f"{number(found.by_radius[-1])}; the {found.activation} trajectories keep {number(last)}."
     )
     if peak > 1 and at < T and last < peak / 2:
-        second += f" On the way the gradient grows to {peak:.3g} times its size, {_steps(at)} back."
+        second += (
+            f" On the way the gradient grows to {number(peak)} times its size, {_steps(at)} back."
+        )
     if found.end is not None:
         third = (
             f"Memory ends {_steps(found.end)} back: from there on less than {100 * LEFT:g} % of a "
             "gradient is left."
         )
     elif last > 1:
-        third = f"Nothing is forgotten within {T} steps: the gradient arrives {last:.3g} times as large."
+        third = (
+            f"Nothing is forgotten in {T} steps: a gradient arrives {number(last)} times as large."
+        )
     else:
         third = (
             f"Memory does not end within {T} steps: {percent(last)} of a gradient is left there."

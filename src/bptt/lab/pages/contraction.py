@@ -13,6 +13,7 @@ with app.setup:
 
     from bptt.lab import contraction as lab
     from bptt.lab import layout
+    from bptt.lab.chart import number
 
 
 @app.cell
@@ -50,9 +51,9 @@ def _(found):
     layout.show(
         layout.facts(
             {
-                "spectral radius ρ": f"{found.radius:.3g}",
-                "spectral norm σₘₐₓ": f"{found.norm:.3g}",
-                f"gain over {found.steps} steps": f"{found.typical[-1]:.2g}",
+                "spectral radius ρ": number(found.radius),
+                "spectral norm σₘₐₓ": number(found.norm),
+                f"gain over {found.steps} steps": number(found.typical[-1], 2),
                 "memory ends": "not here" if found.end is None else f"{found.end} steps back",
             }
         ),
