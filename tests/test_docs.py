@@ -8,7 +8,7 @@ import pytest
 DOCS = Path(__file__).parents[1] / "docs"
 FOLDERS = ("estimators", "remedies")
 PAGES = [page for folder in FOLDERS for page in sorted((DOCS / folder).glob("*.md"))]
-PAGES += [DOCS / "diagnose.md", DOCS / "tasks.md"]
+PAGES += [DOCS / "diagnose.md", DOCS / "lab.md", DOCS / "tasks.md"]
 TABLES = {"remember_first"}  # a command and its result, no Python
 
 

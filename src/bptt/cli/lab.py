@@ -1,0 +1,65 @@
+"""``bptt lab``: the interactive notebooks in a browser."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+
+import tyro
+
+from bptt.cli.parse import parse
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Serve the interactive pages to this machine's browser, until Ctrl-C; nothing leaves the machine.
+
+    Example: bptt lab contraction --port 0
+    """
+
+    page: tyro.conf.Positional[str | None] = None
+    """Open this page instead of the list of all."""
+    port: int = 2718
+    """Where to listen; 0 picks a free port."""
+    host: str = "127.0.0.1"
+    """The address to listen on. Another than this machine's own lets others in: there is no password."""
+    open: bool = True
+    """Open the browser."""
+    run: str | None = None
+    """A run folder, for the page "Your run"."""
+
+
+def run(arguments: list[str]) -> int:
+    """Serve until interrupted."""
+    asked = parse(Lab, "lab", arguments)
+
+    from bptt.errors import ArgumentError
+    from bptt.lab import available
+
+    known = [page.slug for page in available()]
+    if asked.page is not None and asked.page not in known:
+        raise ArgumentError(
+            f"a page among {', '.join(known)}", repr(asked.page), "name one of these"
+        )
+    if not 0 <= asked.port <= 65535:
+        raise ArgumentError("--port from 0 to 65535", str(asked.port), "change --port")
+
+    from bptt.lab.server import serve
+
+    def ready(address: str) -> None:
+        address += f"{asked.page}/" if asked.page else ""
+        print(f"bptt lab: {address}  (Ctrl-C stops it)", flush=True)
+        if asked.open:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    try:
+        serve(asked.host, asked.port, run=asked.run, ready=ready)
+    except KeyboardInterrupt:
+        print("\nbptt lab: stopped", flush=True)
+    # Open pages have threads that wait for their reader; there is nothing of theirs to save.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

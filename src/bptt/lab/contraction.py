@@ -1,0 +1,214 @@
+"""Page *Contraction*: what a product of Jacobians does to a gradient, on real trajectories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from bptt.claims.products import lag_below
+from bptt.lab.chart import Band, Line, Mark, chart, number, raised
+from bptt.nn import RNN
+from bptt.probes import JacobianProducts, jacobian_products
+from bptt.recurrence import trace
+from bptt.remedies import start_recurrent
+from bptt.report.numbers import percent
+
+Activation = Literal["linear", "tanh", "ReLU"]
+Start = Literal["orthogonal", "Gaussian"]
+
+INPUTS, HIDDEN, LANES = 4, 16, 8
+# Memory ends where less than this is left of a gradient.
+LEFT = 0.01
+# States of this size are to tanh as good as none: its slope 1 - h² is 1 to the last digit of float64,
+# and stays so through any growth the sliders allow. The linear recurrence is measured there.
+TINY = 1e-30
+
+
+@dataclass(frozen=True, eq=False)
+class Contraction:
+    """What the page shows.
+
+    Attributes:
+        radius: ρ, spectral radius of W_hh.
+        norm: σ_max, its spectral norm.
+        stretch: κ; 1 leaves W_hh as normal as its start made it.
+        products: ``norms`` ``(lanes, T)`` of J_T … J_{T-k+1} for k = 1 … T, and their ``bound``.
+        typical: ``(T,)`` their median over the lanes.
+        end: the first k from which on it stays under one percent; None if it does not within T.
+    """
+
+    activation: Activation
+    start: Start
+    radius: float
+    norm: float
+    stretch: float
+    products: JacobianProducts
+    typical: list[float]
+    bound: list[float]
+    end: int | None
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.typical)
+
+    @property
+    def by_radius(self) -> list[float]:
+        """ρ^k."""
+        return [self.radius**k for k in range(1, self.steps + 1)]
+
+
+def contraction(
+    radius: float,
+    stretch: float = 1.0,
+    steps: int = 30,
+    activation: Activation = "tanh",
+    start: Start = "orthogonal",
+    *,
+    seed: int = 0,
+) -> Contraction:
+    """Run a recurrence of 16 units along 8 trajectories under N(0, 1) input; measure its Jacobians.
+
+    W_hh = D W₀ D⁻¹ with W₀ orthogonal or Gaussian, scaled to the radius, and D diagonal, its logarithms
+    evenly spaced from -½ log κ to ½ log κ: every eigenvalue stays, the norm grows. With W₀ orthogonal
+    ‖W_hh^k‖ ≤ κ ρ^k.
+
+    Args:
+        radius: ρ, above 0.
+        stretch: κ, at least 1.
+        steps: T, the trajectory's length and the longest product.
+        activation: of the recurrence; linear has no trajectory, its Jacobian is W_hh everywhere.
+        start: W₀.
+        seed: of the matrix and the input.
+
+    Cost: T products and singular value decompositions of eight 16 × 16 matrices.
+
+    Example:
+        >>> found = contraction(0.9, activation="linear", steps=10)
+        >>> round(found.radius, 6), round(found.norm, 6), round(found.typical[-1] / 0.9**10, 6)
+        (0.9, 0.9, 1.0)
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rnn = RNN(INPUTS, HIDDEN, bias=False, nonlinearity="relu" if activation == "ReLU" else "tanh")
+    rnn = rnn.double()
+    weights = dict(rnn.named_parameters())
+    torch.nn.init.uniform_(weights["weight_ih_l0"], -0.25, 0.25, generator=generator)
+    start_recurrent(rnn, f"{start.lower()}+radius:{radius!r}", generator=generator)
+    scale = stretch ** torch.linspace(-0.5, 0.5, HIDDEN, dtype=torch.float64)
+    with torch.no_grad():
+        weights["weight_hh_l0"].mul_(scale[:, None] / scale)
+    x = torch.randn(steps, LANES, INPUTS, dtype=torch.float64, generator=generator)
+    if activation == "linear":
+        x = x * TINY
+    (recurrence,) = trace(rnn, x)
+    found = jacobian_products(recurrence, steps, count=LANES)
+    assert found.weight_radius is not None  # one RNN layer has all three
+    assert found.weight_norm is not None
+    assert found.bound is not None
+    # The quantile takes the mean of the two middle ones; torch's median is the lower.
+    typical = found.norms.quantile(0.5, 0)
+    return Contraction(
+        activation,
+        start,
+        found.weight_radius,
+        found.weight_norm,
+        stretch,
+        found,
+        typical.tolist(),
+        found.bound.tolist(),
+        lag_below(typical.numpy(), LEFT),
+    )
+
+
+def draw_products(found: Contraction) -> str:
+    """The product's norm by its length, beside the bound and ρ^k."""
+    steps = list(range(1, found.steps + 1))
+    norms = found.products.norms
+    low, high = norms.amin(0).tolist(), norms.amax(0).tolist()
+    # A bound far above everything says nothing, and a ReLU's dead product has no logarithm.
+    shown = [v for v in (*found.typical, *found.by_radius, 1.0) if v > 1e-14]
+    floor, top = min(shown) / 2, max(*shown, *high) * 30
+    parts: list[Line | Band | Mark] = [
+        Mark("", y=1.0),
+        Band("lowest to highest", steps, low, high),
+        Line("norm of the product, median", steps, found.typical),
+        Line("bound (γ σₘₐₓ)ᵏ", steps, found.bound, "orange", "dashed"),
+        Line("ρᵏ", steps, found.by_radius, "green", "dotted"),
+    ]
+    if found.end is not None:
+        parts.append(Mark("memory ends", x=found.end))
+    return chart(
+        "What is left of a gradient",
+        parts,
+        x="steps back, k",
+        y="gain",
+        log=True,
+        xlim=(1, found.steps),
+        ylim=(floor, top),
+        caption=f"Largest gain of k Jacobians multiplied along {LANES} trajectories. "
+        "No product exceeds the bound.",
+    )
+
+
+def draw_factor(found: Contraction) -> str:
+    """The same per step: from the norm, which rules one step, towards the radius, which rules many."""
+    steps = list(range(1, found.steps + 1))
+    return chart(
+        "Radius against norm",
+        [
+            Mark("σₘₐₓ", y=found.norm, color="orange"),
+            Mark("ρ", y=found.radius, color="green", start=True),
+            Line("", steps, [v ** (1 / k) for k, v in zip(steps, found.typical, strict=True)]),
+        ],
+        x="steps back, k",
+        y="factor per step",
+        xlim=(1, found.steps),
+        ylim=(0, 1.15 * max(found.norm, found.radius)),
+        caption="The k-th root of the product's norm. One step is ruled by the norm σₘₐₓ; a linear "
+        "recurrence comes down to the radius ρ in the end, however far above it began.",
+    )
+
+
+def tell(found: Contraction) -> tuple[str, ...]:
+    """The same in words."""
+    T = found.steps
+    apart = found.norm / found.radius
+    first = (
+        f"The spectral radius ρ is {number(found.radius)}, the spectral norm σₘₐₓ {number(found.norm)}. "
+        + (
+            "They agree: the matrix is normal, every step scales a gradient by the same factor."
+            if apart < 1 + 1e-6
+            else "ρ says what repeating the matrix does in the end, σₘₐₓ what one step can do at most: "
+            f"{number(apart)} times as much."
+        )
+    )
+    last, peak = found.typical[-1], max(found.typical)
+    at = found.typical.index(peak) + 1
+    second = (
+        f"Over {T} steps the bound allows a gain of {number(found.bound[-1])} and ρ{raised(T)} is "
+        f"{number(found.by_radius[-1])}; the {found.activation} trajectories keep {number(last)}."
+    )
+    if peak > 1 and at < T and last < peak / 2:
+        second += (
+            f" On the way the gradient grows to {number(peak)} times its size, {_steps(at)} back."
+        )
+    if found.end is not None:
+        third = (
+            f"Memory ends {_steps(found.end)} back: from there on less than {100 * LEFT:g} % of a "
+            "gradient is left."
+        )
+    elif last > 1:
+        third = (
+            f"Nothing is forgotten in {T} steps: a gradient arrives {number(last)} times as large."
+        )
+    else:
+        third = (
+            f"Memory does not end within {T} steps: {percent(last)} of a gradient is left there."
+        )
+    return first, second, third
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"

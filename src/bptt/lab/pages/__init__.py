@@ -1,0 +1,1 @@
+"""The notebooks, one file a page; :mod:`bptt.lab` says how one is made."""
