@@ -11,7 +11,7 @@ ROOT = Path(bptt.__file__).parent
 # From the ground up: a folder may import what stands before it, never what stands after.
 ORDER = [
     "errors", "forms", "axes", "reference", "ops", "nn", "carry", "recurrence", "probes", "watching",
-    "diagnosis", "gradients", "remedies", "tasks", "data", "models", "streaming", "training",
+    "gradients", "remedies", "trials", "diagnosis", "tasks", "data", "models", "streaming", "training",
     "compare", "generation", "export", "report", "callbacks", "claims", "lab", "benchmark", "cli",
     "__main__",
 ]  # fmt: skip

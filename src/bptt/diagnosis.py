@@ -25,6 +25,7 @@ from bptt.probes import (
     lyapunov_spectrum,
 )
 from bptt.recurrence import Found
+from bptt.trials import Trial, model_variants, try_remedies
 from bptt.watching import Watched, watch
 
 # A singular value decomposition takes S³: beyond this a report would take minutes.
@@ -62,11 +63,13 @@ class Diagnosis:
         modules: every recurrent module, in the order of their first call.
         loss: of the measured batch.
         k: the truncation that the caller trains with; None if there is none.
+        trials: remedies tried on the model; empty if none were.
     """
 
     modules: tuple[ModuleDiagnosis, ...]
     loss: float
     k: int | None = None
+    trials: tuple[Trial, ...] = ()
 
     @property
     def main(self) -> ModuleDiagnosis:
@@ -81,6 +84,7 @@ def diagnose(
     *,
     k: int | None = None,
     lanes: int | None = None,
+    try_for: float | None = None,
 ) -> Diagnosis:
     """Run one forward and backward pass and measure everything about it that runs through time.
 
@@ -93,6 +97,9 @@ def diagnose(
             given the output.
         k: the truncation you train with: its bias is measured and judged. Steps.
         lanes: the most lanes to measure; default all.
+        try_for: seconds to train fresh copies of the model for, on this batch, each with one remedy:
+            :func:`bptt.trials.try_remedies`. Default: not at all. For trials on more than one batch,
+            or remedies of your own, call that.
 
     Returns:
         :class:`Diagnosis`; draw it with :func:`bptt.report.write_report`, or print it with
@@ -126,7 +133,13 @@ def diagnose(
         value = loss(output[0] if isinstance(output, tuple) else output, target)
         value.backward()
     modules = tuple(_measure(watched, flow._kept[watched.name]) for watched in flow.modules)
-    return Diagnosis(modules, float(value.detach()), k)
+    trials: tuple[Trial, ...] = ()
+    if try_for is not None:
+        # Only a model that hands its carry on can be trained truncated.
+        own = k if isinstance(output, tuple) and not isinstance(inputs, tuple) else None
+        variants = model_variants(model, steps=flow.spectrum.steps, k=own)
+        trials = try_remedies(variants, lambda n: batch, batch, loss, seconds=try_for)
+    return Diagnosis(modules, float(value.detach()), k, trials)
 
 
 @contextmanager

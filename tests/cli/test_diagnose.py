@@ -41,7 +41,9 @@ def refuse(capsys, *words: str) -> str:
 
 
 def test_json(run, capsys) -> None:
-    assert main(["diagnose", run, "--json", "--steps", "30", "--lanes", "3"]) == 0
+    assert (
+        main(["diagnose", run, "--json", "--steps", "30", "--lanes", "3", "--try-for", "0.1"]) == 0
+    )
     out = capsys.readouterr().out
     assert out.count("\n") == 1, "one document on stdout and nothing else"
     found = json.loads(out)
@@ -57,13 +59,17 @@ def test_json(run, capsys) -> None:
     assert all(b <= 0.05 for k, b in biases.items() if k >= module["horizon"])
     assert module["horizon"] == 1 or biases[module["horizon"] - 1] > 0.05
     assert module["lanes"] == [3, 3]
+    tried = {t["name"]: t for t in found["trials"]}
+    assert set(tried) >= {"as it is", "orthogonal start", "LSTM", "no clipping", "k = 4", "k = 16"}
+    assert all(1 <= t["horizon"] <= 30 for t in tried.values())
+    assert tried["LSTM"]["switch"] == "--cell lstm"
 
 
 def test_the_seed_chooses_the_places(run, capsys) -> None:
+    words = ["diagnose", run, "--json", "--steps", "20", "--lanes", "2", "--try-for", "0"]
+
     def ask(seed: str) -> str:
-        assert (
-            main(["diagnose", run, "--json", "--steps", "20", "--lanes", "2", "--seed", seed]) == 0
-        )
+        assert main([*words, "--seed", seed]) == 0
         return capsys.readouterr().out
 
     first = ask("1")
@@ -75,9 +81,20 @@ def test_terminal_and_page(run, tmp_path, capsys) -> None:
     other = tmp_path / "other.txt"
     other.write_text("sea shells by the sea shore, she sells. " * 3, encoding="utf-8")
     page = tmp_path / "page.html"
-    assert main(["diagnose", run, str(other), "--steps", "30", "--html", str(page)]) == 0
+    assert (
+        main(
+            ["diagnose", run, str(other), "--steps", "30", "--try-for", "0.05", "--html", str(page)]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
-    for words in ("verdict", "horizon, 5 % bias", "bias at your k = 8", "The gradient is"):
+    for words in (
+        "verdict",
+        "horizon, 5 % bias",
+        "bias at your k = 8",
+        "The gradient is",
+        "Tried on this",
+    ):
         assert words in printed
     paths = (str(other), "page: ")
     lines = [line for line in printed.splitlines() if not line.startswith(paths)]

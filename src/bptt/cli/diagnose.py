@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -33,6 +36,9 @@ class Diagnose:
     """Which places of the text."""
     html: str | None = None
     """Write a page with pictures here."""
+    try_for: float = 2.0
+    """Seconds to train fresh copies of the model for, each with one remedy (start, cell, clip, k), on
+    the run's own text; 0: try none."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""
 
@@ -49,10 +55,15 @@ def run(arguments: list[str]) -> int:
     from bptt.report import document, own_k, show, write_run_report
     from bptt.training.restore import load_model
 
-    for name, least in (("steps", 2), ("lanes", 1), ("seed", 0)):
+    for name, least in (("steps", 2), ("lanes", 1), ("seed", 0), ("try_for", 0)):
         value = getattr(asked, name)
-        if value < least:
-            raise ArgumentError(f"--{name} of at least {least}", str(value), f"change --{name}")
+        if not value >= least:
+            word = name.replace("_", "-")
+            raise ArgumentError(f"--{word} of at least {least}", str(value), f"change --{word}")
+    if asked.html is not None and not Path(asked.html).absolute().parent.is_dir():
+        raise ArgumentError(
+            f"a file that can be written at {asked.html}", "no such folder", "choose another place"
+        )
     model, vocabulary, settings = load_model(asked.run)
     if settings.model != "recurrent":
         raise ArgumentError(
@@ -63,6 +74,8 @@ def run(arguments: list[str]) -> int:
     stream, what, _ = open_text(asked.file, settings, vocabulary)
     chunk = RandomChunks(*stream, batch=asked.lanes, chunk=asked.steps, seed=asked.seed).take()
     found = diagnose(model, (chunk.inputs, chunk.targets), token_loss, k=own_k(settings))
+    if asked.try_for > 0:
+        found = replace(found, trials=_tried(asked, settings, vocabulary.size, stream, chunk))
     if asked.html is not None:
         write_run_report(asked.run, found, asked.html)
     if asked.json:
@@ -73,3 +86,47 @@ def run(arguments: list[str]) -> int:
     if asked.html is not None:
         print(f"\npage: {asked.html}")
     return 0
+
+
+def _tried(asked: Diagnose, settings: Any, size: int, stream: Any, measured: Any) -> Any:
+    """The remedies, each trained on places of the same text at random."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from bptt.data import RandomChunks
+    from bptt.models import token_loss
+    from bptt.report import own_k
+    from bptt.training.variants import run_variants
+    from bptt.trials import try_remedies
+
+    variants = run_variants(settings, size, steps=asked.steps, k=own_k(settings))
+    batch = min(settings.batch, len(stream[0]) // asked.steps or 1)
+    chunks = RandomChunks(*stream, batch=batch, chunk=asked.steps, seed=asked.seed + 1)
+    taken: list[tuple[Any, Any]] = []
+
+    def batches(place: int) -> tuple[Any, Any]:
+        while len(taken) <= place:
+            chunk = chunks.take()
+            taken.append((chunk.inputs, chunk.targets))
+        return taken[place]
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("trying remedies", total=len(variants))
+        return try_remedies(
+            variants,
+            batches,
+            (measured.inputs, measured.targets),
+            token_loss,
+            seconds=asked.try_for,
+            optimizer=partial(_optimizer, settings),
+            seed=settings.seed,
+            done=lambda trial: progress.advance(bar),
+        )
+
+
+def _optimizer(settings: Any, model: Any) -> Any:
+    """The run's own, at its peak rate."""
+    from bptt.training.build import build_optimizer
+
+    return build_optimizer(settings, model)

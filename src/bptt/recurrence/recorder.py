@@ -80,8 +80,7 @@ class Recorder:
         self._patched: list[nn.Module] = []
         self._generators: dict[nn.Module, Tensor] = {}
         self._queued = False
-        # Between measured steps the innermost of what the last one reached tell that a step was made.
-        self._counting: set[nn.Module] = set()
+        self._counted = False
         self.without_gradient = 0
         self.recorded = 0
         self.candidates: list[str] = []
@@ -128,6 +127,16 @@ class Recorder:
         module.__dict__["forward_tokens"] = forward_tokens
         self._patched.append(module)
 
+    def _count(self, modules: set[nn.Module]) -> None:
+        """Let a parameter of each tell that a backward pass was made: between measured steps that is
+        a hook a pass, and not several a call."""
+        innermost = [m for m in modules if modules.isdisjoint([*m.modules()][1:])]
+        trained = [next((p for p in m.parameters() if p.requires_grad), None) for m in innermost]
+        found = [p for p in trained if p is not None]
+        self._counted = len(found) == len(trained)
+        if self._counted:
+            self._handles += [p.register_hook(self._queue) for p in found]
+
     def remove(self) -> None:
         """Take every hook off."""
         for handle in self._handles:
@@ -151,7 +160,7 @@ class Recorder:
         if is_silent() or torch._C._current_graph_task_id() != -1:
             return None
         wanted = self._wanted()
-        if not wanted and self._counting and module not in self._counting:
+        if not wanted and self._counted:
             return None
         known = isinstance(module, (nn.RNNBase, *KNOWN))
         if not known and not looks_like_step(module, args, kwargs, output):
@@ -196,9 +205,8 @@ class Recorder:
 
     def _finish(self) -> None:
         reached = [c for c in self._calls if c.gradients]
-        if reached:
-            modules = {c.module for c in reached}
-            self._counting = {m for m in modules if modules.isdisjoint([*m.modules()][1:])}
+        if reached and not self._counted:
+            self._count({c.module for c in reached})
         self._calls, self._queued = [], False
         self._generators.clear()
         with torch.no_grad():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bptt.diagnosis import Diagnosis, ModuleDiagnosis
 from bptt.report.advice import advise
+from bptt.trials import Trial
 
 
 def document(found: Diagnosis) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def document(found: Diagnosis) -> dict[str, Any]:
         "loss": _finite(found.loss),
         "k": found.k,
         "modules": [_module(m, found.k) for m in found.modules],
+        "trials": [_trial(t) for t in found.trials],
     }
 
 
@@ -53,6 +55,21 @@ def _module(found: ModuleDiagnosis, k: int | None) -> dict[str, Any]:
         "lyapunov": None if exponents is None else _list(exponents.exponents),
         "memory": None if memory is None else _list(memory.explained),
         "notes": list(found.notes),
+    }
+
+
+def _trial(tried: Trial) -> dict[str, Any]:
+    return {
+        "name": tried.name,
+        "switch": tried.switch,
+        "updates": tried.updates,
+        "seconds": tried.seconds,
+        "loss": _finite(tried.loss),
+        "horizon": tried.horizon,
+        "horizon_1_percent": tried.near,
+        "decay": _finite(tried.decay),
+        "verdict": tried.verdict or None,
+        "note": tried.note,
     }
 
 

@@ -15,6 +15,7 @@ from bptt.report.lags import draw_lags
 from bptt.report.memory import draw_memory
 from bptt.report.numbers import percent
 from bptt.report.page import Fact, Picture, Section, page, picture, write
+from bptt.report.tried import on_tried, tried_rows, tried_title
 from bptt.report.truncation import draw_bias, draw_cosine
 
 FOOTER = (
@@ -63,8 +64,17 @@ def subtitle(found: Diagnosis) -> str:
 
 
 def diagnosis_sections(found: Diagnosis) -> list[Section]:
-    """One section a module."""
-    return [_module(m, found.k, f"m{i}") for i, m in enumerate(found.modules)]
+    """One section a module, and one for the remedies that were tried."""
+    sections = [_module(m, found.k, f"m{i}") for i, m in enumerate(found.modules)]
+    if found.trials:
+        sections.append(
+            Section(
+                tried_title(found.trials),
+                words=(on_tried(found.trials),),
+                table=tried_rows(found.trials),
+            )
+        )
+    return sections
 
 
 def _module(found: ModuleDiagnosis, k: int | None, place: str) -> Section:

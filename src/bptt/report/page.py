@@ -32,12 +32,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page."""
+    """A part of the page; the first row of its table is the head, two columns of words lead it."""
 
     title: str
     facts: tuple[Fact, ...] = ()
     words: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
+    table: tuple[tuple[str, ...], ...] = ()
     pictures: tuple[Picture, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -9,6 +9,8 @@ from bptt.diagnosis import Diagnosis, ModuleDiagnosis
 from bptt.probes import LagSpectrum
 from bptt.report.advice import advise
 from bptt.report.numbers import percent
+from bptt.report.tried import on_tried, tried_rows, tried_title
+from bptt.trials import Trial
 
 BAR = 24  # characters that the largest share of a table takes
 ACROSS = 3  # modules side by side
@@ -38,6 +40,11 @@ def show(found: Diagnosis, console: Any = None) -> None:
     console.print(_summary(found))
     for module in found.modules:
         _module(module, found.k, len(found.modules) > 1, console)
+    if found.trials:
+        console.print()
+        console.print(f"[bold]{tried_title(found.trials)}[/]")
+        console.print(_tried(found.trials))
+        console.print(on_tried(found.trials), markup=False)
 
 
 def _summary(found: Diagnosis) -> Any:
@@ -128,6 +135,18 @@ def _lags(spectrum: LagSpectrum, k: int | None) -> Any:
             str(row), f"{percent(share):>7} {bar(share)}", percent(bias), f"{cosine:.3f}",
             f"[bold]{mark}[/]" if mark else "",
         )  # fmt: skip
+    return table
+
+
+def _tried(trials: tuple[Trial, ...]) -> Any:
+    from rich.table import Table
+
+    head, *rows = tried_rows(trials)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for place, name in enumerate(head):
+        table.add_column(name, justify="left" if place < 2 else "right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
