@@ -85,7 +85,7 @@ def train(
         settings: what to train; with ``resume``, those of that run, its budget perhaps extended.
         resume: run folder to go on with; the loss curve continues exactly where it stopped.
         reporter: told what happens.
-        on_step: called after every update.
+        on_step: called after every update, before that update is logged, scored or saved.
 
     Returns:
         The :class:`Outcome`. The first interrupt (Ctrl-C) ends the run cleanly with a checkpoint.
@@ -127,6 +127,8 @@ def _descend(
         while done < 1 and not interrupted() and not _impatient(session):
             lr = rate(done, settings.learning_rate, settings.warmup, settings.decay)
             _update(session, optimizer, lr)
+            if on_step is not None:
+                on_step(session)  # before a checkpoint, which then has what it drew and changed
             progress.seconds = spent + time.perf_counter() - clock
             done = budget.progress(progress.step, session.epochs, progress.seconds)
             if progress.step % settings.log_every == 0:
@@ -138,8 +140,6 @@ def _descend(
                 if reporter is not None and score is not None:
                     reporter.score(progress.step, score)
                 progress.seconds = spent + time.perf_counter() - clock
-            if on_step is not None:
-                on_step(session)
         stopped = interrupted()
     if checkpoints.steps(run.checkpoints)[-1:] != [progress.step]:
         _save(session, run)
