@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bptt.cli import COMMANDS, main
+from bptt.training import manifest
 
 TEXT = "she sells sea shells by the sea shore.\n" * 60
 
@@ -202,21 +204,29 @@ def test_settings_out_of_range(words, text, tmp_path, capsys):
     assert not out.exists()
 
 
-def test_damaged_runs(run, tmp_path, capsys):
-    import shutil
+def sealed_anew(folder, name, text):
+    """Change a file and the manifest with it: what gets past the checksums must be met behind them."""
+    (folder / name).write_text(text)
+    names = ("config.toml", "environment.json", "vocabulary.json")
+    files = {name: (folder / name).read_bytes() for name in names}
+    (folder / manifest.NAME).write_bytes(manifest.seal(files))
 
+
+def test_damaged_runs(run, tmp_path, capsys):
     damaged = tmp_path / "run"
     shutil.copytree(run, damaged)
     config = (damaged / "config.toml").read_text()
     (damaged / "config.toml").write_text(config.replace("hidden = 12", "hidden = 13"))
+    assert "config.toml does not fit its checksum" in refuse(capsys, "eval", str(damaged))
+    sealed_anew(damaged, "config.toml", config.replace("hidden = 12", "hidden = 13"))
     assert "weights that fit" in refuse(capsys, "eval", str(damaged))
-    (damaged / "config.toml").write_text("hidden = ")
+    sealed_anew(damaged, "config.toml", "hidden = ")
     assert "TOML" in refuse(capsys, "eval", str(damaged))
-    (damaged / "config.toml").write_text(config)
-    (damaged / "vocabulary.json").write_text('{"kind": "characters", "symbols": 3}')
+    sealed_anew(damaged, "vocabulary.json", '{"kind": "characters", "symbols": 3}')
+    sealed_anew(damaged, "config.toml", config)
     assert "vocabulary" in refuse(capsys, "eval", str(damaged))
     shutil.rmtree(damaged / "checkpoints")
-    (damaged / "vocabulary.json").write_text('{"kind": "bytes"}')
+    sealed_anew(damaged, "vocabulary.json", '{"kind": "bytes"}')
     assert "a checkpoint in" in refuse(capsys, "eval", str(damaged))
 
 

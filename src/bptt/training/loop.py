@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import math
 import signal
 import threading
@@ -86,7 +85,7 @@ def train(
         settings: what to train; with ``resume``, those of that run, its budget perhaps extended.
         resume: run folder to go on with; the loss curve continues exactly where it stopped.
         reporter: told what happens.
-        on_step: called after every update.
+        on_step: called after every update, before that update is logged, scored or saved.
 
     Returns:
         The :class:`Outcome`. The first interrupt (Ctrl-C) ends the run cleanly with a checkpoint.
@@ -97,14 +96,19 @@ def train(
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    if resume is None and settings.out is not None:
-        RunFolder(settings.out).require_free()  # known now, or only after reading a large text
-    session, run = _begin(settings) if resume is None else _go_on(settings, Path(resume))
-    if reporter is not None:
-        reporter.begin(run.path, session)
-    if session.optimizer is None:
-        return _count(session, run)
-    return _descend(session, session.optimizer, run, reporter, on_step)
+    if resume is None:
+        if settings.out is not None:
+            RunFolder(settings.out).require_free()  # known now, or only after reading a large text
+        session, run = _begin(settings)
+    else:
+        session, run = None, RunFolder.open(resume)
+    with run.held():
+        session = _go_on(settings, run) if session is None else session
+        if reporter is not None:
+            reporter.begin(run.path, session)
+        if session.optimizer is None:
+            return _count(session, run)
+        return _descend(session, session.optimizer, run, reporter, on_step)
 
 
 def _descend(
@@ -123,6 +127,8 @@ def _descend(
         while done < 1 and not interrupted() and not _impatient(session):
             lr = rate(done, settings.learning_rate, settings.warmup, settings.decay)
             _update(session, optimizer, lr)
+            if on_step is not None:
+                on_step(session)  # before a checkpoint, which then has what it drew and changed
             progress.seconds = spent + time.perf_counter() - clock
             done = budget.progress(progress.step, session.epochs, progress.seconds)
             if progress.step % settings.log_every == 0:
@@ -134,12 +140,9 @@ def _descend(
                 if reporter is not None and score is not None:
                     reporter.score(progress.step, score)
                 progress.seconds = spent + time.perf_counter() - clock
-            if on_step is not None:
-                on_step(session)
         stopped = interrupted()
     if checkpoints.steps(run.checkpoints)[-1:] != [progress.step]:
-        checkpoints.save(run.checkpoints, session.checkpoint())
-        checkpoints.prune(run.checkpoints, settings.keep, progress.best_step)
+        _save(session, run)
     return _finish(session, run, stopped)
 
 
@@ -232,9 +235,14 @@ def _score_and_save(session: Session, run: RunFolder, done: float) -> Score | No
         score = evaluate(session.model, session.corpus.valid, lanes=SCORE_LANES)
         session.note_score(score)
         run.append_metrics({"step": progress.step, "valid": score.as_dict()})
-    checkpoints.save(run.checkpoints, session.checkpoint())
-    checkpoints.prune(run.checkpoints, session.settings.keep, progress.best_step)
+    _save(session, run)
     return score
+
+
+def _save(session: Session, run: RunFolder) -> None:
+    """Write a checkpoint, and only then remove those that are no longer kept."""
+    checkpoints.save(run.checkpoints, session.checkpoint(metrics=run.flush_metrics()))
+    checkpoints.prune(run.checkpoints, session.settings.keep, session.progress.best_step)
 
 
 def _impatient(session: Session) -> bool:
@@ -246,16 +254,16 @@ def _begin(settings: Settings) -> tuple[Session, RunFolder]:
     session = Session(settings, open_corpus(settings))
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = Path(settings.out) if settings.out is not None else default_folder(settings, now)
-    return session, RunFolder.create(path, settings, session.corpus.vocabulary)
+    first = None if session.optimizer is None else session.checkpoint()
+    return session, RunFolder.create(path, settings, session.corpus.vocabulary, first)
 
 
-def _go_on(settings: Settings, path: Path) -> tuple[Session, RunFolder]:
-    run = RunFolder.open(path)
-    saved = checkpoints.newest(run.checkpoints)
+def _go_on(settings: Settings, run: RunFolder) -> Session:
     session = Session(settings, open_corpus(settings, run.read_vocabulary()))
-    session.restore(saved)
-    run.rewind_metrics(session.progress.step)
-    return session, run
+    if session.optimizer is not None:  # a count table is counted anew
+        saved = checkpoints.recover(run.checkpoints)
+        run.rewind_metrics(session.restore(saved))
+    return session
 
 
 def _count(session: Session, run: RunFolder) -> Outcome:
@@ -264,7 +272,7 @@ def _count(session: Session, run: RunFolder) -> Outcome:
     cast(CountModel, session.model).fit(session.corpus.train.tokens, session.corpus.train.starts)
     session.progress.seconds = time.perf_counter() - clock
     session.progress.tokens = len(session.corpus.train.tokens)
-    checkpoints.save(run.checkpoints, session.checkpoint())
+    _save(session, run)
     return _finish(session, run, interrupted=False)
 
 
@@ -274,8 +282,9 @@ def _finish(session: Session, run: RunFolder, interrupted: bool) -> Outcome:
     valid, progress = None, session.progress
     if session.corpus.valid is not None and not interrupted:
         valid = evaluate(model, session.corpus.valid)
-        result = {"final": valid.as_dict(), "step": progress.step, "seconds": progress.seconds}
-        (run.path / "result.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+        run.write_result(
+            {"final": valid.as_dict(), "step": progress.step, "seconds": progress.seconds}
+        )
     return Outcome(
         run.path,
         model,

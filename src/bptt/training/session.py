@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,7 @@ from bptt.remedies import build_clip, build_regulariser
 from bptt.training.build import build_data, build_estimator, build_model, build_optimizer
 from bptt.training.checkpoint import Checkpoint
 from bptt.training.evaluate import Score
+from bptt.training.randomness import random_states, restore_random_states
 from bptt.training.settings import Settings
 
 
@@ -85,9 +88,13 @@ class Session:
         else:
             progress.without_best += 1
 
-    def checkpoint(self) -> Checkpoint:
-        """Everything needed to go on as if nothing had happened."""
-        training: dict[str, Tensor] = {"random": torch.get_rng_state()}
+    def checkpoint(self, metrics: int = 0) -> Checkpoint:
+        """Everything needed to go on as if nothing had happened.
+
+        Args:
+            metrics: bytes of the metrics that were written so far.
+        """
+        training: dict[str, Tensor] = random_states()
         states = {} if self.optimizer is None else self.optimizer.state_dict()["state"]
         for index, state in states.items():
             for name, value in state.items():
@@ -100,16 +107,23 @@ class Session:
             numbers["best_nats"] = None  # JSON has no infinity
         numbers |= {"data": self.data.state(), "estimator": self.estimator.state_dict()}
         numbers["clip"] = {"form": self.settings.clip, "state": self.clip.state_dict()}
+        numbers |= {"text": fingerprint(self.corpus), "metrics": metrics}
         return Checkpoint(self.model.state_dict(), training, numbers)
 
-    def restore(self, saved: Checkpoint) -> None:
+    def restore(self, saved: Checkpoint) -> int:
         """Become what a checkpoint holds.
+
+        Returns:
+            How many bytes of the metrics belong to it.
 
         Raises:
             RunError: it belongs to another model or another text.
         """
         state = dict(saved.state)
         try:
+            if state.pop("text") != fingerprint(self.corpus):
+                raise ValueError("another text")
+            metrics = int(state.pop("metrics"))
             self.model.load_state_dict(saved.model)
             self.data.seek(state.pop("data"))
             self.estimator.load_state_dict(state.pop("estimator"))
@@ -118,13 +132,14 @@ class Session:
                 self.clip.load_state_dict(clip["state"])
             self._restore_optimizer(saved.training)
             self._restore_carry(saved.training)
-            torch.set_rng_state(saved.training["random"])
+            restore_random_states(saved.training)
             best = state.pop("best_nats")
             tally = Tally(**state.pop("tally"))
             best = math.inf if best is None else best
             self.progress = Progress(**state, best_nats=best, tally=tally)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+            return metrics
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise RunError(
                 "a checkpoint of this model and this text",
                 reason,
@@ -155,3 +170,23 @@ class Session:
             _, template = self.model(torch.zeros(1, lanes, dtype=torch.int64))
         values = iter(saved)
         self.carry = carries.apply(lambda _: next(values), template)
+
+
+_SAMPLES, _SAMPLE = 256, 1 << 16
+
+
+def fingerprint(corpus: Corpus) -> str:
+    """A name for a text: of the tokens to train on, all of the first 16 million, or as many evenly
+    spread over a longer text, and of where documents begin.
+
+    Cost: 16 MiB read at most, so that resuming a run on a huge text does not read it through.
+    """
+    tokens, starts = corpus.train
+    hashed = hashlib.sha256(f"{len(tokens)} {len(starts)} {tokens.dtype}".encode())
+    begins = np.unique(np.linspace(0, max(len(tokens) - _SAMPLE, 0), _SAMPLES).astype(np.int64))
+    if len(tokens) <= _SAMPLES * _SAMPLE:
+        begins = np.arange(0, len(tokens), _SAMPLE)
+    for begin in begins:
+        hashed.update(np.ascontiguousarray(tokens[begin : begin + _SAMPLE]).data)
+    hashed.update(np.ascontiguousarray(starts[:_SAMPLE]).data)
+    return hashed.hexdigest()

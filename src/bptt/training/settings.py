@@ -105,7 +105,7 @@ class Settings:
     """Steps between lines of metrics.jsonl."""
     horizon_every: int = 100
     """Steps between measurements of how far back the gradient reaches; 0: never."""
-    keep: int = 2
+    keep: int = 3
     """Newest checkpoints to keep, beside the best one."""
 
     bytes: bool = False

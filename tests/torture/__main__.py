@@ -1,0 +1,57 @@
+"""``python -m torture [NAME ...]``: the long forms; a torture that is not survived ends with an error.
+
+One file a torture: a function of the options that returns what it did, or raises AssertionError. To add
+one, write the file, enter it in TORTURES, and give it its number in Options.
+"""
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from torture import damage, disk, kills
+
+
+@dataclass(frozen=True)
+class Options:
+    """Torture runs until they break, or show that they do not."""
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Which ones; all, if none is named: kills, damage, disk."""
+    kills: int = 50
+    """Times that a training process is killed."""
+    damages: int = 500
+    """Files that are cut or changed."""
+    seed: int = 0
+    """Of where and when."""
+
+
+TORTURES = {
+    "kills": lambda o, folder: kills.torture(folder, kills=o.kills, seed=o.seed),
+    "damage": lambda o, folder: damage.torture(folder, damages=o.damages, seed=o.seed),
+    "disk": lambda o, folder: disk.torture(folder),
+}
+
+
+def main() -> int:
+    """Run those that are asked for, each in a folder of its own."""
+    options = tyro.cli(Options, prog="./run torture")
+    unknown = [name for name in options.names if name not in TORTURES]
+    if unknown:
+        print(f"torture: no {unknown[0]!r}; there are {', '.join(TORTURES)}", file=sys.stderr)
+        return 2
+    torch.set_num_threads(1)  # children are forked, and threads are not
+    for name in options.names or TORTURES:
+        begin = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            done = TORTURES[name](options, Path(folder))
+        print(f"{name}: {done} ({time.monotonic() - begin:.0f} s)", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""The short forms of the tortures; ``./run torture`` runs the long ones.
+
+In an interpreter of their own: they fork, and the one that runs the tests has threads by now.
+"""
+
+import subprocess
+
+import pytest
+
+from processes import interpreter, same_path
+from torture import damage
+
+
+def torture(*words):
+    """Run one as ``./run torture`` does; return what it says it did."""
+    command = [*interpreter(), "-m", "torture", *words]
+    done = subprocess.run(command, env=same_path(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_a_run_is_the_run_that_was_never_killed():
+    assert "6 kills of" in torture("kills", "--kills", "6", "--seed", "1")
+
+
+@pytest.mark.slow
+def test_a_full_or_read_only_disk_ends_a_run_with_a_line_and_loses_nothing():
+    done = torture("disk")
+    assert done.count("bytes at most") == 2
+    assert done.count("read-only by rights") == 2
+
+
+@pytest.mark.slow
+def test_a_damaged_file_is_refused_or_passed_over_and_named(tmp_path):
+    done = damage.torture(tmp_path, damages=500, seed=0)
+    assert done.startswith("500 damages")
+    counted = [int(word) for word in done.split() if word.isdigit()]
+    assert min(counted) > 50, "each kind of outcome was met"
+
+
+def test_damage_in_short(tmp_path):
+    assert damage.torture(tmp_path, damages=40, seed=7).startswith("40 damages")
