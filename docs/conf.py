@@ -1,6 +1,12 @@
 """Sphinx configuration."""
 
+import sys
+from pathlib import Path
+
 import bptt
+
+for folder in ("_ext", "figures"):  # the directive, and what the figures share
+    sys.path.insert(0, str(Path(__file__).parent / folder))
 
 project = "bptt"
 author = "the bptt developers"
@@ -12,13 +18,16 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
     "myst_parser",
+    "drawn",
 ]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 napoleon_use_ivar = True  # a dataclass documents its fields once, in its own docstring
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_default_options = {"members": True, "show-inheritance": True}
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_ext", "figures"]
 html_theme = "furo"
 html_title = "bptt"
+html_static_path = ["_static"]
+html_css_files = ["drawn.css"]
 nitpicky = False
