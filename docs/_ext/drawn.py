@@ -11,6 +11,7 @@ panels stand in the page as SVG, in the page's own ink and letters, light and da
 from __future__ import annotations
 
 import importlib.util
+import logging
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -72,4 +73,5 @@ class Drawn(SphinxDirective):
 def setup(app: Sphinx) -> dict[str, bool]:
     """Make the directive known."""
     app.add_directive("drawn", Drawn)
+    logging.getLogger("bptt").setLevel(logging.WARNING)  # what a figure's training says is no news
     return {"parallel_read_safe": True}

@@ -1,4 +1,4 @@
-"""Gradient by lag and bias of two trained models of the same size."""
+"""Gradient by lag and bias of a trained model."""
 
 import torch
 from panels import panel, train
@@ -25,6 +25,7 @@ def draw():
     draw_bias(axes, flow.spectrum)
     return [first, second], {
         "horizon": str(flow.horizon),
+        "top": str(int(flow.spectrum.norms.argmax())),
         "six": f"{100 * flow.bias(6):.0f} %",
         "seven": f"{100 * flow.bias(7):.0f} %",
     }

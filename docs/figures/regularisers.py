@@ -18,8 +18,10 @@ def draw():
     x, target = torch.randn(STEPS, 8, 4), 0.5 * torch.randn(8, 24).tanh()
     numbers = {}
     for name, penalty, look in (
-        ("before", None, "-"), ("Omega", Omega(weight=1.0), "--"), ("Floss", Floss(weight=1.0, count=8), ":"),
-    ):  # fmt: skip
+        ("before", None, "-"),
+        ("Omega", Omega(weight=1.0), "--"),
+        ("Floss", Floss(weight=1.0, count=8), ":"),
+    ):
         torch.manual_seed(13)
         rnn = bptt.nn.RNN(4, 24)
         start_recurrent(rnn, "gaussian:0.8")
