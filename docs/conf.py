@@ -32,4 +32,4 @@ html_static_path = ["_static"]
 html_css_files = ["drawn.css"]
 # A reference to a name of ours must lead somewhere; torch's, numpy's and typing's are not on these pages.
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!bptt\.).*")]
+nitpick_ignore_regex = [("py:.*", r"(?!bptt\.).*|.*\._\w+")]

@@ -24,7 +24,9 @@ def draw():
         with bptt.watch(model) as flow:
             task.loss(model(batch.inputs)[0], batch.targets).backward()
         spectrum, name = flow.spectrum, cell.__name__
-        lags.semilogy(range(spectrum.steps), spectrum.norms / spectrum.norms.max(), look, label=name)
+        lags.semilogy(
+            range(spectrum.steps), spectrum.norms / spectrum.norms.max(), look, label=name
+        )
         bias.plot(spectrum.truncations, 100 * spectrum.measured_bias, look, label=name)
         numbers[name.lower()] = str(flow.horizon)
     lags.set(title="Gradient by lag", xlabel="steps back", ylabel="share of the largest")
