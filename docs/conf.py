@@ -16,15 +16,17 @@ version = release = bptt.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "myst_parser",
     "drawn",
+    "formulas",
 ]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 napoleon_use_ivar = True  # a dataclass documents its fields once, in its own docstring
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_typehints_description_target = "documented"  # fields are documented as attributes, once
+autodoc_default_options = {"members": True}
+html_math_renderer = "mathml"
 exclude_patterns = ["_build", "_ext", "figures"]
 html_theme = "furo"
 html_title = "bptt"

@@ -2,8 +2,8 @@
 
 python examples/diagnose_lstm.py
 
-A classifier in plain PyTorch: which of four symbols stood first in a sequence of sixty. It stays at chance.
-Three lines around one training step say why, one line changes it.
+A classifier in plain PyTorch: which of four symbols stood first in a sequence of sixty. It stays at
+chance. Three lines around one training step say why, one line changes it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 python examples/forecast_co2.py [FOLDER]        once before: bptt data fetch co2
 
-FOLDER holds co2.csv; without it the folder that ``bptt data fetch`` filled is taken. What a forecast must beat
-is "as it is now" and "as a year ago, and as much more as it was then": the season comes back every year.
+FOLDER holds co2.csv; without it the folder that ``bptt data fetch`` filled is taken. What a forecast
+must beat is not "as it is now" but "as it went a year before": the season comes back.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ SOUNDS holds two Italian voices that Debian packs for telephone exchanges, ``it_
 
     apt-get install asterisk-prompt-it-menardi-wav asterisk-core-sounds-it-wav
 
-Each voice says each word once. So this is a very small set: one recording of each digit to learn from, made
-many by changing speed, loudness and place and adding noise; what is unseen is the *other speaker*, of another
-sex, recorded elsewhere. Nobody should expect a product from that; everything on the way to one is here.
+Each voice says each word once. So this is a very small set: one recording of each digit to learn from,
+made many by changing speed, loudness and place and adding noise; what is unseen is the *other speaker*,
+of another sex, recorded elsewhere. It is no product; everything on the way to one is here.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 python examples/lightning_horizon.py        pip install 'bptt[callbacks]'
 
-The module knows nothing of this package: it adds two marked numbers out of a sequence of forty. Its gradient
-begins short and grows until it spans the sequence, while the error falls.
+The module knows nothing of this package: it adds two marked numbers out of a sequence of forty. Its
+gradient begins short and grows until it spans the sequence, while the error falls.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 python examples/recurrent_ppo.py [TIMESTEPS]        pip install 'bptt[callbacks]'
 
 The task is a memory: a cue of -1 or 1 is shown at the first step only, and the action of the last step
-must repeat it. A policy whose gradient does not reach back over the delay cannot learn it. A rollout holds
-many episodes, one behind the other; the state is reset between them, so no gradient reaches into the last
-episode, however long the rollout is.
+must repeat it. A policy whose gradient does not reach back over the delay cannot learn it. A rollout
+holds many episodes, one behind the other; the state is reset between them, so no gradient reaches into
+the one before, however long the rollout is.
 """
 
 from __future__ import annotations

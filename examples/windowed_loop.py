@@ -6,8 +6,8 @@ The task: name the character read six steps before, in sequences of sixty steps,
 loops that all run, all lower their loss, and do not do the same:
 
 - zeroed: a new state for every chunk, the usual slip. Nothing before a chunk is ever seen.
-- detached: the state goes on and the gradient is cut at every border, as one is told to do. A loss early in
-  its chunk reaches back over no step or two: of eight losses only two reach six steps back.
+- detached: the state goes on and the gradient is cut at every border, as one is told to do. The first
+  loss of a chunk reaches back over no step, the next over one: only two of eight reach six steps back.
 - windowed: every loss reaches at least ``k2 - k1`` steps back; one line in place of the loop.
 """
 
