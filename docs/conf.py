@@ -19,6 +19,7 @@ extensions = [
     "myst_parser",
     "drawn",
     "formulas",
+    "offline",
 ]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 napoleon_use_ivar = True  # a dataclass documents its fields once, in its own docstring
