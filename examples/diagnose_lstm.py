@@ -8,6 +8,8 @@ chance. Three lines around one training step say why, one line changes it.
 
 from __future__ import annotations
 
+import textwrap
+
 import torch
 from torch import nn
 
@@ -60,9 +62,9 @@ def look(model: nn.Module) -> None:
     model.zero_grad()
     first, last = float(flow.spectrum.norms[STEPS - 1]), float(flow.spectrum.norms[0])
     print(f"  horizon {flow.horizon} of {STEPS} steps, decay {flow.decay:.3f} a step")
-    share = f"{first / last:.1e}" if first else "too little for float32 to hold"
+    share = f"{first / last:.1e}" if first else "less than rounding"
     print(f"  of the gradient at the last symbol, what is left at the first: {share}")
-    print("  " + flow.explain().replace("\n", "\n  "))
+    print(textwrap.fill(flow.explain(), 96, initial_indent="  ", subsequent_indent="  "))
 
 
 def main() -> None:
