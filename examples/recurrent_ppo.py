@@ -11,6 +11,7 @@ the one before, however long the rollout is.
 from __future__ import annotations
 
 import sys
+import textwrap
 
 import gymnasium
 import numpy as np
@@ -60,7 +61,7 @@ def main(timesteps: int) -> None:
         print(f"update {measured.step}: {'; '.join(parts)}")
     longest = max(m.horizon for measured in flow.history for m in measured.modules)
     print(f"longest horizon {longest}: an episode is {DELAY} steps, with a reset before each")
-    print(flow.explain())
+    print(textwrap.fill(flow.explain(), 96))
 
 
 if __name__ == "__main__":
