@@ -150,7 +150,7 @@ def main(sounds: Path) -> None:
             done = subprocess.run(["make", "run"], cwd=out, capture_output=True, text=True)
         lines = (done.stdout.strip() or done.stderr.strip()).splitlines()
         verdict = "agrees with Python" if done.returncode == 0 else "DIFFERS"
-        print(f"C, {precision}: {verdict} ({lines[-1]}); {' '.join(size.split())}")
+        print(f"C, {precision}: {verdict} ({lines[-1]})\n  {' '.join(size.split())}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python examples/windowed_loop.py
 
 The task: name the character read six steps before, in sequences of sixty steps, in chunks of eight. Three
-loops that all run, all lower their loss, and do not do the same:
+loops that all run without a complaint, and do not do the same:
 
 - zeroed: a new state for every chunk, the usual slip. Nothing before a chunk is ever seen.
 - detached: the state goes on and the gradient is cut at every border, as one is told to do. The first
