@@ -23,6 +23,13 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
 
 
+# Loaded before pytest collects doctests: it would put the module bptt.probes.saturation, say, in the
+# place of the function of that name, and the pages would meet it.
+for package in Path(bptt.__file__).parent.glob("*/__init__.py"):
+    if package.parent.name not in ("cli", "lab"):
+        import_module(f"bptt.{package.parent.name}")
+
+
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
 
 
