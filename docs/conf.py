@@ -1,6 +1,12 @@
 """Sphinx configuration."""
 
+import sys
+from pathlib import Path
+
 import bptt
+
+for folder in ("_ext", "figures"):  # the directive, and what the figures share
+    sys.path.insert(0, str(Path(__file__).parent / folder))
 
 project = "bptt"
 author = "the bptt developers"
@@ -10,15 +16,23 @@ version = release = bptt.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "myst_parser",
+    "drawn",
+    "formulas",
+    "offline",
 ]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 napoleon_use_ivar = True  # a dataclass documents its fields once, in its own docstring
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
-autodoc_default_options = {"members": True, "show-inheritance": True}
-exclude_patterns = ["_build"]
+autodoc_typehints_description_target = "documented"  # fields are documented as attributes, once
+autodoc_default_options = {"members": True}
+html_math_renderer = "mathml"
+exclude_patterns = ["_build", "_ext", "figures"]
 html_theme = "furo"
 html_title = "bptt"
-nitpicky = False
+html_static_path = ["_static"]
+html_css_files = ["drawn.css", "formulas.css"]
+# A reference to a name of ours must lead somewhere; torch's, numpy's and typing's are not on these pages.
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(?!bptt\.).*|.*\._\w+")]

@@ -3,12 +3,15 @@
 python examples/recurrent_ppo.py [TIMESTEPS]        pip install 'bptt[callbacks]'
 
 The task is a memory: a cue of -1 or 1 is shown at the first step only, and the action of the last step
-must repeat it. A policy whose gradient does not reach back over the delay cannot learn it.
+must repeat it. A policy whose gradient does not reach back over the delay cannot learn it. A rollout
+holds many episodes, one behind the other; the state is reset between them, so no gradient reaches into
+the one before, however long the rollout is.
 """
 
 from __future__ import annotations
 
 import sys
+import textwrap
 
 import gymnasium
 import numpy as np
@@ -56,7 +59,9 @@ def main(timesteps: int) -> None:
     for measured in flow.history:
         parts = [f"{m.name}: horizon {m.horizon}, decay {m.decay:.3f}" for m in measured.modules]
         print(f"update {measured.step}: {'; '.join(parts)}")
-    print(flow.explain())
+    longest = max(m.horizon for measured in flow.history for m in measured.modules)
+    print(f"longest horizon {longest}: an episode is {DELAY} steps, with a reset before each")
+    print(textwrap.fill(flow.explain(), 96))
 
 
 if __name__ == "__main__":

@@ -1,24 +1,166 @@
-"""The Python on the pages runs as it stands there."""
+"""The pages keep their word: code runs, commands exist, figures stand, every public name is listed."""
 
+import ast
+import inspect
 import re
+import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import tyro
 
-DOCS = Path(__file__).parents[1] / "docs"
-FOLDERS = ("estimators", "remedies")
-PAGES = [page for folder in FOLDERS for page in sorted((DOCS / folder).glob("*.md"))]
-PAGES += [DOCS / "diagnose.md", DOCS / "lab.md", DOCS / "tasks.md"]
-TABLES = {"remember_first"}  # a command and its result, no Python
+import bptt
+from bptt import cli
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts)
+EVERYWHERE = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
-def test_page(page):
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
-    assert blocks or page.stem in TABLES
-    for number, block in enumerate(blocks, 1):
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+
+
+# Loaded before pytest collects doctests: it would put the module bptt.probes.saturation, say, in the
+# place of the function of that name, and the pages would meet it.
+for package in Path(bptt.__file__).parent.glob("*/__init__.py"):
+    if package.parent.name not in ("cli", "lab"):
+        import_module(f"bptt.{package.parent.name}")
+
+
+WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda path: path.relative_to(DOCS).as_posix())
+def test_python_on_the_page_runs(page, capsys):
+    for number, block in enumerate(blocks(page, "python"), 1):
         exec(compile(block, f"{page.name}, block {number}", "exec"), {})
+    capsys.readouterr()
+
+
+def test_every_page_about_a_thing_shows_it():
+    """Estimators, probes, remedies and cells: each page has code to run and a figure of this build."""
+    for folder in ("estimators", "probes", "remedies", "layers"):
+        for page in sorted((DOCS / folder).glob("*.md")):
+            if page.stem in ("index", "remember_first"):  # tables of commands and pages
+                continue
+            text = page.read_text("utf-8")
+            assert "```python\n" in text, page
+            assert "```{drawn} " in text, page
+            assert "Source" in text, page
+
+
+def test_every_figure_stands_on_a_page_and_every_page_finds_its_figure():
+    named = {
+        n for p in PAGES for n in re.findall(r"^```\{drawn\} (\w+)", p.read_text("utf-8"), re.M)
+    }
+    assert named == {path.stem for path in (DOCS / "figures").glob("*.py")}
+
+
+SHELL = re.compile(r"^```sh\n(.*?)^```", re.M | re.S)
+
+
+def commands(page):
+    """Every command line of ours in a block for the shell, or indented as one."""
+    text = page.read_text("utf-8").replace("\\\n", " ")
+    lines = [line for block in SHELL.findall(text) for line in block.splitlines()]
+    lines += re.findall(r"^    (bptt .*)$", text, re.M)
+    for line in lines:
+        line = line.split(" #")[0].removeprefix("$ ")
+        for form in ("./run bptt ", "./run train", "./run bench", "bptt ", "python -m bptt "):
+            if line.startswith(form):
+                yield (
+                    line.replace("./run bptt ", "")
+                    .replace("./run ", "")
+                    .removeprefix("python -m ")
+                    .removeprefix("bptt ")
+                )
+                break
+
+
+WITH_COMMANDS = [page for page in EVERYWHERE if any(commands(page))]
+
+
+class Parsed(Exception):
+    """The command line was understood; nothing was run."""
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_commands_on_the_page_are_understood(page, monkeypatch):
+    real = tyro.cli
+
+    def parse_only(*args, **options):
+        real(*args, **options)  # exits where it does not understand
+        raise Parsed
+
+    monkeypatch.setattr(tyro, "cli", parse_only)
+    for command in commands(page):
+        name, *words = shlex.split(command)
+        assert name in cli.COMMANDS, command
+        module = import_module(f"bptt.cli.{name}")
+        for value in vars(module).values():  # where `from tyro import cli` was said
+            if value is real:
+                pytest.fail(f"{name} holds tyro.cli under a name of its own")
+        with pytest.raises(Parsed):
+            module.run(words)
+
+
+def documented():
+    """Every object that a directive on the pages takes in, by the identity of what it documents."""
+    found, listed = {}, set()
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        for kind, path in re.findall(r"^\.\. auto(\w+):: ([\w.]+)", text, re.M):
+            if kind != "module":
+                owner, name = path.rsplit(".", 1)
+                found[path] = getattr(import_module(owner), name)
+                continue
+            module = import_module(path)
+            names = getattr(module, "__all__", None)
+            for name in names if names is not None else vars(module):
+                value = getattr(module, name)
+                own = names is not None or getattr(value, "__module__", None) == path
+                code = inspect.isclass(value) or inspect.isroutine(value)
+                if own and code and not name.startswith("_") and inspect.getdoc(value):
+                    found[f"{path}.{name}"] = value
+        listed |= set(re.findall(r"^\.\. py:data:: ([\w.]+)", text, re.M))
+    return found, listed
+
+
+def test_every_public_name_is_in_the_interface():
+    found, listed = documented()
+    known = {id(value) for value in found.values()}
+    missing = []
+    for path in sorted(Path(bptt.__file__).parent.glob("*/__init__.py")):
+        package = f"bptt.{path.parent.name}"
+        if path.parent.name in ("cli", "lab"):  # commands and notebooks: pages of their own
+            continue
+        tree = ast.parse(path.read_text("utf-8"))
+        names = next(
+            (
+                ast.literal_eval(node.value)
+                for node in tree.body
+                if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
+            ),
+            None,
+        )
+        assert names, f"{package} hands on no names"
+        for name in names:
+            value, full = getattr(import_module(package), name), f"{package}.{name}"
+            if inspect.ismodule(value):
+                there = any(path.startswith(f"{full}.") for path in found)
+            else:  # a constant has no docstring of its own: it stands on the page as py:data
+                there = id(value) in known or full in listed
+            missing += [] if there else [full]
+    for name in bptt.__all__:
+        value = getattr(bptt, name)
+        if not inspect.ismodule(value) and id(value) not in known:
+            missing.append(f"bptt.{name}")
+    assert missing == []
 
 
 def test_there_are_pages():
-    assert PAGES
+    assert len(WITH_PYTHON) > 20
+    assert len(WITH_COMMANDS) > 5

@@ -44,7 +44,9 @@ class ModuleDiagnosis:
 
     Attributes:
         watched: its lag spectrum and saturation, as :func:`bptt.watch` gives them.
-        jacobians, lyapunov, capacity: see :mod:`bptt.probes`; None where not measured.
+        jacobians: products along the trajectory, see :mod:`bptt.probes`; None where not measured.
+        lyapunov: exponents, likewise.
+        capacity: memory of the input, likewise.
         notes: for each of those, why not.
     """
 

@@ -38,8 +38,9 @@ class LRU(LinearRecurrent):
         batch_first: whether input and output are ``(B, T, …)``.
         dropout: share of a layer's output dropped before the next, while training.
         state_size: N, complex units of the state; default H.
-        r_min, r_max: ring of the initial eigenvalues, 0 ≤ r_min ≤ r_max < 1. A unit at radius r
+        r_min: inner radius of the ring of initial eigenvalues, 0 ≤ r_min ≤ r_max < 1. A unit at radius r
             forgets with a time constant of about 1/(1 - r) steps.
+        r_max: its outer radius.
         max_phase: largest initial phase, radians.
 
     Parameters, layer l: ``nu_log_l{l}``, ``theta_log_l{l}``, ``gamma_log_l{l}`` ``(N,)``;

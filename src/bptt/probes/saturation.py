@@ -24,8 +24,8 @@ class Gate:
     """One activation of one layer over all steps, lanes and units.
 
     Attributes:
-        low, high: share of values within 0.05 of the lower, the upper end of the range; for a ReLU,
-            ``low`` is the share that is 0, and there is no upper end.
+        low: share of values within 0.05 of the range's lower end; of a ReLU, the share that is 0.
+        high: share within 0.05 of the upper end; a ReLU has none.
         edges: ``(21,)`` of the histogram's bins.
         shares: ``(20,)`` of the values in each; they sum to 1.
         units: ``(H,)`` each unit's share of saturated steps.

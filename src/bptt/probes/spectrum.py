@@ -23,7 +23,7 @@ class LagSpectrum:
         factors: ``(followed - 1,)``: by how much a lag's gradient changes in the next step back, over
             those steps that have a step before them: 1 for an orthogonal map, however short the sequence.
             As long as the lags were followed, above rounding.
-        decay: the robust factor per step, see :func:`bptt.probes.decay.fit_decay`; NaN with one lag.
+        decay: the robust factor per step, see :func:`bptt.probes.fit_decay`; NaN with one lag.
         truncations: ``(n,)`` int64, ascending: the K that were measured.
         measured_bias: ``(n,)``: ‖g_K - g‖ / ‖g‖ at those K.
         measured_cosine: ``(n,)``: cosine of the angle between g_K and g at those K.

@@ -1,0 +1,77 @@
+"""The directive ``drawn``: a figure that the package's own functions compute and draw at every build.
+
+    ```{drawn} lyapunov
+    The largest exponent crosses zero at a gain of {crossing}.
+    ```
+
+runs ``docs/figures/lyapunov.py``, whose ``draw()`` returns the panels and the numbers of the caption. The
+panels stand in the page as SVG, in the page's own ink and letters, light and dark alike.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from bptt.report.style import style, to_svg
+
+FIGURES = Path(__file__).parents[1] / "figures"
+
+
+def draw(name: str) -> tuple[list[str], dict[str, str]]:
+    """Run one figure's file: its panels as SVG, and the numbers that its caption may name."""
+    specification = importlib.util.spec_from_file_location(f"figure_{name}", FIGURES / f"{name}.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module: Any = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    torch.manual_seed(0)
+    with style():
+        figures, numbers = module.draw()
+        svgs = [to_svg(figure, f"{name}-{place}") for place, figure in enumerate(figures)]
+    return svgs, numbers
+
+
+class Drawn(SphinxDirective):
+    """One figure: panels side by side where there is room, and a caption with computed numbers."""
+
+    has_content = True
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Draw, and fill the caption."""
+        name = self.arguments[0]
+        self.env.note_dependency(str(FIGURES / f"{name}.py"))
+        svgs, numbers = draw(name)
+        words = "\n".join(self.content)
+        for key, value in numbers.items():
+            if "{" + key + "}" not in words:
+                raise self.warning(f"the caption of {name} does not name {{{key}}}")
+            words = words.replace("{" + key + "}", value)
+        if "{" in words.replace("\\", "") and "$" not in words:
+            raise self.warning(f"the caption of {name} names a number that draw() does not return")
+        heard = escape(" ".join(words.split()), quote=True)
+        panels = "".join(f'<div class="panel">{svg}</div>' for svg in svgs)
+        opening = f'<figure class="drawn"><div class="panels" role="img" aria-label="{heard}">'
+        caption = nodes.container(classes=["drawn-caption"])
+        self.state.nested_parse(self.content.__class__(words.splitlines()), 0, caption)
+        return [
+            nodes.raw("", f"{opening}{panels}</div><figcaption>", format="html"),
+            *caption.children,
+            nodes.raw("", "</figcaption></figure>", format="html"),
+        ]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Make the directive known."""
+    app.add_directive("drawn", Drawn)
+    logging.getLogger("bptt").setLevel(logging.WARNING)  # what a figure's training says is no news
+    return {"parallel_read_safe": True}

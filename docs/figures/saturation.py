@@ -1,0 +1,27 @@
+"""Gates of an LSTM as torch starts it, and with a chrono start."""
+
+import torch
+from panels import one, panel
+
+import bptt
+from bptt.probes import saturation
+from bptt.remedies import start_chrono
+from bptt.report.gates import draw_gates
+
+
+def draw():
+    """Histograms of every gate on random input."""
+    torch.manual_seed(4)
+    x = torch.randn(100, 8, 8)
+    figures, numbers = [], {}
+    for name, title in (("plain", "Default start"), ("chrono", "chrono:200")):
+        lstm = bptt.nn.LSTM(8, 32)
+        if name == "chrono":
+            start_chrono(lstm, 200)
+        found = saturation(one(lstm, x))
+        made, axes = panel()
+        draw_gates(axes, found, 0)
+        axes.set_title(title)
+        figures.append(made)
+        numbers[name] = f"{100 * found.layers[0]['forget'].high:.0f} %"
+    return figures, numbers
