@@ -25,6 +25,7 @@ from bptt.data.chunk import (
     check_state,
     check_stream,
 )
+from bptt.data.mapped import Footprint
 from bptt.errors import ArgumentError, DataError
 
 SEEDS = 1 << 64
@@ -85,6 +86,7 @@ class RandomChunks:
                 f"{len(self._tokens)} tokens",
                 "pass a smaller chunk, or a longer text",
             )
+        self._footprint = Footprint(self._tokens)
         self._drawn = 0
 
     def __len__(self) -> int:
@@ -113,6 +115,7 @@ class RandomChunks:
         begins = (raw % np.uint64(self._places)).astype(np.int64)
         self._drawn += 1
         window = self._tokens[begins + np.arange(self.chunk + 1)[:, None]]
+        self._footprint.read(high - low, self.chunk * self._tokens.itemsize)
         return assemble(window[:-1], window[1:], begins, self._starts, position, fresh=True)
 
     def state(self) -> dict[str, Any]:
