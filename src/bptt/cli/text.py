@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bptt.data import Corpus, Stream, Vocabulary
 from bptt.errors import ArgumentError
-from bptt.training.build import open_corpus
+from bptt.training.build import open_corpus, texts_folder
 from bptt.training.settings import Settings
 
 
@@ -30,5 +30,6 @@ def open_text(
         vocabulary=vocabulary,
         valid_fraction=0.0,
         document_separator=settings.documents,
+        cache=texts_folder(settings),
     )
     return corpus.train, file, corpus.unknown

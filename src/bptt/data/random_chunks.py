@@ -26,6 +26,7 @@ from bptt.data.chunk import (
     check_stream,
 )
 from bptt.data.mapped import Footprint
+from bptt.data.memory import require
 from bptt.errors import ArgumentError, DataError
 
 SEEDS = 1 << 64
@@ -74,6 +75,11 @@ class RandomChunks:
         self._tokens, self._starts = check_stream(tokens, starts)
         self.batch, self.chunk = check_size("batch", batch), check_size("chunk", chunk)
         self.lane_range = check_lanes(lane_range, self.batch)
+        require(
+            2 * 8 * self.batch * (self.chunk + 1),
+            f"batch={self.batch} and chunk={self.chunk}",
+            "pass a smaller batch or chunk",
+        )
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
             raise ArgumentError("a whole number as seed", f"{seed!r:.40}", "pass an int")
         if not 0 <= seed < SEEDS:

@@ -90,7 +90,7 @@ def load(folder: Path, step: int) -> Checkpoint:
     try:
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
         return Checkpoint(load_file(path / _MODEL), load_file(path / _TRAINING), state)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         others = [f"step-{s}" for s in steps(folder) if s != step]
         remedy = f"remove it to go on from {others[-1]}" if others else "start the run again"
         raise RunError(f"a whole checkpoint at {path}", str(error), remedy) from None

@@ -21,6 +21,8 @@ Gradient = Literal[
     "truncated", "full", "windowed", "checkpointed", "adaptive", "randomized", "forward"
 ]
 
+MOST_THREADS = 1024  # OpenMP ends the process where the system does not give it the threads
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -127,6 +129,10 @@ class Settings:
             self._at_least(name, 1)
         for name in ("window", "states", "order", "eval_every", "log_every", "keep", "threads"):
             self._at_least(name, 1)
+        if self.threads is not None and self.threads > MOST_THREADS:
+            self._refuse("threads", f"at most {MOST_THREADS} threads", self.threads)
+        if self.out is not None and "\0" in self.out:
+            self._refuse("out", "a name that a folder can have", repr(self.out[:80]))
         for name in ("patience", "horizon_every", "seed", "weight_decay", "momentum"):
             self._at_least(name, 0)
         for name in ("lr", "minutes", "epochs"):
