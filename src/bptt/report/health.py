@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bptt.report.advice import TOO_LONG, Advice
+from bptt.report.course import number, spectra
 from bptt.training.settings import Settings
 
 # The later half of a run: what happens while a start settles is no fault of the settings.
@@ -32,7 +33,7 @@ def health(records: Iterable[dict[str, Any]], settings: Settings) -> tuple[Advic
     """
     lines = list(records)
     lines = lines[int(len(lines) * SETTLED) :]
-    trained = [line for line in lines if "norm" in line]
+    trained = [line for line in lines if number(line.get("norm")) and number(line.get("clipped"))]
     if not trained:
         return ()
     return (*_clipping(trained, settings.clip), *_truncation(trained, settings))
@@ -57,11 +58,11 @@ def _clipping(lines: list[dict[str, Any]], clip: object) -> Iterable[Advice]:
 
 
 def _truncation(lines: list[dict[str, Any]], settings: Settings) -> Iterable[Advice]:
-    measured = [line for line in lines if "horizon" in line]
+    measured = [line for line in lines if number(line.get("horizon")) and spectra([line])]
     if not measured or settings.gradient != "truncated":
         return
     last = measured[-1]
-    grid, bias = last["spectrum"]["truncations"], last["spectrum"]["bias"]
+    ((_, grid, bias),) = spectra([last])
     if last["horizon"] >= FILLED * settings.k:
         yield Advice(
             "k may be too short",
@@ -71,9 +72,9 @@ def _truncation(lines: list[dict[str, Any]], settings: Settings) -> Iterable[Adv
         return
     near = settings.k
     for k, share in zip(reversed(grid), reversed(bias), strict=True):
-        if share is None or share > 0.01:
+        if share > 0.01:
             break
-        near = k
+        near = int(k)
     if settings.k > TOO_LONG * near:
         yield Advice(
             "k too long",

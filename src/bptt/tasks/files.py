@@ -58,6 +58,8 @@ def read_ts(name: str, text: str) -> tuple[list[Tensor], Tensor]:
         except (ValueError, IndexError) as error:
             raise broken(name, "numbers, as many in each channel", str(error)) from None
         names.append(label)
+    if not series or len({len(each.T) for each in series}) > 1:
+        raise broken(name, "series of as many channels each", "none, or others")
     classes = {label: place for place, label in enumerate(sorted(set(names)))}
     return series, torch.tensor([classes[label] for label in names])
 

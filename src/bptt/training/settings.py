@@ -9,6 +9,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -250,10 +251,15 @@ class Settings:
         raise ArgumentError(f"{expected} for {flag}", str(value), f"change {flag}")
 
 
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Settings)
+
+
 def _checked(name: str, value: Any, file: str) -> Any:
-    hint = get_type_hints(Settings).get(name)
+    hint = _hints().get(name)
     if hint is None:
-        raise RunError(f"known settings in {file}", repr(name), "remove that line")
+        raise RunError(f"known settings in {file}", f"{name!r:.200}", "remove that line")
     if name == "files":
         fits = isinstance(value, list) and all(isinstance(item, str) for item in value)
     elif get_origin(hint) is Literal:
@@ -262,9 +268,10 @@ def _checked(name: str, value: Any, file: str) -> Any:
         kinds = get_args(hint) or (hint,)
         # By exact type, because True is an int; but 1 may stand for 1.0.
         fits = type(value) in kinds or (type(value) is int and float in kinds)
+        fits = fits and not (type(value) is int and abs(value) >= 2**63)  # as TOML itself has it
     if not fits:
         kind = getattr(hint, "__name__", str(hint).replace("typing.", ""))
-        raise RunError(f"{name} in {file} as {kind}", repr(value), "mend that line")
+        raise RunError(f"{name} in {file} as {kind}", f"{value!r:.200}", "mend that line")
     return value
 
 
