@@ -374,3 +374,11 @@ def test_bad_arguments():
         Corpus.from_text("a text", valid_fraction="0.1")
     with pytest.raises(DataError, match="separator"):
         Corpus.from_text("a longer text, this one", document_separator="")
+
+
+def test_the_vocabulary_of_the_text_itself_finds_the_same_encoding(tmp_path, monkeypatch):
+    (path,) = write(tmp_path, "one two three, four")
+    first = opened(path, tmp_path / "cache")
+    monkeypatch.setattr("bptt.data.corpus.survey", None)  # must not sweep again
+    again = opened(path, tmp_path / "cache", vocabulary=first.vocabulary)
+    assert again.fingerprint() == first.fingerprint()

@@ -174,11 +174,16 @@ class Corpus:
 
         place = None
         if folder is not None and not small:
-            settings = None if vocabulary is None else vocabulary.to_dict()
-            key = disk.key(sources, v=settings, b=as_bytes, f=valid_fraction, s=separator)
-            place = folder / key
-            if (stored := disk.load(place)) is not None:
-                return cls._split(stored, valid_fraction, names)
+            settings = {"b": as_bytes, "f": valid_fraction, "s": separator}
+            own = folder / disk.key(sources, v=None, **settings)
+            place = own
+            if vocabulary is not None:
+                place = folder / disk.key(sources, v=vocabulary.to_dict(), **settings)
+            # A run that goes on brings the vocabulary that was made of this very text.
+            for known in dict.fromkeys((own, place)):
+                stored = disk.load(known)
+                if stored is not None and vocabulary in (None, stored.vocabulary):
+                    return cls._split(stored, valid_fraction, names)
 
         found = survey(sources, as_bytes=as_bytes, separator=separator, block=block, tell=tell)
         border = _border(found.length, valid_fraction, "bytes" if as_bytes else "characters")

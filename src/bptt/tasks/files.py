@@ -54,11 +54,11 @@ def read_ts(name: str, text: str) -> tuple[list[Tensor], Tensor]:
         *channels, label = line.split(":")
         try:
             values = [[float(v) for v in channel.split(",")] for channel in channels]
-            series.append(torch.tensor(values).T.contiguous())
+            series.append(torch.tensor(values).transpose(0, -1).contiguous())
         except (ValueError, IndexError) as error:
             raise broken(name, "numbers, as many in each channel", str(error)) from None
         names.append(label)
-    if not series or len({len(each.T) for each in series}) > 1:
+    if not series or len({each.shape[1:] for each in series}) > 1 or series[0].dim() != 2:
         raise broken(name, "series of as many channels each", "none, or others")
     classes = {label: place for place, label in enumerate(sorted(set(names)))}
     return series, torch.tensor([classes[label] for label in names])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,10 @@ def build_data(settings: Settings, stream: Stream) -> Lanes | RandomChunks:
     return Lanes(*stream, batch=batch, chunk=chunk)
 
 
+# Who is told, as (bytes done, bytes in all), while a text is read; the command line sets it.
+reading: ContextVar[Callable[[int, int], None] | None] = ContextVar("reading", default=None)
+
+
 def open_corpus(settings: Settings, vocabulary=None) -> Corpus:
     """Read the texts that the settings name; a large one is encoded into :func:`texts_folder`."""
     return Corpus.open(
@@ -116,6 +121,7 @@ def open_corpus(settings: Settings, vocabulary=None) -> Corpus:
         valid_fraction=settings.valid_fraction,
         document_separator=settings.documents,
         cache=texts_folder(settings),
+        progress=reading.get(),
     )
 
 

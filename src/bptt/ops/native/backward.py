@@ -51,12 +51,12 @@ def backward(
         counts,
     )  # fmt: skip
     T, B, H, width = sizes.T, sizes.B, sizes.H, sizes.width
-    need_x, need_h0, need_c0, need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs
     lengths, reset, cut, tokens_ = dense(lengths), dense(reset), dense(cut), dense(tokens)
     starts = None
     if counts is not None:
         lengths, starts = unpack_sizes(sizes, counts)
     check_backward(sizes, w_hh, dy, dh_n, dc_n, y, saved, needs)
+    need_x, need_h0, need_c0, need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs
     problem = sizes.problem(lengths, reset, cut, reverse, starts)
     check_values(problem, sizes, lengths, tokens_, x.shape[0])
 
