@@ -73,7 +73,8 @@ class _Bar:
             self._bar.update(self._bar.task_ids[0], completed=done)
 
     def stop(self) -> None:
-        self._bar.stop()
+        if self._bar.task_ids:  # one that never began would leave an empty line
+            self._bar.stop()
 
 
 @contextmanager

@@ -70,9 +70,7 @@ def written(size: int) -> str:
         ('4.1 GB', '12 B')
     """
     power = min((len(str(size)) - 1) // 3, len(UNITS) - 1)
-    scaled = size / 1000**power
-    return (
-        f"{scaled:.1f} {UNITS[power]}"
-        if power > 0 and scaled < 100
-        else (f"{size // 1000**power} {UNITS[power]}")
-    )
+    tenths = size * 10 // 1000**power  # in whole numbers: a size may be larger than any float
+    if power > 0 and tenths < 1000:
+        return f"{tenths // 10}.{tenths % 10} {UNITS[power]}"
+    return f"{tenths // 10 if tenths < 10**40 else 'endless'} {UNITS[power]}"

@@ -89,6 +89,8 @@ def load(folder: Path, step: int) -> Checkpoint:
     path = folder / f"step-{step}"
     try:
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        if not isinstance(state, dict):
+            raise ValueError(f"{_STATE} holds no state")
         return Checkpoint(load_file(path / _MODEL), load_file(path / _TRAINING), state)
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         others = [f"step-{s}" for s in steps(folder) if s != step]
