@@ -9,6 +9,7 @@ import threading
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 
 import bptt
 from bptt import ops
@@ -181,6 +182,16 @@ def test_a_forked_process_does_not_wait_for_threads_it_does_not_have():
         check=False, env={**os.environ, "OMP_NUM_THREADS": "2"},
     )  # fmt: skip
     assert done.stdout.strip() == "done", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("kind", ["GRU", "MinGRU"])
+@pytest.mark.parametrize("sizes", [[3, 9], [9, 3], [-1, 3], [], [3, 2], [3, 4, -2], [2**40, 5]])
+def test_a_packed_sequence_that_nobody_packed(kind, sizes):
+    """torch's unpacking believes the sizes and writes past its memory."""
+    layer = getattr(bptt.nn, kind)(2, 4)
+    packed = PackedSequence(torch.randn(6, 2), torch.tensor(sizes, dtype=torch.int64))
+    with pytest.raises(ShapeError, match="batch_sizes"):
+        layer(packed)
 
 
 def test_a_stream_refuses_what_is_no_tensor():

@@ -139,7 +139,7 @@ def _result(row):
     """One row as a result; ValueError, KeyError or TypeError where it is none."""
     from bptt.claims import Result
 
-    kinds = {
+    kinds: dict[str, type | tuple[type, ...]] = {
         "id": str,
         "verdict": str,
         "measured": str,

@@ -288,6 +288,7 @@ def check_backward(
     _shape("y", y, *rows, H)
     _shape("saved", saved, sizes.rows, SAVED[sizes.cell] * H)
     _shape("dh_n", dh_n, sizes.B, H)
-    _shape("dc_n", dc_n, sizes.B, H)
+    if sizes.cell == LSTM:  # others have no cell state, and nobody looks at what stands here
+        _shape("dc_n", dc_n, sizes.B, H)
     if len(needs) != 7:
         raise ArgumentError("7 needs", f"{len(needs)}", "say of each input whether it is needed")
