@@ -6,6 +6,7 @@ Every check a layer makes on its input stands here, so that the layers below dea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -185,7 +186,7 @@ def _check_packed(packed: PackedSequence) -> None:
             "pass a PackedSequence made by torch's pack functions",
         )
     lanes = sizes.tolist()
-    falling = all(now >= later for now, later in zip(lanes, lanes[1:], strict=False))
+    falling = all(now >= later for now, later in pairwise(lanes))
     if lanes[-1] < 1 or not falling or sum(lanes) != packed.data.shape[0]:
         raise ShapeError(
             f"batch_sizes that fall to 1 or more and sum to {packed.data.shape[0]} rows",
