@@ -18,7 +18,7 @@ from bptt.axes import describe
 from bptt.errors import ArgumentError, DtypeError, ShapeError
 from bptt.models import LanguageModel
 from bptt.ops import native
-from bptt.ops.native.call import CELLS, Sizes, function, pointer
+from bptt.ops.native.call import CELLS, Sizes, dense, function, pointer
 
 
 class Stream:
@@ -79,6 +79,8 @@ class Stream:
         Raises:
             ShapeError, DtypeError, ArgumentError: what does not fit, and what to do.
         """
+        if not isinstance(x, Tensor):
+            raise DtypeError("one step as a tensor", type(x).__name__, "convert it first")
         if x.shape != self._shape:
             raise ShapeError(
                 f"one step of shape {describe(self._shape, 'BI')}",
@@ -86,8 +88,12 @@ class Stream:
                 "feed one time step, and make the stream with the batch you feed",
             )
         if self._symbols is not None:
-            if x.dtype is not torch.int64:
-                raise DtypeError("tokens of torch.int64", str(x.dtype), "convert with .long()")
+            if x.dtype is not torch.int64 or not x.is_cpu:
+                raise DtypeError(
+                    "tokens of torch.int64 on the CPU",
+                    f"{x.dtype} on {x.device}",
+                    "convert with .long().cpu()",
+                )
             low, high = x.aminmax()
             if int(low) < 0 or int(high) >= self._symbols:
                 raise ArgumentError(
@@ -109,6 +115,10 @@ class Stream:
     @state.setter
     def state(self, value: Tensor | tuple[Tensor, Tensor]) -> None:
         parts = (value,) if isinstance(value, Tensor) else value
+        if not isinstance(parts, (tuple, list)) or not all(isinstance(p, Tensor) for p in parts):
+            raise DtypeError(
+                "a state of tensors", type(value).__name__, "set what stream.state returned"
+            )
         own = (self._h,) if self._c is None else (self._h, self._c)
         if len(parts) != len(own) or any(
             p.shape != o.shape for p, o in zip(parts, own, strict=True)
@@ -128,6 +138,8 @@ class Stream:
             lanes: ``(B,)`` bool; None for all.
         """
         marked = torch.ones(self.batch, dtype=torch.bool) if lanes is None else lanes
+        if not isinstance(marked, Tensor):
+            raise DtypeError("lanes as a bool tensor", type(marked).__name__, "convert it first")
         if marked.dtype != torch.bool or tuple(marked.shape) != (self.batch,):
             raise ShapeError(
                 f"lanes as bool of shape (B={self.batch},)",
@@ -206,7 +218,7 @@ def _compiled(stream: Stream) -> Callable[[Tensor], Tensor]:
     problem = Sizes(number, 1, batch, hidden, batch_major=False).problem(None, None, None, False)
     y = stream._h
     for row, weights in enumerate(layer.all_weights):
-        w_ih, w_hh, *biases = (w.detach().contiguous() for w in weights)
+        w_ih, w_hh, *biases = (dense(w.detach()) for w in weights)
         # A copy: a bias that an optimiser updates in place must not change half a stream.
         b_ih, b_hh = (b.clone() for b in biases) if layer.bias else (None, None)
         packed = w_hh.new_empty(kernel("packed_size")(number, hidden))
@@ -230,9 +242,7 @@ def _compiled(stream: Stream) -> Callable[[Tensor], Tensor]:
     if not isinstance(stream.model, LanguageModel):
 
         def step(x: Tensor) -> Tensor:
-            x = (
-                x.contiguous()
-            )  # bound to a name: a temporary would be gone when its address is read
+            x = dense(x)  # bound to a name: a temporary would be gone when its address is read
             run(x.data_ptr())
             return y
 
@@ -243,7 +253,7 @@ def _compiled(stream: Stream) -> Callable[[Tensor], Tensor]:
     with torch.no_grad():
         table = model.embedding.weight @ layer.all_weights[0][0].T
     output, bias = (
-        columns(model.output.weight.detach().contiguous()),
+        columns(dense(model.output.weight.detach())),
         model.output.bias.detach().clone(),
     )
     padded = kernel("columns_padded")(model.vocabulary_size)
@@ -259,7 +269,7 @@ def _compiled(stream: Stream) -> Callable[[Tensor], Tensor]:
     )
 
     def step_tokens(tokens: Tensor) -> Tensor:
-        tokens = tokens.contiguous()
+        tokens = dense(tokens)
         run_tokens(tokens.data_ptr(), rows)
         return result
 

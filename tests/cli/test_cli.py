@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from bptt.cli import COMMANDS, main
+from bptt.data import Corpus
 from bptt.training import manifest
 
 TEXT = "she sells sea shells by the sea shore.\n" * 60
@@ -283,3 +285,49 @@ def test_export_refuses(run, tmp_path, capsys):
     few = ["--precision", "int8", "--calibration", "10", "--out", str(tmp_path / "new")]
     assert "1000 steps" in refuse(capsys, "export", run, "--to", "c", *few)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_large_text_is_read_with_a_word_and_encoded_beside_the_run(tmp_path, capsys, monkeypatch):
+    from bptt.cli import text as cli_text
+
+    path, out = tmp_path / "text.txt", tmp_path / "runs" / "one"
+    path.write_text("a rose is a rose is a rose\n" * 40)
+    opened = Corpus.open
+    monkeypatch.setattr(cli_text, "LARGE", 1)  # so that a small text is a large one
+    monkeypatch.setattr(Corpus, "open", partial(opened, in_memory_below=0))
+    small = ["--hidden", "4", "--batch", "2", "--k", "8", "--steps", "1", "--sample", "0"]
+    assert main(["train", str(path), "--out", str(out), *small, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "reading the text" in captured.err
+    assert json.loads(captured.out)["steps"] == 1  # stdout holds the document and nothing else
+    (folder,) = (tmp_path / "runs" / ".texts").iterdir()
+    assert (folder / "tokens.bin").stat().st_size == path.stat().st_size
+    assert main(["eval", str(out), "--json"]) == 0
+    assert "reading the text" not in capsys.readouterr().err  # found where it was left
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--hidden", "1000000000"],
+        ["train", "--layers", "1000000000"],
+        ["train", "--batch", "1000000000", "--partition", "random"],
+        ["train", "--k", "1000000000", "--partition", "random"],
+        ["train", "--threads", "100000000"],
+        ["train", "--model", "attention", "--context", "1000000000000"],
+        ["train", "--out", "x" * 5000],
+        ["compare", "copy", "--seeds", "1000000000"],
+        ["compare", "copy", "--lengths", "10000000000"],
+        ["compare", "copy", "--out", "/dev/zero"],
+        ["bench", "--hidden", "10000000"],
+        ["bench", "--threads", "100000000"],
+        ["claims", "--known", "/dev/zero"],
+        ["eval", "a\0b"],
+    ],
+)
+def test_absurd_sizes_and_names_end_in_a_line(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "expected" in said
+    assert list(tmp_path.iterdir()) == []  # nothing was begun

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import subprocess
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 
 from bptt.data import ByteVocabulary, CharVocabulary, Corpus, default_text
 from bptt.errors import ArgumentError, DataError, DtypeError
+from children import PYTHON
 
 # A machine under load, or the first use of its tables of characters, is no fault of the code.
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -179,12 +183,13 @@ def test_a_large_text_is_encoded_once_and_mapped(tmp_path, as_bytes, monkeypatch
     assert again.unknown == small.unknown
 
 
-def test_one_large_file_of_bytes_is_mapped_where_it_lies(tmp_path):
-    (path,) = write(tmp_path, bytes(range(256)))
+def test_a_large_file_of_bytes_may_be_cut_or_edited_while_it_is_in_use(tmp_path):
+    (path,) = write(tmp_path, bytes(range(256)) * 64)
+    content = path.read_bytes()
     corpus = opened(path, tmp_path / "cache", bytes_mode=True)
     assert is_mapped(corpus.train.tokens)
-    assert joined(corpus).tobytes() == path.read_bytes()
-    assert not (tmp_path / "cache").exists()
+    os.truncate(path, 0)  # a map of the file itself would end this process here
+    assert joined(corpus).tobytes() == content
 
 
 def test_what_changes_the_tokens_changes_the_key(tmp_path):
@@ -238,6 +243,78 @@ def test_a_cache_of_hostile_json_is_made_anew(tmp_path):
         (folder / "corpus.json").write_text(content)
         with pytest.warns(UserWarning, match="damaged"):
             assert opened(paths, cache).fingerprint() == good
+
+
+def test_a_cache_whose_description_says_something_else_is_made_anew(tmp_path):
+    """Flipping one bit of a vocabulary gives another vocabulary, as good JSON as the first."""
+    cache = tmp_path / "cache"
+    paths = write(tmp_path, "one two three")
+    good = opened(paths, cache).fingerprint()
+    (folder,) = cache.iterdir()
+    whole = (folder / "corpus.json").read_text()
+    document = json.loads(whole)
+    for change in (
+        lambda d: d["corpus"]["vocabulary"].update(symbols="\ufffd enorthx"),
+        lambda d: d["corpus"].update(unknown=7),
+        lambda d: d.update(format=1),
+        lambda d: d["corpus"]["tokens"].update(bytes=10**15),
+    ):
+        damaged = json.loads(whole)
+        change(damaged)
+        assert damaged != document
+        (folder / "corpus.json").write_text(json.dumps(damaged))
+        with pytest.warns(UserWarning, match="damaged"):
+            assert opened(paths, cache).fingerprint() == good
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "starts.bin", "corpus.json"])
+def test_a_pipe_or_a_device_in_the_cache_is_not_waited_for(tmp_path, name):
+    cache = tmp_path / "cache"
+    paths = write(tmp_path, "one two three")
+    good = opened(paths, cache).fingerprint()
+    (folder,) = cache.iterdir()
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.warns(UserWarning, match="damaged"):
+        assert opened(paths, cache).fingerprint() == good
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    with pytest.warns(UserWarning, match="damaged"):
+        assert opened(paths, cache).fingerprint() == good
+
+
+KILLED = """
+import os, signal, sys
+from bptt.data import Corpus
+def die(done, total):
+    if done > total // 2 + 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+Corpus.open(sys.argv[1], cache=sys.argv[2], in_memory_below=0, block=5, progress=die)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_live_one_writes_is_not(tmp_path):
+    cache = tmp_path / "cache"
+    (path,) = write(tmp_path, "one two three, and so on to a hundred and one")
+    done = subprocess.run([*PYTHON, "-c", KILLED, str(path), str(cache)], check=False)
+    assert done.returncode == -9
+    (left,) = cache.iterdir()
+    assert left.name.startswith(".")
+    seen = []
+
+    def meanwhile(done, total):
+        if done < total:
+            return
+        other = tmp_path / "other.txt"
+        other.write_text("another text altogether")
+        opened(other, cache)
+        seen.extend(path.name for path in cache.iterdir() if path.name.startswith("."))
+
+    corpus = opened(path, cache, progress=meanwhile)
+    assert left.name not in seen
+    assert len(seen) == 1  # the one that was being written when the other text was stored
+    assert len(list(cache.iterdir())) == 2
+    assert corpus.fingerprint() == Corpus.open(path).fingerprint()
 
 
 def test_a_cache_that_cannot_be_written(tmp_path):
@@ -297,3 +374,11 @@ def test_bad_arguments():
         Corpus.from_text("a text", valid_fraction="0.1")
     with pytest.raises(DataError, match="separator"):
         Corpus.from_text("a longer text, this one", document_separator="")
+
+
+def test_the_vocabulary_of_the_text_itself_finds_the_same_encoding(tmp_path, monkeypatch):
+    (path,) = write(tmp_path, "one two three, four")
+    first = opened(path, tmp_path / "cache")
+    monkeypatch.setattr("bptt.data.corpus.survey", None)  # must not sweep again
+    again = opened(path, tmp_path / "cache", vocabulary=first.vocabulary)
+    assert again.fingerprint() == first.fingerprint()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 
 import pytest
+
+from children import PYTHON
 
 MEGABYTE = 1 << 20
 
@@ -42,7 +43,7 @@ def test_memory_stays_flat(tmp_path, mode):
     size = path.stat().st_size
     assert size > 99 * MEGABYTE
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(path), str(tmp_path / "cache"), mode],
+        [*PYTHON, "-c", PROGRAM, str(path), str(tmp_path / "cache"), mode],
         capture_output=True,
         text=True,
         check=True,

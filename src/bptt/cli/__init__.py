@@ -41,17 +41,20 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"bptt {__version__}")
         return 0
     name, *rest = words
+    if any("\0" in word for word in words):  # only a program can pass one, and no file has it
+        print("bptt: expected words, received one with a NUL: leave it out", file=sys.stderr)
+        return 2
     if name not in COMMANDS:
         known = ", ".join(COMMANDS)
         print(
-            f"bptt: expected a command ({known}), received {name!r}: try bptt --help",
+            f"bptt: expected a command ({known}), received {name!r:.80}: try bptt --help",
             file=sys.stderr,
         )
         return 2
     try:
         return import_module(f"bptt.cli.{name}").run(rest)
     except BpttError as error:
-        print(f"bptt {name}: {error}", file=sys.stderr)
+        print(f"bptt {name}: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"bptt {name}: interrupted", file=sys.stderr)
@@ -61,6 +64,22 @@ def main(arguments: list[str] | None = None) -> int:
         # that must not find the broken pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # a name too long, no right to write, a full disk
+        what = f"{error.strerror or error}: {error.filename!r:.200}" if error.filename else error
+        print(f"bptt {name}: expected a usable file, received {one_line(what)}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(
+            f"bptt {name}: expected sizes that fit into memory, received {one_line(error)}: "
+            "lower them",
+            file=sys.stderr,
+        )
+        return 2
+
+
+def one_line(message: object) -> str:
+    """A message on one line, whatever a file name or a value in it brought along."""
+    return " ".join(str(message).split()) or "nothing more"
 
 
 def _help() -> str:

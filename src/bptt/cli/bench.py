@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from bptt.cli.parse import parse
+from bptt.data.memory import require
 from bptt.errors import ArgumentError
+from bptt.training.settings import MOST_THREADS
 
 Cell: TypeAlias = Literal["rnn", "gru", "lstm"]
 Mode: TypeAlias = Literal["train", "infer", "packed", "reset", "stream", "model"]
@@ -59,6 +61,14 @@ class Bench:
         for name, value in sizes:
             if value < 1:
                 raise ArgumentError(f"--{name} >= 1", str(value), "give a positive number")
+        if (self.threads or 1) > MOST_THREADS:
+            raise ArgumentError(f"--threads <= {MOST_THREADS}", str(self.threads), "lower it")
+        largest = max(self.hidden)
+        require(
+            4 * largest * (2 * largest + 2 * self.batch * self.steps),
+            f"--hidden {largest} --batch {self.batch} --steps {self.steps}",
+            "lower them",
+        )
         if not 0 < self.seconds < float("inf"):
             raise ArgumentError("--seconds above 0", f"{self.seconds:g}", "give a time budget")
         if not 0 <= self.seed < 2**63:

@@ -119,17 +119,36 @@ def provenance() -> list[str]:
 
 def read_results(path: Path):
     """Results out of a document that ``--json`` printed, by id."""
-    from bptt.claims import Result, ledger
+    from bptt.claims import ledger
+    from bptt.data.plain import read_plain
     from bptt.errors import DataError
 
-    fields = ("id", "verdict", "measured", "where", "instead", "seconds", "figures")
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        found = {row["id"]: Result(**{name: row[name] for name in fields}) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        rows = json.loads(read_plain(path))
+        found = {row["id"]: _result(row) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             "a document printed by bptt claims --json",
-            f"{str(path)!r}: {error}",
+            f"{str(path)[:200]!r}: {error!s:.200}",
             "name another file",
         ) from None
     return {id: result for id, result in found.items() if id in ledger()}
+
+
+def _result(row):
+    """One row as a result; ValueError, KeyError or TypeError where it is none."""
+    from bptt.claims import Result
+
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "id": str,
+        "verdict": str,
+        "measured": str,
+        "where": str,
+        "instead": str,
+        "seconds": (int, float),
+        "figures": dict,
+    }
+    for name, kind in kinds.items():
+        if not isinstance(row[name], kind):
+            raise ValueError(f"{name} is {row[name]!r:.20}")
+    return Result(**{name: row[name] for name in kinds})

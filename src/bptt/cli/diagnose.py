@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> int:
     """Print a diagnosis."""
     asked = parse(Diagnose, "diagnose", arguments)
 
-    from bptt.cli.text import open_text
+    from bptt.cli.text import open_text, shown_reading
     from bptt.data import RandomChunks
     from bptt.diagnosis import diagnose
     from bptt.errors import ArgumentError
@@ -71,7 +71,8 @@ def run(arguments: list[str]) -> int:
             f"one of --model {settings.model}, which has no gradient through time",
             "diagnose a run of bptt train --model recurrent",
         )
-    stream, what, _ = open_text(asked.file, settings, vocabulary)
+    with shown_reading():
+        stream, what, _ = open_text(asked.file, settings, vocabulary)
     chunk = RandomChunks(*stream, batch=asked.lanes, chunk=asked.steps, seed=asked.seed).take()
     found = diagnose(model, (chunk.inputs, chunk.targets), token_loss, k=own_k(settings))
     if asked.try_for > 0:

@@ -32,12 +32,13 @@ def run(arguments: list[str]) -> int:
     """Print a score."""
     asked = parse(Eval, "eval", arguments)
 
-    from bptt.cli.text import open_text
+    from bptt.cli.text import open_text, shown_reading
     from bptt.training.evaluate import evaluate
     from bptt.training.restore import load_model
 
     model, vocabulary, settings = load_model(asked.run)
-    stream, what, unknown = open_text(asked.file, settings, vocabulary)
+    with shown_reading():
+        stream, what, unknown = open_text(asked.file, settings, vocabulary)
     score = evaluate(model, stream)
     if asked.json:
         print(json.dumps(score.as_dict()))

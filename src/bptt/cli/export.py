@@ -102,11 +102,13 @@ def _c(asked: Export, model: Any, vocabulary: Any, settings: Any) -> dict[str, A
         export = export_c(model, _some_tokens(model), out, **options)
         return {"out": out, "files": sorted(export.files), "cost": None}
 
+    from bptt.cli.text import shown_reading
     from bptt.export.folder import check_free
     from bptt.training.build import open_corpus
 
     check_free(out)  # known now, or only after a minute of measuring
-    corpus = open_corpus(settings, vocabulary)
+    with shown_reading():
+        corpus = open_corpus(settings, vocabulary)
     held_out = corpus.valid if asked.measure else None
     if asked.measure and (held_out is None or len(held_out.tokens) < 21):
         raise ArgumentError("held-out text to measure on", "none in this run", "give --measure 0")

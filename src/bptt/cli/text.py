@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
 from bptt.data import Corpus, Stream, Vocabulary
 from bptt.errors import ArgumentError
-from bptt.training.build import open_corpus
+from bptt.training.build import open_corpus, reading, texts_folder
 from bptt.training.settings import Settings
 
 
@@ -30,5 +36,54 @@ def open_text(
         vocabulary=vocabulary,
         valid_fraction=0.0,
         document_separator=settings.documents,
+        cache=texts_folder(settings),
+        progress=reading.get(),
     )
     return corpus.train, file, corpus.unknown
+
+
+LARGE = 64 << 20  # bytes: texts from here on are encoded into a folder, which takes a while
+
+
+class _Bar:
+    """A bar that begins with the first large text, and a line where there is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._said = console, False
+        self._bar = Progress(
+            TextColumn("reading the text"),
+            BarColumn(bar_width=16),
+            DownloadColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+        )
+
+    def __call__(self, done: int, total: int) -> None:
+        if total < LARGE:
+            return
+        if not self._said:
+            self._said = True
+            words = "reading the text, once; later commands find it encoded beside the run"
+            self._console.print(words, soft_wrap=True)
+            if self._console.is_terminal:
+                self._bar.start()
+                self._bar.add_task("", total=total)
+        if self._bar.task_ids:
+            self._bar.update(self._bar.task_ids[0], completed=done)
+
+    def stop(self) -> None:
+        if self._bar.task_ids:  # one that never began would leave an empty line
+            self._bar.stop()
+
+
+@contextmanager
+def shown_reading() -> Iterator[None]:
+    """Show on stderr how far a large text has been read, for as long as the block runs."""
+    bar = _Bar(Console(stderr=True, highlight=False))
+    token = reading.set(bar)
+    try:
+        yield
+    finally:
+        reading.reset(token)
+        bar.stop()

@@ -57,13 +57,14 @@ def run(arguments: list[str]) -> int:
     asked = parse(Train, "train", arguments)
     settings, resume = _settings(asked, arguments)
 
+    from bptt.cli.text import shown_reading
     from bptt.report import write_run_report
     from bptt.report.health import health
     from bptt.training.loop import train
     from bptt.training.progress import TerminalReporter
     from bptt.training.run_folder import RunFolder
 
-    with TerminalReporter(quiet_stdout=asked.json) as reporter:
+    with shown_reading(), TerminalReporter(quiet_stdout=asked.json) as reporter:
         outcome = train(settings, resume=resume, reporter=reporter)
     write_run_report(outcome.run)
     if asked.json:

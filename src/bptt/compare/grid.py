@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bptt.data.memory import require
 from bptt.errors import ArgumentError
 from bptt.forms import CLIPS, GRADIENTS, REGULARISERS, STARTS, parse_form, parse_forms
 
@@ -27,6 +29,8 @@ TASKS: dict[str, int | None] = {
 # Real data: an image is read by 8 rows or 64 pixels, and none of them has short forms to begin with.
 REAL = ("digits", "japanese-vowels", "co2")
 DIGITS = (8, 64)
+
+MOST_JOBS = 1_000_000  # years of work; the list of them still fits into memory
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,26 @@ class Grid:
             )
         if self.seeds < 1:
             raise ArgumentError("--seeds >= 1", f"{self.seeds}", "change --seeds")
+        points = math.prod(
+            len(axis)
+            for axis in (
+                self.cells, self.starts, self.clips, self.penalties, self.gradients,
+                self.curricula, self.lengths or (None,),
+            )
+        )  # fmt: skip
+        if points * self.seeds > MOST_JOBS:
+            raise ArgumentError(
+                f"at most {MOST_JOBS} jobs",
+                f"{points} points of {self.seeds} seeds",
+                "ask for fewer",
+            )
+        hidden, batch = self.budget.hidden, self.budget.batch
+        length = max(self.lengths, default=TASKS[self.task] or 1)
+        require(
+            4 * hidden * hidden + 4 * batch * max(length, 1) * (hidden + 1),
+            f"--hidden {hidden} --batch {batch} at length {length}",
+            "lower them",
+        )
 
     def jobs(self) -> list[Job]:
         """Every job, the seeds of a point next to each other, short lengths first."""

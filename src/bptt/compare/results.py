@@ -10,9 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from bptt.compare.grid import Job
+from bptt.data.plain import read_plain
 from bptt.errors import RunError
 
 Record = dict[str, Any]
+_KINDS: dict[str, tuple[type, ...]] = {
+    "score": (int, float, type(None)),
+    "solved": (bool,),
+    "updates": (int, float),
+    "seconds": (int, float),
+    "error": (str, type(None)),
+}
 AXES = ("length", "cell", "start", "clip", "regularise", "gradient", "curriculum")
 
 
@@ -20,18 +28,23 @@ def read_results(path: Path) -> list[Record]:
     """The finished jobs of a file; none where it does not exist. A last line cut short is left out.
 
     Raises:
-        RunError: another line is not a record.
+        RunError: the file cannot be read, or another line is not a record.
     """
-    if not path.exists():
-        return []
-    *lines, rest = path.read_text(encoding="utf-8").split("\n")
+    try:
+        if not path.exists():
+            return []
+        *lines, rest = read_plain(path).split("\n")
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"a file of finished jobs at {str(path)[:200]!r}",
+            getattr(error, "strerror", None) or str(error),
+            "name another file with --out",
+        ) from None
     found = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            Job.from_dict(record["job"])
-            found.append(record)
-        except (ValueError, KeyError, TypeError) as error:
+            found.append(_checked(json.loads(line)))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RunError(
                 f"a finished job in line {number} of {path}", f"{error!s:.80}",
                 "remove that line, or name another file with --out",
@@ -39,6 +52,17 @@ def read_results(path: Path) -> list[Record]:
     if rest:  # killed while it was written; the next one must not be glued to it
         path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     return found
+
+
+def _checked(record: Record) -> Record:
+    """A record as :func:`bptt.compare.job.run_job` makes them; ValueError where it is not one."""
+    hash(Job.from_dict(record["job"]))
+    for name, kinds in _KINDS.items():
+        value = record[name]
+        # By exact type, because True is an int; and JSON that Python reads has NaN and endless ints.
+        if type(value) not in kinds or (type(value) in (int, float) and not abs(value) < 1e300):
+            raise ValueError(f"{name} is {value!r:.20}")
+    return record
 
 
 def append_result(path: Path, record: Record) -> None:

@@ -5,11 +5,13 @@ One folder a text, named by a key over everything that shapes the tokens:
 ====================  ==================================================================
 ``tokens.bin``        the ids, raw, little-endian, in the smallest dtype
 ``starts.bin``        where documents begin, raw, int64
-``corpus.json``       vocabulary, counts, dtype, a CRC-32 for each of the two
+``corpus.json``       vocabulary, counts, a CRC-32 for each of the two, and a digest of all that
 ====================  ==================================================================
 
 A folder appears complete or not at all: it is written under another name, flushed, and renamed.
-It is read through once when it is opened, and rebuilt where it does not match its checksums.
+It is read through once when it is opened, and rebuilt where it does not match its checksums. Who
+writes one holds a lock in it, which ends with the process however that ends: a folder that was
+left unfinished and is not locked is removed by the next writer.
 """
 
 from __future__ import annotations
@@ -17,11 +19,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+import time
 import warnings
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +35,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt.data.documents import Starts
+from bptt.data.mapped import open_map, open_regular
 from bptt.data.source import Source
 from bptt.data.vocabulary import Ids, Vocabulary
 from bptt.errors import BpttError, DataError
 
-FORMAT = 1  # part of every key: folders of another format are simply not found
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+FORMAT = 2  # part of every key: folders of another format are simply not found
+LARGEST = 64 << 20  # bytes of corpus.json: every character there is takes 12 in it at most
+LEFT_OVER = 24 * 3600  # seconds after which a folder without a lock in it is nobody's any more
 PIECE = 1 << 22  # bytes checked at once
+LOCK = "lock"
+UNFINISHED = re.compile(r"\.[0-9a-f]{32}-.+")
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,7 @@ def load(folder: Path) -> Stored | None:
     if not folder.is_dir():
         return None
     try:
-        meta = json.loads((folder / "corpus.json").read_bytes())
+        meta = _described(folder / "corpus.json")
         vocabulary = Vocabulary.from_dict(meta["vocabulary"])
         tokens = _mapped(folder / "tokens.bin", vocabulary.dtype, meta["tokens"])
         starts = _mapped(folder / "starts.bin", np.dtype("<i8"), meta["starts"])
@@ -98,27 +113,24 @@ def store(folder: Path, blocks: Iterable[Ids], starts: Starts, vocabulary: Vocab
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        _tidy(folder.parent)
+        with _fresh(folder) as fresh:
+            tokens, unknown = _write(fresh / "tokens.bin", blocks, vocabulary.unknown_id)
+            begins, _ = _write(fresh / "starts.bin", [starts.astype("<i8", copy=False)], None)
+            meta = {
+                "vocabulary": vocabulary.to_dict(),
+                "tokens": tokens,
+                "starts": begins,
+                "unknown": unknown,
+            }
+            with open(fresh / "corpus.json", "w", encoding="ascii") as file:
+                json.dump({"format": FORMAT, "digest": _digest(meta), "corpus": meta}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            (fresh / LOCK).unlink(missing_ok=True)
+            _place(fresh, folder)
     except OSError as error:
         raise _unwritable(folder.parent, error) from None
-    try:
-        tokens, unknown = _write(fresh / "tokens.bin", blocks, vocabulary.unknown_id)
-        begins, _ = _write(fresh / "starts.bin", [starts.astype("<i8", copy=False)], None)
-        meta = {
-            "vocabulary": vocabulary.to_dict(),
-            "tokens": tokens,
-            "starts": begins,
-            "unknown": unknown,
-        }
-        with open(fresh / "corpus.json", "w", encoding="ascii") as file:
-            json.dump(meta, file)
-            file.flush()
-            os.fsync(file.fileno())
-        _place(fresh, folder)
-    except OSError as error:
-        raise _unwritable(folder.parent, error) from None
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     stored = load(folder)
     if stored is None:
         raise DataError(
@@ -127,6 +139,48 @@ def store(folder: Path, blocks: Iterable[Ids], starts: Starts, vocabulary: Vocab
             "check the disk, or pass another cache folder",
         )
     return stored
+
+
+@contextmanager
+def _fresh(folder: Path) -> Iterator[Path]:
+    """A new hidden folder beside ``folder``, locked while it is written, gone afterwards."""
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    lock = -1
+    try:
+        if fcntl is not None:
+            lock = os.open(fresh / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield fresh
+    finally:
+        if lock >= 0:
+            os.close(lock)
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _tidy(parent: Path) -> None:
+    """Remove the folders that killed processes left; those being written are locked, or young."""
+    for path in parent.glob(".*-*"):
+        if not UNFINISHED.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
+            continue
+        try:
+            if _is_left_over(path):
+                shutil.rmtree(path, ignore_errors=True)
+        except OSError:
+            continue  # somebody else was faster
+
+
+def _is_left_over(path: Path) -> bool:
+    old = time.time() - path.stat().st_mtime > LEFT_OVER
+    if fcntl is None or not (path / LOCK).exists():  # perhaps just made, and not locked yet
+        return old
+    handle = os.open(path / LOCK, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True
 
 
 def _place(fresh: Path, folder: Path) -> None:
@@ -158,15 +212,33 @@ def _write(
     return {"bytes": size, "crc32": crc}, unknown
 
 
+def _described(path: Path) -> dict[str, Any]:
+    """What ``corpus.json`` says; ValueError where it is not what was once written."""
+    size = os.stat(path).st_size
+    if size > LARGEST:
+        raise ValueError(f"{path.name} has {size} bytes")
+    with open_regular(path, size) as file:
+        document = json.loads(file.read(LARGEST))
+    if document["format"] != FORMAT:
+        raise ValueError(f"{path.name} is of format {document['format']!r:.20}, not {FORMAT}")
+    meta: dict[str, Any] = document["corpus"]
+    if _digest(meta) != document["digest"]:
+        raise ValueError(f"{path.name} does not match its digest")
+    return meta
+
+
+def _digest(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode("ascii")).hexdigest()
+
+
 def _mapped(path: Path, dtype: np.dtype[Any], meta: dict[str, int]) -> NDArray[Any]:
-    crc = size = 0
-    with open(path, "rb", buffering=0) as file:  # read, not mapped: resident memory stays flat
+    crc = 0
+    with open_regular(path, meta["bytes"]) as file:  # read, not mapped: memory stays flat
         while data := file.read(PIECE):
             crc = zlib.crc32(data, crc)
-            size += len(data)
-    if (size, crc) != (meta["bytes"], meta["crc32"]) or size % dtype.itemsize:
+    if crc != meta["crc32"] or meta["bytes"] % dtype.itemsize:
         raise ValueError(f"{path.name} does not match its checksum")
-    return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
+    return open_map(path, dtype)
 
 
 def _unwritable(folder: Path, error: OSError) -> DataError:

@@ -8,9 +8,12 @@ becomes the unknown symbol there, as it would in any text still to come; ``Corpu
 them.
 
 Small texts live in memory. Large ones (64 MiB and up) are encoded once into a cache folder and
-mapped from there, or, for one file of bytes, mapped as they lie; resident memory stays flat.
+mapped from there; resident memory stays flat. A file of bytes is copied there too, although its
+bytes are the tokens already: the file is the user's, and a map of it would end the process without
+a word (SIGBUS) when somebody shortens it, and change the text under a run when somebody edits it.
+Nobody writes to a folder of the cache once it is there.
 
-Limits: a file of bytes that is mapped must not be shortened while it is in use.
+Limits: where documents begin is kept in memory while it is found out, about 30 bytes a document.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from bptt.data import cache as disk
 from bptt.data.default import default_text
 from bptt.data.documents import Starts, part
 from bptt.data.encode import Survey, encoded, survey
+from bptt.data.mapped import Footprint
 from bptt.data.source import BLOCK, Source
 from bptt.data.vocabulary import ByteVocabulary, CharVocabulary, Ids, Vocabulary
 from bptt.errors import ArgumentError, DataError, DtypeError
@@ -165,27 +169,28 @@ class Corpus:
         size = sum(source.size for source in sources)
         names = tuple(source.name for source in sources)
         small = size < in_memory_below or any(s.content is not None for s in sources)
-        in_place = as_bytes and len(sources) == 1 and not small
-        sweeps = (not as_bytes or separator is not None) + (not in_place)
+        sweeps = (not as_bytes or separator is not None) + 1
         tell = None if progress is None else _Counter(progress, size * sweeps)
 
         place = None
-        if folder is not None and not small and not in_place:
-            settings = None if vocabulary is None else vocabulary.to_dict()
-            key = disk.key(sources, v=settings, b=as_bytes, f=valid_fraction, s=separator)
-            place = folder / key
-            if (stored := disk.load(place)) is not None:
-                return cls._split(stored, valid_fraction, names)
+        if folder is not None and not small:
+            settings = {"b": as_bytes, "f": valid_fraction, "s": separator}
+            own = folder / disk.key(sources, v=None, **settings)
+            place = own
+            if vocabulary is not None:
+                place = folder / disk.key(sources, v=vocabulary.to_dict(), **settings)
+            # A run that goes on brings the vocabulary that was made of this very text.
+            for known in dict.fromkeys((own, place)):
+                stored = disk.load(known)
+                if stored is not None and vocabulary in (None, stored.vocabulary):
+                    return cls._split(stored, valid_fraction, names)
 
         found = survey(sources, as_bytes=as_bytes, separator=separator, block=block, tell=tell)
         border = _border(found.length, valid_fraction, "bytes" if as_bytes else "characters")
         if vocabulary is None:
             vocabulary = _vocabulary(found, border, as_bytes)
         blocks = encoded(sources, vocabulary, as_bytes=as_bytes, block=block, tell=tell)
-        if in_place:
-            tokens = np.asarray(np.memmap(sources[0].name, dtype=np.uint8, mode="r"))
-            stored = disk.Stored(tokens, found.starts, vocabulary, 0)
-        elif place is not None:
+        if place is not None:
             stored = disk.store(place, blocks, found.starts, vocabulary)
         else:
             stored = _kept(blocks, found, vocabulary)
@@ -215,8 +220,10 @@ class Corpus:
         for stream in (self.train, self.valid):
             for array in stream or ():
                 digest.update(f"{len(array)};".encode())
+                footprint = Footprint(array)
                 for begin in range(0, len(array), BLOCK):
                     digest.update(np.ascontiguousarray(array[begin : begin + BLOCK]).data)
+                    footprint.read(1, BLOCK * array.itemsize)
         return digest.hexdigest()
 
 

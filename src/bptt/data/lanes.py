@@ -23,6 +23,7 @@ from bptt.data.chunk import (
     check_state,
     check_stream,
 )
+from bptt.data.mapped import Footprint
 from bptt.errors import ArgumentError, DataError
 
 
@@ -87,6 +88,7 @@ class Lanes:
         self._inputs = stream[:used].reshape(self.batch, self.steps)[low:high]
         self._targets = stream[1 : used + 1].reshape(self.batch, self.steps)[low:high]
         self._begins = np.arange(low, high, dtype=np.int64) * self.steps
+        self._footprint = Footprint(stream)
         self._epoch = self._offset = 0
 
     def __len__(self) -> int:
@@ -116,7 +118,7 @@ class Lanes:
                 end,
             )
         )
-        return assemble(
+        chunk = assemble(
             self._inputs[:, begin:end].T,
             self._targets[:, begin:end].T,
             self._begins + begin,
@@ -124,6 +126,8 @@ class Lanes:
             position,
             fresh=begin == 0,
         )
+        self._footprint.read(len(self._begins), (end - begin) * self._inputs.itemsize)
+        return chunk
 
     def state(self) -> dict[str, Any]:
         """The position as JSON-safe numbers, with the sizes that it holds for.

@@ -25,6 +25,8 @@ from bptt.data.chunk import (
     check_state,
     check_stream,
 )
+from bptt.data.mapped import Footprint
+from bptt.data.memory import require
 from bptt.errors import ArgumentError, DataError
 
 SEEDS = 1 << 64
@@ -73,6 +75,11 @@ class RandomChunks:
         self._tokens, self._starts = check_stream(tokens, starts)
         self.batch, self.chunk = check_size("batch", batch), check_size("chunk", chunk)
         self.lane_range = check_lanes(lane_range, self.batch)
+        require(
+            2 * 8 * self.batch * (self.chunk + 1),
+            f"batch={self.batch} and chunk={self.chunk}",
+            "pass a smaller batch or chunk",
+        )
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
             raise ArgumentError("a whole number as seed", f"{seed!r:.40}", "pass an int")
         if not 0 <= seed < SEEDS:
@@ -85,6 +92,7 @@ class RandomChunks:
                 f"{len(self._tokens)} tokens",
                 "pass a smaller chunk, or a longer text",
             )
+        self._footprint = Footprint(self._tokens)
         self._drawn = 0
 
     def __len__(self) -> int:
@@ -113,6 +121,7 @@ class RandomChunks:
         begins = (raw % np.uint64(self._places)).astype(np.int64)
         self._drawn += 1
         window = self._tokens[begins + np.arange(self.chunk + 1)[:, None]]
+        self._footprint.read(high - low, self.chunk * self._tokens.itemsize)
         return assemble(window[:-1], window[1:], begins, self._starts, position, fresh=True)
 
     def state(self) -> dict[str, Any]:

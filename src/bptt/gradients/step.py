@@ -100,6 +100,9 @@ def check_call(carry: Carry, loss: Loss | None, inputs: Tensor, targets: Tensor,
             "one that still reaches into an earlier chunk",
             "pass step.carry, or bptt.carry.detach(carry)",
         )
+    for name, value in (("inputs", inputs), ("targets", targets)):
+        if not isinstance(value, Tensor):
+            raise DtypeError(f"{name} as a tensor", type(value).__name__, "convert them first")
     if inputs.dim() <= axis or targets.dim() <= axis or inputs.shape[axis] != targets.shape[axis]:
         raise ShapeError(
             "inputs and targets with the same number of time steps",

@@ -6,6 +6,7 @@ Every check a layer makes on its input stands here, so that the layers below dea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -118,6 +119,7 @@ def normalise(
                 "drop lengths=; the packed sequence holds its own",
             )
         _check_tensor(packed.data, input_size, weight, "input.data", dims=(2,), letters="NI")
+        _check_packed(packed)
         if keep_packed and reset is None and cut is None:
             sizes = packed.batch_sizes
             return Sequence(packed.data, None, None, None, packed, True, False, batch_sizes=sizes)
@@ -170,6 +172,34 @@ def normalise_tokens(
     reset = _check_mark("reset", reset, ids, batched, batch_first)
     cut = _check_mark("cut", cut, ids, batched, batch_first)
     return Sequence(embedding, lengths, reset, cut, None, batched, batch_first, ids)
+
+
+def _check_packed(packed: PackedSequence) -> None:
+    """Anybody can write a PackedSequence's batch_sizes, and torch's own unpacking believes them."""
+    sizes = packed.batch_sizes
+    if native.transformed() or torch.compiler.is_compiling():
+        return
+    if sizes.dim() != 1 or sizes.dtype != torch.int64 or not sizes.is_cpu or not sizes.numel():
+        raise ShapeError(
+            "batch_sizes (T,) of int64 on the CPU",
+            f"{sizes.dtype} of shape {tuple(sizes.shape)} on {sizes.device}",
+            "pass a PackedSequence made by torch's pack functions",
+        )
+    lanes = sizes.tolist()
+    falling = all(now >= later for now, later in pairwise(lanes))
+    if lanes[-1] < 1 or not falling or sum(lanes) != packed.data.shape[0]:
+        raise ShapeError(
+            f"batch_sizes that fall to 1 or more and sum to {packed.data.shape[0]} rows",
+            f"{lanes}"[:80],
+            "pass a PackedSequence made by torch's pack functions",
+        )
+    for order in (packed.sorted_indices, packed.unsorted_indices):
+        if order is not None and tuple(order.shape) != (lanes[0],):
+            raise ShapeError(
+                f"an order of {lanes[0]} lanes",
+                f"{tuple(order.shape)}",
+                "pass a PackedSequence made by torch's pack functions",
+            )
 
 
 def _time_major(value: Tensor, batched: bool, batch_first: bool) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor
 
+from bptt.errors import DeviceError, DtypeError, ShapeError
 from bptt.ops import eager, native
 from bptt.ops.backend import decide
 from bptt.ops.eager import State
@@ -41,7 +42,11 @@ def recur(
 
     Returns:
         ``y (T, B, H)`` and the final state, as ``state``.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError, BackendError: what does not fit, and what to do.
     """
+    _check(cell, x, state, weights, lengths, reset, cut, batch_sizes)
     options: dict[str, Any] = {"lengths": lengths, "reset": reset, "cut": cut, "reverse": reverse}
     options["batch_sizes"] = batch_sizes
     if decide(native.covers(cell, x, state, weights, batch_sizes=batch_sizes)):
@@ -99,3 +104,32 @@ def leaves_to_torch(
     """
     reason = native.covers(cell, x, state, weights, batch_sizes=batch_sizes)
     return not decide(reason) and not native.transformed()
+
+
+def _check(
+    cell: str,
+    x: Tensor,
+    state: State,
+    weights: tuple[Tensor | None, ...],
+    *marks: Tensor | None,
+) -> None:
+    """Raise where an argument is no tensor, there is no such state, or a weight lies elsewhere."""
+    if not (isinstance(state, (tuple, list)) and len(state) == (2 if cell == "LSTM" else 1)):
+        raise ShapeError(
+            "(h0, c0)" if cell == "LSTM" else f"(h0,) for {cell}",
+            f"a {type(state).__name__}",
+            "pass one state for each that the cell has",
+        )
+    if not (isinstance(weights, (tuple, list)) and len(weights) >= 4):
+        raise ShapeError("(w_ih, w_hh, b_ih, b_hh)", type(weights).__name__, "pass all four")
+    for tensor in (x, *state, *weights[:2]):
+        if not isinstance(tensor, Tensor):
+            raise DtypeError("tensors", type(tensor).__name__, "convert it first")
+    for optional in (*weights[2:], *marks):
+        if optional is not None and not isinstance(optional, Tensor):
+            raise DtypeError("tensors, or None", type(optional).__name__, "convert it first")
+    for other in (*state, *weights):
+        # torch multiplies a tensor by one on "meta" without a word, and the product is whatever lay
+        # in memory.
+        if other is not None and other.device != x.device:
+            raise DeviceError(f"all on {x.device}", f"a tensor on {other.device}", "move it")

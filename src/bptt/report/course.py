@@ -21,7 +21,7 @@ def series(records: Iterable[Record], name: str) -> tuple[np.ndarray, np.ndarray
         (array([1., 3.]), array([2. , 1.5]))
     """
     pairs = [(r.get("step"), r.get(name)) for r in records]
-    good = [(s, v) for s, v in pairs if _number(s) and _number(v)]
+    good = [(s, v) for s, v in pairs if number(s) and number(v)]
     array = np.array(good, dtype=float).reshape(-1, 2)
     return array[:, 0], array[:, 1]
 
@@ -31,21 +31,21 @@ def spectra(records: Iterable[Record]) -> list[tuple[float, np.ndarray, np.ndarr
     found = []
     for record in records:
         spectrum, step = record.get("spectrum"), record.get("step", 0)
-        if not isinstance(spectrum, Mapping) or not _number(step):
+        if not isinstance(spectrum, Mapping) or not number(step):
             continue
         at, bias = spectrum.get("truncations"), spectrum.get("bias")
         if not isinstance(at, list) or not isinstance(bias, list) or len(at) != len(bias):
             continue
-        if at and all(_number(k) and k >= 1 for k in at) and all(_number(b) for b in bias):
+        if at and all(number(k) and k >= 1 for k in at) and all(number(b) for b in bias):
             order = np.argsort(at)
             found.append((float(step), np.array(at, float)[order], np.array(bias, float)[order]))
     return found
 
 
-def _number(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
-    )
+def number(value: Any) -> bool:
+    """Whether a value of a line is a number that can be drawn: a finite one, and no True."""
+    kind = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return kind and bool(abs(value) < 1e300)
 
 
 def draw_loss(axes: Any, records: Sequence[Record]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bptt.report.advice import TOO_LONG, Advice
+from bptt.report.course import number
 from bptt.training.settings import Settings
 
 # The later half of a run: what happens while a start settles is no fault of the settings.
@@ -32,7 +33,7 @@ def health(records: Iterable[dict[str, Any]], settings: Settings) -> tuple[Advic
     """
     lines = list(records)
     lines = lines[int(len(lines) * SETTLED) :]
-    trained = [line for line in lines if "norm" in line]
+    trained = [line for line in lines if number(line.get("norm")) and number(line.get("clipped"))]
     if not trained:
         return ()
     return (*_clipping(trained, settings.clip), *_truncation(trained, settings))
@@ -57,11 +58,11 @@ def _clipping(lines: list[dict[str, Any]], clip: object) -> Iterable[Advice]:
 
 
 def _truncation(lines: list[dict[str, Any]], settings: Settings) -> Iterable[Advice]:
-    measured = [line for line in lines if "horizon" in line]
+    measured = [line for line in lines if number(line.get("horizon")) and _spectrum(line)]
     if not measured or settings.gradient != "truncated":
         return
     last = measured[-1]
-    grid, bias = last["spectrum"]["truncations"], last["spectrum"]["bias"]
+    spectrum = _spectrum(last)
     if last["horizon"] >= FILLED * settings.k:
         yield Advice(
             "k may be too short",
@@ -70,13 +71,26 @@ def _truncation(lines: list[dict[str, Any]], settings: Settings) -> Iterable[Adv
         )
         return
     near = settings.k
-    for k, share in zip(reversed(grid), reversed(bias), strict=True):
+    for k, share in reversed(spectrum):
         if share is None or share > 0.01:
             break
-        near = k
+        near = int(k)
     if settings.k > TOO_LONG * near:
         yield Advice(
             "k too long",
             f"Beyond {near} steps only 1 % of the gradient is left, and k = {settings.k}: a shorter k "
             "gives nearly the same gradient and more updates in the same text.",
         )
+
+
+def _spectrum(line: dict[str, Any]) -> list[tuple[float, float | None]]:
+    """(k, bias) of a line, ascending; empty where it carries none, or a broken one."""
+    spectrum = line.get("spectrum")
+    if not isinstance(spectrum, dict):
+        return []
+    grid, bias = spectrum.get("truncations"), spectrum.get("bias")
+    if not isinstance(grid, (list, tuple)) or not isinstance(bias, (list, tuple)):
+        return []
+    if len(grid) != len(bias) or not all(map(number, grid)):
+        return []
+    return list(zip(grid, bias, strict=True)) if all(b is None or number(b) for b in bias) else []

@@ -82,6 +82,8 @@ def write(path: str | os.PathLike[str], text: str) -> Path:
     target = Path(path)
     temporary = target.with_name(target.name + ".tmp")
     try:
+        if target.exists() and not target.is_file():
+            raise OSError(0, "not an ordinary file")  # renaming onto it would take its place
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, target)
     except OSError as error:

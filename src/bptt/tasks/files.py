@@ -15,10 +15,12 @@ def read_text(name: str, file: str, folder: str | Path | None) -> str:
     """A file that ``bptt data fetch NAME`` wrote; by default into ``data/NAME``."""
     path = (Path("data") / name if folder is None else Path(folder)) / file
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for, a device never ends
+            raise OSError(0, "not an ordinary file")
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # not UTF-8, or a NUL in the name
         raise DataError(
-            f"the data set {name!r} at {path}",
+            f"the data set {name!r} at {str(path)[:200]}",
             str(error.strerror if isinstance(error, OSError) else error),
             f"run: bptt data fetch {name}, or name its folder",
         ) from None
@@ -26,7 +28,10 @@ def read_text(name: str, file: str, folder: str | Path | None) -> str:
 
 def read_table(name: str, text: str, columns: int, header: bool = False) -> list[list[str]]:
     """The rows of a CSV file, all of the same width."""
-    rows = [row for row in csv.reader(text.splitlines()) if row][int(header) :]
+    try:
+        rows = [row for row in csv.reader(text.splitlines()) if row][int(header) :]
+    except csv.Error as error:
+        raise broken(name, "a table", str(error)) from None
     if not rows or any(len(row) != columns for row in rows):
         raise broken(name, f"{columns} columns a line", "another table")
     return rows
@@ -49,10 +54,12 @@ def read_ts(name: str, text: str) -> tuple[list[Tensor], Tensor]:
         *channels, label = line.split(":")
         try:
             values = [[float(v) for v in channel.split(",")] for channel in channels]
-            series.append(torch.tensor(values).T.contiguous())
+            series.append(torch.tensor(values).transpose(0, -1).contiguous())
         except (ValueError, IndexError) as error:
             raise broken(name, "numbers, as many in each channel", str(error)) from None
         names.append(label)
+    if not series or len({each.shape[1:] for each in series}) > 1 or series[0].dim() != 2:
+        raise broken(name, "series of as many channels each", "none, or others")
     classes = {label: place for place, label in enumerate(sorted(set(names)))}
     return series, torch.tensor([classes[label] for label in names])
 

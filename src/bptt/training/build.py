@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from bptt.data import Corpus, Lanes, RandomChunks, Stream
+from bptt.data import Corpus, Lanes, RandomChunks, Stream, memory
 from bptt.gradients import (
     Adaptive,
     Checkpointed,
@@ -23,9 +25,21 @@ from bptt.models import AttentionModel, CountModel, LanguageModel, WindowModel
 from bptt.remedies import hold_orthogonal, start_forget_bias, start_recurrent
 from bptt.training.settings import Settings
 
+_FLOAT, _TOKEN = 4, 8  # bytes of a weight, of a token in a chunk
+_LAYER = 4096  # bytes of Python that a layer takes at the least, however small its matrices
+
 
 def build_model(settings: Settings, vocabulary_size: int) -> nn.Module:
-    """The model that the settings name, freshly started from ``settings.seed``."""
+    """The model that the settings name, freshly started from ``settings.seed``.
+
+    Raises:
+        ArgumentError: its weights do not fit into memory.
+    """
+    memory.require(
+        _FLOAT * weights(settings, vocabulary_size) + _LAYER * (settings.layers or 1),
+        _named(settings, "hidden", "layers", "embedding", "context"),
+        "lower them",
+    )
     torch.manual_seed(settings.seed)
     if settings.model in ("bigram", "ngram"):
         return CountModel(
@@ -77,22 +91,67 @@ def build_estimator(settings: Settings) -> Estimator:
 
 
 def build_data(settings: Settings, stream: Stream) -> Lanes | RandomChunks:
-    """The chunks that training sees."""
+    """The chunks that training sees.
+
+    Raises:
+        ArgumentError: one does not fit into memory: B K numbers of input, target and every unit.
+        DataError: the text is too short for one.
+    """
     batch, chunk = settings.batch, settings.steps_per_update
+    memory.require(
+        batch * chunk * (2 * _TOKEN + _FLOAT * (settings.hidden or 1)),
+        _named(settings, "batch", "k", "chunk", "window", "hidden"),
+        "lower --batch, --k or --chunk",
+    )
     if settings.partition == "random":
         return RandomChunks(*stream, batch=batch, chunk=chunk, seed=settings.seed)
     return Lanes(*stream, batch=batch, chunk=chunk)
 
 
+# Who is told, as (bytes done, bytes in all), while a text is read; the command line sets it.
+reading: ContextVar[Callable[[int, int], None] | None] = ContextVar("reading", default=None)
+
+
 def open_corpus(settings: Settings, vocabulary=None) -> Corpus:
-    """Read the texts that the settings name."""
+    """Read the texts that the settings name; a large one is encoded into :func:`texts_folder`."""
     return Corpus.open(
         settings.files,
         bytes_mode=settings.bytes,
         vocabulary=vocabulary,
         valid_fraction=settings.valid_fraction,
         document_separator=settings.documents,
+        cache=texts_folder(settings),
+        progress=reading.get(),
     )
+
+
+def texts_folder(settings: Settings) -> Path:
+    """Where large texts lie encoded: beside the run, on the disk that was chosen for large files."""
+    return Path("runs/run" if settings.out is None else settings.out).parent / ".texts"
+
+
+def weights(settings: Settings, vocabulary_size: int) -> int:
+    """At least so many numbers has the model: those of its largest matrices, in every layer."""
+    V, L = vocabulary_size, settings.layers or 1
+    if settings.model == "recurrent":
+        H = settings.hidden or 192
+        E = settings.embedding or H
+        if settings.cell in ("mingru", "lru"):  # the state meets no matrix, the input does
+            return V * (E + H) + E * H + (L - 1) * H * H
+        return V * (E + H) + E * H + (2 * L - 1) * H * H
+    if settings.model == "window":
+        H, C = settings.hidden or 256, settings.context or 8
+        return V * (settings.embedding or 32) + C * (settings.embedding or 32) * H + (L - 1) * H * H
+    if settings.model == "attention":
+        W = settings.hidden or 96
+        return V * W + 4 * L * W * W + (settings.context or 64)
+    return V
+
+
+def _named(settings: Settings, *names: str) -> str:
+    """The options among these that have a value, as they are typed."""
+    given = ((name, getattr(settings, name)) for name in names)
+    return " ".join(f"--{name} {value}" for name, value in given if value is not None) or "a model"
 
 
 def _given(settings: Settings, *same: str, **renamed: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from bptt.data import Vocabulary
+from bptt.data.plain import check_plain
 from bptt.errors import BpttError, RunError
 from bptt.training import checkpoint as checkpoints
 from bptt.training import disk, lock, manifest
@@ -177,14 +178,27 @@ class RunFolder:
             raise self._unwritable(path, error) from None
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
-        """All lines of the metrics, up to the first broken one (an interrupted write)."""
+        """All lines of the metrics, up to the first broken one (an interrupted write).
+
+        Raises:
+            RunError: what stands there is not an ordinary file, or cannot be read.
+        """
         if not self.metrics.exists():
             return
-        with self.metrics.open(encoding="utf-8", errors="replace") as file:
+        try:
+            check_plain(self.metrics)
+            file = self.metrics.open(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise RunError(
+                f"metrics in {self.metrics}",
+                error.strerror or str(error),
+                "restore the file from a copy, or move it away",
+            ) from None
+        with file:
             for line in file:
                 try:
                     record = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     return
                 if not isinstance(record, dict):
                     return

@@ -9,6 +9,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -20,6 +21,8 @@ from bptt.forms import CLIPS, REGULARISERS, STARTS, Word, clip_form, parse_form,
 Gradient = Literal[
     "truncated", "full", "windowed", "checkpointed", "adaptive", "randomized", "forward"
 ]
+
+MOST_THREADS = 1024  # OpenMP ends the process where the system does not give it the threads
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,10 @@ class Settings:
             self._at_least(name, 1)
         for name in ("window", "states", "order", "eval_every", "log_every", "keep", "threads"):
             self._at_least(name, 1)
+        if self.threads is not None and self.threads > MOST_THREADS:
+            self._refuse("threads", f"at most {MOST_THREADS} threads", self.threads)
+        if self.out is not None and "\0" in self.out:
+            self._refuse("out", "a name that a folder can have", repr(self.out[:80]))
         for name in ("patience", "horizon_every", "seed", "weight_decay", "momentum"):
             self._at_least(name, 0)
         for name in ("lr", "minutes", "epochs"):
@@ -244,10 +251,15 @@ class Settings:
         raise ArgumentError(f"{expected} for {flag}", str(value), f"change {flag}")
 
 
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Settings)
+
+
 def _checked(name: str, value: Any, file: str) -> Any:
-    hint = get_type_hints(Settings).get(name)
+    hint = _hints().get(name)
     if hint is None:
-        raise RunError(f"known settings in {file}", repr(name), "remove that line")
+        raise RunError(f"known settings in {file}", f"{name!r:.200}", "remove that line")
     if name == "files":
         fits = isinstance(value, list) and all(isinstance(item, str) for item in value)
     elif get_origin(hint) is Literal:
@@ -256,9 +268,10 @@ def _checked(name: str, value: Any, file: str) -> Any:
         kinds = get_args(hint) or (hint,)
         # By exact type, because True is an int; but 1 may stand for 1.0.
         fits = type(value) in kinds or (type(value) is int and float in kinds)
+        fits = fits and not (type(value) is int and abs(value) >= 2**63)  # as TOML itself has it
     if not fits:
         kind = getattr(hint, "__name__", str(hint).replace("typing.", ""))
-        raise RunError(f"{name} in {file} as {kind}", repr(value), "mend that line")
+        raise RunError(f"{name} in {file} as {kind}", f"{value!r:.200}", "mend that line")
     return value
 
 

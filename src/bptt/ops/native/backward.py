@@ -10,6 +10,8 @@ from bptt.ops.native.call import (
     GRU,
     Sizes,
     check,
+    check_backward,
+    check_values,
     dense,
     function,
     hand_on,
@@ -49,12 +51,14 @@ def backward(
         counts,
     )  # fmt: skip
     T, B, H, width = sizes.T, sizes.B, sizes.H, sizes.width
-    need_x, need_h0, need_c0, need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs
     lengths, reset, cut, tokens_ = dense(lengths), dense(reset), dense(cut), dense(tokens)
     starts = None
     if counts is not None:
         lengths, starts = unpack_sizes(sizes, counts)
+    check_backward(sizes, w_hh, dy, dh_n, dc_n, y, saved, needs)
+    need_x, need_h0, need_c0, need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs
     problem = sizes.problem(lengths, reset, cut, reverse, starts)
+    check_values(problem, sizes, lengths, tokens_, x.shape[0])
 
     def room(wanted: bool, *shape: int) -> Tensor:
         return w_hh.new_empty(shape if wanted else 0)
@@ -63,10 +67,10 @@ def backward(
     dh0, dc0 = room(need_h0, B, H), room(need_c0, B, H)
     db = room(need_b_ih or need_b_hh, DZ[cell] * H)
     norms = room(record, T, B)
-    if dy is not None and H > 1 and dy.stride(-1) != 1:
-        dy = dy.contiguous()
-    dh_n, dc_n, h0, c0, w_hh = dense(dh_n), dense(dc_n), dense(h0), dense(c0), w_hh.contiguous()
-    y_rows = sizes.flat(y)
+    if dy is not None and (dy.is_neg() or (H > 1 and dy.stride(-1) != 1)):
+        dy = dense(dy)
+    dh_n, dc_n, h0, c0, w_hh = dense(dh_n), dense(dc_n), dense(h0), dense(c0), dense(w_hh)
+    y_rows, saved = dense(sizes.flat(y)), dense(saved)
     # dh0 is what makes the last product of the chain; only LSTM's c0 comes without it.
     work = torch.empty(function("workspace", w_hh.dtype)(cell, problem, True), dtype=torch.uint8)
     function("backward", w_hh.dtype)(

@@ -7,6 +7,7 @@ shape, and the values of lengths and tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -124,6 +125,8 @@ def check(
     """Raise unless the kernels can run on exactly these tensors; return the call's sizes."""
     if not 0 <= cell < len(CELLS):
         raise ArgumentError(f"a cell number 0..{len(CELLS) - 1}", str(cell), "use bptt.ops.recur")
+    if x is None or w_hh is None:  # the dispatcher lets None pass for a tensor
+        raise DtypeError("x and w_hh as tensors", "None", "pass both")
     if w_hh.dtype not in (torch.float32, torch.float64):
         raise DtypeError("float32 or float64", str(w_hh.dtype), "convert, or use the eager backend")
     for tensor in (x, h0, c0, w_ih, w_hh, b_ih, b_hh, norms):
@@ -246,6 +249,46 @@ def hand_on(lengths: Tensor | None, *pairs: tuple[Tensor | None, Tensor]) -> Non
             target[empty] = 0 if source is None else source[empty]
 
 
+@overload
+def dense(tensor: Tensor) -> Tensor: ...
+@overload
+def dense(tensor: None) -> None: ...
+@overload
+def dense(tensor: Tensor | None) -> Tensor | None: ...
 def dense(tensor: Tensor | None) -> Tensor | None:
-    """The tensor, contiguous."""
-    return None if tensor is None else tensor.contiguous()
+    """The tensor as its address shows it: contiguous, and no view that only promises to negate."""
+    if tensor is None:
+        return None
+    return (tensor.resolve_neg() if tensor.is_neg() else tensor).contiguous()
+
+
+def check_backward(
+    sizes: Sizes,
+    w_hh: Tensor,
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+    y: Tensor,
+    saved: Tensor,
+    needs: list[bool],
+) -> None:
+    """Raise unless what goes back fits what went forward. Autograd hands on what fits; others may not."""
+    H = sizes.H
+    if not isinstance(y, Tensor) or not isinstance(saved, Tensor):
+        raise DtypeError("y and saved", "None", "pass what the forward operator returned")
+    for tensor in (dy, dh_n, dc_n, y, saved):
+        if tensor is not None and (tensor.dtype != w_hh.dtype or tensor.device.type != "cpu"):
+            raise DtypeError(
+                f"{w_hh.dtype} on the CPU like w_hh",
+                f"{tensor.dtype} on {tensor.device}",
+                "pass what the forward operator returned",
+            )
+    rows = (sizes.T, sizes.B) if sizes.packed is None else (sizes.packed,)
+    _shape("dy", dy, *rows, H)
+    _shape("y", y, *rows, H)
+    _shape("saved", saved, sizes.rows, SAVED[sizes.cell] * H)
+    _shape("dh_n", dh_n, sizes.B, H)
+    if sizes.cell == LSTM:  # others have no cell state, and nobody looks at what stands here
+        _shape("dc_n", dc_n, sizes.B, H)
+    if len(needs) != 7:
+        raise ArgumentError("7 needs", f"{len(needs)}", "say of each input whether it is needed")

@@ -1,12 +1,19 @@
-"""The compiled extension ``bptt._native``: loaded if it is there, and if not, why not."""
+"""The compiled extension ``bptt._native``: loaded if it is there, and if not, why not.
+
+Limits: a process that was forked runs torch and the kernels in one thread. GNU OpenMP, which both
+use, keeps its threads in a pool that a fork does not copy, and the first parallel loop of the child
+would wait for them for ever. torch's own data workers are set to one thread for the same reason. A
+program whose parent never computed may call ``torch.set_num_threads`` in the child.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 # torch first: the extension then shares torch's OpenMP runtime and its pool of threads.
-import torch  # noqa: F401
+import torch
 
 _MODULE = "bptt._native"
 
@@ -19,6 +26,9 @@ def _load() -> tuple[Any, str | None]:
 
 
 extension, missing = _load()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def isa() -> str | None:

@@ -54,7 +54,8 @@ def forward(
     keep = SAVED[cell] * H if save else 0
     saved = x.new_empty(sizes.rows, keep)
     if w_ih is None:
-        xp, ldx = (x.contiguous() if tokens is not None else sizes.flat(x)), width
+        # Contiguous: rows of an expanded x are a view that lies in one place.
+        xp, ldx = dense(x if tokens is not None else sizes.flat(x)), width
     else:
         # The product is written where the kernel will leave what it saves (RNN: the output), so
         # that each row is fetched once.
@@ -66,7 +67,7 @@ def forward(
         torch.mm(sizes.flat(x), w_ih.t(), out=xp)
     h_n = x.new_empty(B, H)
     c_n = x.new_empty((B, H) if cell == LSTM else 0)
-    h0, c0, w_hh, b_ih, b_hh = dense(h0), dense(c0), w_hh.contiguous(), dense(b_ih), dense(b_hh)
+    h0, c0, w_hh, b_ih, b_hh = dense(h0), dense(c0), dense(w_hh), dense(b_ih), dense(b_hh)
     work = torch.empty(function("workspace", w_hh.dtype)(cell, problem, False), dtype=torch.uint8)
     function("forward", w_hh.dtype)(
         cell, problem, xp.data_ptr(), ldx, pointer(tokens_), pointer(b_ih), pointer(b_hh),

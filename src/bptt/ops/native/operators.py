@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from bptt.errors import ArgumentError
+from bptt.errors import ArgumentError, DeviceError
 from bptt.ops import eager
 from bptt.ops.native.backward import backward
 from bptt.ops.native.call import CELLS, GATES, LSTM, SAVED
@@ -60,6 +60,7 @@ def _recur_fake(
     save,
     batch_sizes,
 ):
+    _one_device(x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, norms)
     H = w_hh.shape[1]
     keep = SAVED[cell] * H if save else 0
     if batch_sizes is not None:
@@ -77,6 +78,7 @@ def _recur_backward_fake(
     cell, dy, dh_n, dc_n, x, tokens, h0, c0, w_ih, w_hh, lengths, reset, cut, reverse, batch_major,
     y, saved, needs, record, batch_sizes,
 ):  # fmt: skip
+    _one_device(x, tokens, h0, c0, w_ih, w_hh, lengths, reset, cut, dy, dh_n, dc_n, y, saved)
     if batch_sizes is not None:
         T, B = batch_sizes.shape[0], h0.shape[0]
     else:
@@ -102,6 +104,14 @@ def _recur_backward_fake(
         room(needs[6], width),
         room(record, T, B),
     )
+
+
+def _one_device(x: Tensor, *others: Tensor | None) -> None:
+    # One argument on "meta" is enough for torch to call the fake operator, and what it made for the
+    # others' device would be memory that nobody wrote to.
+    for other in others:
+        if other is not None and other.device != x.device:
+            raise DeviceError(f"all on {x.device}", f"a tensor on {other.device}", "move it")
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
