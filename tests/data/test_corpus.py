@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bptt.data import ByteVocabulary, CharVocabulary, Corpus, default_text
 from bptt.errors import ArgumentError, DataError, DtypeError
-from children import PYTHON
+from processes import interpreter
 
 # A machine under load, or the first use of its tables of characters, is no fault of the code.
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -296,7 +296,7 @@ Corpus.open(sys.argv[1], cache=sys.argv[2], in_memory_below=0, block=5, progress
 def test_what_a_killed_process_left_is_removed_and_what_a_live_one_writes_is_not(tmp_path):
     cache = tmp_path / "cache"
     (path,) = write(tmp_path, "one two three, and so on to a hundred and one")
-    done = subprocess.run([*PYTHON, "-c", KILLED, str(path), str(cache)], check=False)
+    done = subprocess.run([*interpreter(), "-c", KILLED, str(path), str(cache)], check=False)
     assert done.returncode == -9
     (left,) = cache.iterdir()
     assert left.name.startswith(".")

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from children import PYTHON
+from processes import interpreter
 
 MEGABYTE = 1 << 20
 
@@ -43,7 +43,7 @@ def test_memory_stays_flat(tmp_path, mode):
     size = path.stat().st_size
     assert size > 99 * MEGABYTE
     done = subprocess.run(
-        [*PYTHON, "-c", PROGRAM, str(path), str(tmp_path / "cache"), mode],
+        [*interpreter(), "-c", PROGRAM, str(path), str(tmp_path / "cache"), mode],
         capture_output=True,
         text=True,
         check=True,

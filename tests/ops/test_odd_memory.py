@@ -15,8 +15,8 @@ import bptt
 from bptt import ops
 from bptt.errors import BpttError, DeviceError, ShapeError
 from bptt.ops import native
-from children import PYTHON
 from compare import assert_close
+from processes import interpreter
 
 needs_kernels = pytest.mark.skipif(native.missing is not None, reason="no compiled kernels")
 T, B, H = 5, 3, 4
@@ -178,7 +178,7 @@ print("done")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_does_not_wait_for_threads_it_does_not_have():
     done = subprocess.run(
-        [*PYTHON, "-W", "ignore", "-c", FORKED], capture_output=True, text=True, timeout=60,
+        [*interpreter(), "-W", "ignore", "-c", FORKED], capture_output=True, text=True, timeout=60,
         check=False, env={**os.environ, "OMP_NUM_THREADS": "2"},
     )  # fmt: skip
     assert done.stdout.strip() == "done", done.stderr[-2000:]

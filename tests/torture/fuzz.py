@@ -41,6 +41,7 @@ from bptt.models import LanguageModel
 from bptt.report.course import series, spectra
 from bptt.report.health import health
 from bptt.training import checkpoint as checkpoints
+from bptt.training import manifest
 from bptt.training.checkpoint import Checkpoint
 from bptt.training.loop import train
 from bptt.training.run_folder import RunFolder
@@ -156,6 +157,9 @@ def run_folder(random: Random, folder: Path) -> None:
     (run / "vocabulary.json").write_bytes(
         mutate(random, written(CharVocabulary.from_text(TEXT).to_dict()))
     )
+    # Behind the checksums, as a file would be that somebody wrote by hand and sealed.
+    names = ("config.toml", "vocabulary.json")
+    (run / manifest.NAME).write_bytes(manifest.seal({n: (run / n).read_bytes() for n in names}))
     opened = RunFolder.open(run)
     with contextlib.suppress(BpttError):
         opened.read_settings()
@@ -189,16 +193,21 @@ def checkpoint(random: Random, folder: Path) -> None:
         place.mkdir()
         checkpoints.save(place, SAVED)
     files = sorted(path for path in (place / "step-3").iterdir() if path.is_file())
+    kept = {path: path.read_bytes() for path in files}
     file = random.choice(files)
-    content = file.read_bytes()
+    content = kept[file]
     try:
         if file.suffix == ".json" and random.random() < 0.5:
             file.write_bytes(written(mutate_document(random, json.loads(content))))
         else:
             file.write_bytes(mutate(random, content))
+        if file.name != manifest.NAME and random.random() < 0.7:  # past the checksums
+            inside = {p.name: p.read_bytes() for p in files if p.name != manifest.NAME}
+            (place / "step-3" / manifest.NAME).write_bytes(manifest.seal(inside, step=3))
         random.choice((checkpoints.newest, checkpoints.best))(place)
     finally:
-        file.write_bytes(content)
+        for path, data in kept.items():
+            path.write_bytes(data)
 
 
 @reader(30)

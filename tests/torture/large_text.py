@@ -17,7 +17,7 @@ from pathlib import Path
 import tyro
 
 from bptt.data import default_text
-from children import PYTHON
+from processes import interpreter
 
 LANES = 256
 PROGRAM = """
@@ -77,7 +77,7 @@ def measured(folder: Path, size: int, *, steps: int, **options: object) -> Found
     # What is held out is scored whole at the end, in one lane: 40 kB of 4 GB are enough here.
     settings = {"partition": "random", "batch": LANES, "k": 16, "valid_fraction": 1e-5}
     settings |= {"steps": steps, "eval_every": steps, "lr": 1e-3, **options}
-    command = [*PYTHON, "-c", PROGRAM, str(folder), json.dumps(settings)]
+    command = [*interpreter(), "-c", PROGRAM, str(folder), json.dumps(settings)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)

@@ -28,7 +28,7 @@ from bptt import ops
 from bptt.errors import BpttError
 from bptt.gradients import Full, Truncated
 from bptt.models import LanguageModel
-from children import PYTHON
+from processes import interpreter, same_path
 
 # What torch itself and we raise on purpose; anything else is an accident.
 HONEST = (BpttError, TypeError, ValueError, RuntimeError, IndexError, NotImplementedError)
@@ -379,7 +379,8 @@ def torture(count: int = 10_000, seed: int = 0) -> str:
     with tempfile.TemporaryDirectory() as folder:
         note = Path(folder) / "number"
         done = subprocess.run(
-            [*PYTHON, "-X", "faulthandler", "-c", CRASH, str(seed), str(count), str(note)],
+            [*interpreter(), "-X", "faulthandler", "-c", CRASH, str(seed), str(count), str(note)],
+            env=same_path(),
             capture_output=True,
             text=True,
             check=False,
