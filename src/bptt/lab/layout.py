@@ -30,10 +30,11 @@ def head(slug: str) -> Any:
     )
 
 
-def controls(**elements: Any) -> Any:
+def controls(title: str = "", /, **elements: Any) -> Any:
     """Sliders and their like side by side; under each other on a phone.
 
     Args:
+        title: of a group of many small ones, which stand closer.
         elements: marimo's, by name; a test finds one as ``[data-control="NAME"]``.
     """
     cells = "".join(
@@ -41,6 +42,8 @@ def controls(**elements: Any) -> Any:
         f'data-control="{escape(name)}">{element.text}</div>'
         for name, element in elements.items()
     )
+    if title:
+        return _html(f'<h2 class="group">{escape(title)}</h2><div class="controls small">{cells}</div>')
     return _html(f'<div class="controls">{cells}</div>')
 
 

@@ -5,6 +5,7 @@ The network is :mod:`bptt.reference.language`, NumPy float64, whose letters the 
 
 from __future__ import annotations
 
+import math
 import string
 from dataclasses import dataclass
 from functools import reduce
@@ -165,7 +166,7 @@ def place(found: Unrolled, position: int) -> tuple[int, bool]:
     return (2 * T + 1 - position, True) if position > T else (position, False)
 
 
-WIDTH, ROW, TOP, CELL = 440, 78, 8, 25
+WIDTH, ROW, TOP, CELL = 440, 84, 8, 25
 CELLS = (66, 336)  # where the cells of a state begin and end
 
 
@@ -184,9 +185,9 @@ def draw(found: Unrolled, position: int) -> str:
         f'fill="{paint(color)}" opacity="0.5"/></svg>{name}</li>'
         for name, color in (
             ("state above 0", "blue"),
-            ("below 0", "orange"),
+            ("state below 0", "orange"),
             ("gradient above 0", "green"),
-            ("below 0", "purple"),
+            ("gradient below 0", "purple"),
         )
     )
     return (
@@ -206,7 +207,7 @@ def _row(found: Unrolled, k: int, now: int, back: bool) -> str:
     parts = []
     if k == now:
         parts.append(
-            f'<rect x="2" y="{top - 6}" width="{WIDTH - 4}" height="{2 * CELL + 12}" rx="8" '
+            f'<rect x="2" y="{top - 5}" width="{WIDTH - 4}" height="{2 * CELL + 11}" rx="8" '
             f'fill="none" stroke="var(--ink)" stroke-width="1.5"/>'
         )
     word = found.word
@@ -248,13 +249,13 @@ def _row(found: Unrolled, k: int, now: int, back: bool) -> str:
         f'<text x="{CELLS[0] - 8}" y="{under + CELL / 2 + 4.5}" text-anchor="end">δ</text>'
     )
     if k < found.steps:
-        low, high = under + CELL + 3, top + ROW - 3
+        low, high = under + CELL + 7, top + ROW - 7
         lit = k + 1 == now and not back
         gone = back or k + 1 <= now
-        parts.append(_link(low, high, 150, "W", "blue", lit, gone))
+        parts.append(_link(low, high, 150, "Wₕ", "blue", lit, gone))
         lit = back and k == now and k < found.follow
         gone = back and now <= k < found.follow
-        parts.append(_link(high, low, 250, "Wᵀ", "green", lit, gone))
+        parts.append(_link(high, low, 250, "Wₕᵀ", "green", lit, gone))
     return "".join(parts)
 
 
@@ -322,7 +323,9 @@ def draw_sizes(found: Unrolled, position: int) -> str:
     """‖δ_k‖ by step."""
     now, back = place(found, position)
     steps = list(range(1, found.follow + 1))
-    parts: list[Line | Mark] = [Line("", steps, found.sizes[: found.follow], "green", dots=True)]
+    reached = found.sizes[: found.follow]
+    top = 1.01 * max(reached)
+    parts: list[Line | Mark] = [Line("", steps, reached, "green", dots=True)]
     if back:
         parts.append(Mark(f"step {now}", x=now))
     return chart(
@@ -331,8 +334,9 @@ def draw_sizes(found: Unrolled, position: int) -> str:
         x="step k",
         y="‖δₖ‖",
         log=True,
-        xlim=(1, found.steps),
-        caption="Each step back multiplies by W_hᵀ and by the slopes of tanh.",
+        xlim=(0.8, found.steps + 0.2),
+        ylim=(10.0 ** math.floor(math.log10(min(reached))), 10.0 ** math.ceil(math.log10(top))),
+        caption="Each step back multiplies by Wₕᵀ and by the slopes of tanh.",
     )
 
 
@@ -416,7 +420,7 @@ def summary(found: Unrolled, position: int) -> dict[str, str]:
         **where,
         f"‖δ‖ at step {now}": number(size),
         f"of its size at step {found.follow}": percent(size / first),
-        "‖its term of dW‖": number(float(np.linalg.norm(found.pairs[now - 1].dw_h))),
+        "‖its term of dWₕ‖": number(float(np.linalg.norm(found.pairs[now - 1].dw_h))),
     }
 
 
@@ -428,7 +432,7 @@ def tell(found: Unrolled, position: int) -> tuple[str, ...]:
         before = "a state of zeros" if now == 1 else f"the state of step {now - 1}"
         first = (
             f"Step {now} mixes the letter “{found.word[now - 1]}” with {before} and predicts the "
-            f"next letter, “{found.word[now]}”. The same W is used at every step."
+            f"next letter, “{found.word[now]}”. The same weights are used at every step."
         )
         if now == found.steps:
             first += " The word is read. Move on: the gradient comes back."
@@ -437,14 +441,14 @@ def tell(found: Unrolled, position: int) -> tuple[str, ...]:
     elif now == t:
         first = (
             f"The gradient of loss {t} begins here: predicted probabilities minus the letter that "
-            "came, taken back through W_y and the slope of tanh."
+            "came, taken back through the output weights and the slope of tanh."
         )
     else:
         share = percent(found.sizes[now - 1] / found.sizes[t - 1])
         apart = t - now
         first = (
             f"{apart} step{'s' * (apart > 1)} back {share} of δ is left. That much of loss {t} can "
-            f"still teach W what to do with “{found.word[now - 1]}”."
+            f"still teach Wₕ what to do with “{found.word[now - 1]}”."
         )
     return (
         first,

@@ -25,7 +25,7 @@ def _():
     text = mo.ui.text(lab.DEFAULT, label="Your word", full_width=True)
     hidden = mo.ui.slider(1, 6, 1, value=4, label="Units H", show_value=True, full_width=True)
     radius = mo.ui.slider(
-        0.1, 1.6, 0.1, value=0.9, label="Spectral radius ρ of W", show_value=True, full_width=True
+        0.1, 1.6, 0.1, value=0.9, label="Spectral radius ρ of Wₕ", show_value=True, full_width=True
     )
     return hidden, radius, text
 
