@@ -2,7 +2,7 @@
 
     z_t = w_x x_t + W h_{t−1}      h_t = tanh z_t      o_t = w_y · h_t      L = Σ ½ (o_t − y_t)²
 
-Forward and backward are :mod:`bptt.reference.rnn`, NumPy float64; the other side is torch.nn.RNN, float64.
+Forward and backward are :mod:`bptt.reference.rnn`; the other side is torch.nn.RNN; both float64.
 """
 
 from __future__ import annotations
@@ -156,7 +156,9 @@ def by_hand(
 
 def _autograd(w: Array, w_x: Array, w_y: Array, x: Array, y: Array, counts: Array) -> tuple:
     """The gradients of the same loss by torch's own layer; its random start is skipped."""
-    layer = torch.nn.utils.skip_init(torch.nn.RNN, 1, H, bias=False, dtype=torch.float64)
+    layer = torch.nn.RNN(1, H, bias=False, dtype=torch.float64, device="meta").to_empty(
+        device="cpu"
+    )
     out = torch.tensor(w_y, dtype=torch.float64, requires_grad=True)
     with torch.no_grad():
         layer.weight_ih_l0.copy_(torch.from_numpy(w_x).reshape(H, 1))
@@ -242,9 +244,7 @@ def check(found: ByHand, digits: int) -> str:
         f"<td>{number(abs(a - b), 2)}</td></tr>"
         for name, a, b in zip(names, mine.tolist(), its.tolist(), strict=True)
     ]
-    head = "".join(
-        f'<th scope="col">{word}</th>' for word in ("by hand", "autograd", "difference")
-    )
+    head = "".join(f'<th scope="col">{word}</th>' for word in ("by hand", "autograd", "difference"))
     return _table("Beside torch's autograd", f"<tr><td></td>{head}</tr>", rows)
 
 
@@ -274,9 +274,7 @@ def written(found: ByHand, step: int, digits: int) -> str:
         )
         for i in range(H)
     ]
-    forward += [
-        line(f"h{s}[{i + 1}]", f"tanh {n(found.z[t, i])}", found.h[t, i]) for i in range(H)
-    ]
+    forward += [line(f"h{s}[{i + 1}]", f"tanh {n(found.z[t, i])}", found.h[t, i]) for i in range(H)]
     h = found.h[t]
     forward.append(
         line(f"o{s}", f"{p(found.w_y[0])}·{n(h[0])} + {p(found.w_y[1])}·{n(h[1])}", found.o[t])
@@ -328,9 +326,7 @@ def tell(found: ByHand, digits: int) -> tuple[str, ...]:
         f"By hand and autograd differ by at most {difference}; float64 rounds at about 2·10⁻¹⁶ of a "
         "number. They are two programs: the reference in NumPy, and torch.nn.RNN."
     )
-    rule = (
-        f"Every number is computed in full and rounded by itself, to {digits} digits after the point."
-    )
+    rule = f"Every number is computed in full and rounded by itself, to {digits} digits after the point."
     if not apart:
         rule += " Here the rounded terms of dW add up to the rounded sums exactly."
     else:

@@ -43,7 +43,9 @@ def controls(title: str = "", /, **elements: Any) -> Any:
         for name, element in elements.items()
     )
     if title:
-        return _html(f'<h2 class="group">{escape(title)}</h2><div class="controls small">{cells}</div>')
+        return _html(
+            f'<h2 class="group">{escape(title)}</h2><div class="controls small">{cells}</div>'
+        )
     return _html(f'<div class="controls">{cells}</div>')
 
 
