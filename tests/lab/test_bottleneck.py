@@ -44,7 +44,7 @@ def test_a_short_radius_forgets_sooner():
 def test_attention_keeps_everything_at_a_price(width, lags):
     found = bottleneck(4, 0.9, lags, width=width)
     # Two symbols, two keys and values apart: a line through them is exact but for the ridge of 1e-6.
-    assert min(found.attended) > 0.999
+    assert found.attended > 1 - 1e-5
     assert found.kept == 2 * lags * width
 
 
@@ -58,7 +58,7 @@ def test_the_price_is_the_size_of_what_the_model_hands_on():
 @pytest.mark.parametrize("lags", [10, 50])
 @pytest.mark.parametrize("radius", [0.1, 1.2])
 @pytest.mark.parametrize("size", [0.01, 3])
-@pytest.mark.parametrize("hidden", [1, 48])
+@pytest.mark.parametrize("hidden", [1, 32])
 def test_the_ends_of_the_sliders_can_be_drawn(hidden, size, radius, lags):
     found = bottleneck(hidden, radius, lags, size, "Gaussian", 4)
     assert "nan" not in draw_recall(found) + draw_memory(found) + " ".join(tell(found))
@@ -78,7 +78,7 @@ def test_a_slider_is_answered_in_time():
     taken = []
     for seed in range(5):
         begin = time.perf_counter()
-        found = bottleneck(48, 0.95, 50, 0.1, "orthogonal", 32, seed=seed)
+        found = bottleneck(32, 0.95, 50, 0.1, "orthogonal", 32, seed=seed)
         draw_recall(found), draw_memory(found), tell(found)
         taken.append(time.perf_counter() - begin)
     assert statistics.median(taken) < ANSWER

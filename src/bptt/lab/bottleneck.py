@@ -22,9 +22,9 @@ from bptt.report.numbers import thousands
 
 Start = Literal["orthogonal", "Gaussian"]
 
-# As many as answer in time; the readout of 48 units is fitted on 800 bits.
+# As many as answer in time; the readout of 32 units is fitted on 800 bits.
 RECORDED, LANES = 400, 4
-SAMPLES = 64
+SAMPLES = 32
 # What counts as still known: half of the bit's variance.
 KNOWN = 0.5
 
@@ -38,14 +38,15 @@ class Bottleneck:
         width: d, features a token has in attention.
         recalled: share of the variance of the bit of k steps ago that is read back from the state,
             k = 0 … T-1.
-        attended: the same from the key and value that attention keeps of that step.
+        attended: the same from what attention keeps, its key and value of that step, over all k
+            together: one map serves every k.
         kept: numbers attention keeps after T tokens, as counted in its carry.
     """
 
     hidden: int
     width: int
     recalled: list[float]
-    attended: list[float]
+    attended: float
     kept: int
 
     @property
@@ -88,12 +89,12 @@ def bottleneck(
         width: d, of one attention layer of one head; even, from 4.
         seed: of weights and bits.
 
-    Cost: T ridge regressions of H unknowns on 800 bits, and of 2 d on 32.
+    Cost: T ridge regressions of H unknowns on 800 bits, and one of 2 d.
 
     Example:
         >>> found = bottleneck(hidden=8, lags=20)
-        >>> found.total <= 8, round(sum(found.attended), 3), found.kept
-        (True, 20.0, 320)
+        >>> found.total <= 8, round(found.attended, 3), found.kept
+        (True, 1.0, 320)
 
     Source: H. Jaeger, 2001, Short term memory in echo state networks: independent inputs can be read
     back from H numbers by linear maps H times in all, at most.
@@ -120,7 +121,7 @@ def _signs(bits: Tensor) -> Tensor:
 
 def _attention(
     width: int, lags: int, generator: torch.Generator, asked: Recurrence
-) -> tuple[list[float], int]:
+) -> tuple[float, int]:
     """Recall from the keys and values of T tokens, and how many numbers they are for one text."""
     model = AttentionModel(2, width=width, heads=1, layers=1, context=lags + 1).double()
     for parameter in model.parameters():
@@ -131,29 +132,29 @@ def _attention(
     bits = torch.randint(0, 2, (lags, SAMPLES), generator=generator)
     with torch.no_grad():
         _, carry = model(bits)
-    # (T, samples, 2 d): what is kept of each token, oldest first.
-    kept = torch.cat((carry.keys[0, :, 0], carry.values[0, :, 0]), -1).transpose(0, 1)
-    unlinked = torch.zeros(SAMPLES, 1, dtype=torch.bool)
-    attended = []
-    for lag in range(lags):
-        # Each text is a step of its own: the probe's link is False everywhere, its lag 0.
-        slot = kept[lags - 1 - lag].unsqueeze(1)
-        x = _signs(bits[lags - 1 - lag]).unsqueeze(1)
-        # The probe reads inputs, states and links; the recurrence's other parts it does not touch.
-        one = replace(asked, name="attention", inputs=(x,), after=(slot,), link=unlinked)
-        attended.append(float(capacity(one, 1).explained[0]))
-    return attended, (carry.keys.numel() + carry.values.numel()) // SAMPLES
+    # (samples, T, 2 d): what is kept of each token. A text is a step of its own here, so link is False
+    # everywhere, and a token a lane. The probe does not touch the recurrence's other parts.
+    kept = torch.cat((carry.keys[0, :, 0], carry.values[0, :, 0]), -1)
+    slots = replace(
+        asked,
+        name="attention",
+        inputs=(_signs(bits.t()),),
+        after=(kept,),
+        link=torch.zeros(SAMPLES, lags, dtype=torch.bool),
+    )
+    numbers = (carry.keys.numel() + carry.values.numel()) // SAMPLES
+    return float(capacity(slots, 1).explained[0]), numbers
 
 
 def draw_recall(found: Bottleneck) -> str:
     """Recall by lag."""
     lags = list(range(found.lags))
     parts: list[Line | Mark] = [
-        Line("attention", lags, found.attended, "orange", "dashed"),
+        Line("attention", lags, [found.attended] * len(lags), "orange", "dashed"),
         Line(f"state of {found.hidden} numbers", lags, found.recalled, dots=True),
     ]
     if found.hidden < found.lags:
-        parts.append(Mark("H", x=found.hidden))
+        parts.append(Mark("k = H", x=found.hidden))
     return chart(
         "What can be read back",
         parts,
@@ -193,7 +194,7 @@ def tell(found: Bottleneck) -> tuple[str, ...]:
     share = found.total / H
     first = (
         f"The state of {H} number{'s' * (H > 1)} holds {number(found.total)} steps' worth of bits out of "
-        f"{T}; more than H = {H} no linear readout can find, whatever the network. "
+        f"{T}; no linear readout finds more than H, {H}, in any network. "
     )
     if share > 0.8:
         first += "That is nearly all there is room for."

@@ -43,8 +43,10 @@ def controls(title: str = "", /, **elements: Any) -> Any:
         for name, element in elements.items()
     )
     if title:
+        columns = 4 if len(elements) % 4 == 0 else 3
         return _html(
-            f'<h2 class="group">{escape(title)}</h2><div class="controls small">{cells}</div>'
+            f'<h2 class="group">{escape(title)}</h2>'
+            f'<div class="controls small by{columns}">{cells}</div>'
         )
     return _html(f'<div class="controls">{cells}</div>')
 

@@ -167,7 +167,7 @@ def place(found: Unrolled, position: int) -> tuple[int, bool]:
 
 
 WIDTH, ROW, TOP, CELL = 440, 84, 8, 25
-CELLS = (66, 336)  # where the cells of a state begin and end
+CELLS = (62, 352)  # where the cells of a state begin and end
 
 
 def draw(found: Unrolled, position: int) -> str:
@@ -214,7 +214,7 @@ def _row(found: Unrolled, k: int, now: int, back: bool) -> str:
     parts.append(
         f'<g{fade}><circle cx="26" cy="{middle}" r="12.5" fill="none" stroke="currentColor"/>'
         f'<text x="26" y="{middle + 4.5}" text-anchor="middle" fill="var(--ink)">{word[k - 1]}</text>'
-        f"{_arrow(41, middle, 62, middle)}{_arrow(CELLS[1] + 3, middle, CELLS[1] + 19, middle)}</g>"
+        f"{_arrow(41, middle, 58, middle)}{_arrow(CELLS[1] + 3, middle, CELLS[1] + 15, middle)}</g>"
     )
     state = found.trace.h[k - 1].tolist() if read else [None] * H
     parts.append(_cells(f"h{k}", state, top, ("blue", "orange"), 1.0, "{:.2f}"))
@@ -222,7 +222,7 @@ def _row(found: Unrolled, k: int, now: int, back: bool) -> str:
         followed = k == found.follow
         mark = ' font-weight="700" fill="var(--ink)"' if followed else ""
         parts.append(
-            f'<text x="{CELLS[1] + 23}" y="{middle + 4.5}"{mark}>{word[k]}: '
+            f'<text x="{CELLS[1] + 19}" y="{middle + 4.5}"{mark}>{word[k]}: '
             f"{found.trace.losses[k - 1]:.2f}</text>"
         )
     come = back and k >= now
@@ -240,7 +240,7 @@ def _row(found: Unrolled, k: int, now: int, back: bool) -> str:
         parts.append(_cells(f"δ{k}", shown, under, ("green", "purple"), 10.0, "{:.2f}", delta))
         if unit:
             parts.append(
-                f'<text x="{CELLS[1] + 23}" y="{under + CELL / 2 + 4.5}">·10{raised(unit)}</text>'
+                f'<text x="{CELLS[1] + 19}" y="{under + CELL / 2 + 4.5}">·10{raised(unit)}</text>'
             )
     else:
         zero: list[float | None] = [0.0] * H if come else delta
@@ -313,7 +313,7 @@ def _link(y1: float, y2: float, x: float, name: str, color: str, lit: bool, gone
     faint = "" if gone or lit else ' opacity="0.4"'
     weight = ' font-weight="700"' if lit else ""
     return (
-        f'<g color="{ink}"{faint}{weight}>{_arrow(x, y1, x, y2, 3.2 if lit else 1.4)}'
+        f'<g color="{ink}"{faint}{weight}>{_arrow(x, y1, x, y2, 2.6 if lit else 1.4)}'
         f'<text x="{x + 9}" y="{(y1 + y2) / 2 + 4.5}" fill="currentColor" font-size="11">'
         f"{name}</text></g>"
     )
@@ -447,8 +447,8 @@ def tell(found: Unrolled, position: int) -> tuple[str, ...]:
         share = percent(found.sizes[now - 1] / found.sizes[t - 1])
         apart = t - now
         first = (
-            f"{apart} step{'s' * (apart > 1)} back {share} of δ is left. That much of loss {t} can "
-            f"still teach Wₕ what to do with “{found.word[now - 1]}”."
+            f"{apart} step{'s' * (apart > 1)} back {share} of δ is left: so much of loss {t} "
+            f"is there to teach Wₕ what to do with “{found.word[now - 1]}”."
         )
     return (
         first,

@@ -25,7 +25,7 @@ def _():
 @app.cell
 def _():
     hidden = mo.ui.slider(
-        steps=[1, 2, 4, 8, 16, 24, 32, 48],
+        steps=[1, 2, 4, 8, 16, 24, 32],
         value=16,
         label="Numbers in the state, H",
         show_value=True,
@@ -72,7 +72,7 @@ def _(found):
                 "the state keeps": f"{found.hidden} numbers",
                 "it holds": f"{number(found.total)} of {found.lags} bits",
                 "attention keeps": f"{thousands(found.kept)} numbers",
-                "attention holds": f"{number(sum(found.attended))} of {found.lags} bits",
+                "attention holds": f"{number(found.attended * found.lags)} of {found.lags} bits",
             }
         ),
         layout.charts(lab.draw_recall(found), lab.draw_memory(found)),
