@@ -11,8 +11,6 @@ from bptt.errors import ArgumentError
 from bptt.lab.layout import ANSWER
 from bptt.lab.pages import unrolled as page
 from bptt.lab.unrolled import (
-    draw,
-    draw_sizes,
     equations,
     letters,
     place,
@@ -20,6 +18,7 @@ from bptt.lab.unrolled import (
     tell,
     unrolled,
 )
+from bptt.lab.unrolled_picture import draw, draw_sizes
 from bptt.reference import language
 from compare import assert_close
 

@@ -160,14 +160,15 @@ def _autograd(w: Array, w_x: Array, w_y: Array, x: Array, y: Array, counts: Arra
         device="cpu"
     )
     out = torch.tensor(w_y, dtype=torch.float64, requires_grad=True)
+    weights = dict(layer.named_parameters())
+    from_x, from_h = weights["weight_ih_l0"], weights["weight_hh_l0"]
     with torch.no_grad():
-        layer.weight_ih_l0.copy_(torch.from_numpy(w_x).reshape(H, 1))
-        layer.weight_hh_l0.copy_(torch.from_numpy(w))
+        from_x.copy_(torch.from_numpy(w_x).reshape(H, 1))
+        from_h.copy_(torch.from_numpy(w))
     h, _ = layer(torch.from_numpy(x).reshape(T, 1, 1))
     error = (h[:, 0] @ out - torch.from_numpy(y))[torch.from_numpy(counts)]
     loss = 0.5 * error.square().sum()
-    weights = (layer.weight_hh_l0, layer.weight_ih_l0, out)
-    a, b, c = torch.autograd.grad(loss, weights)
+    a, b, c = torch.autograd.grad(loss, (from_h, from_x, out))
     return a.numpy(), b[:, 0].numpy(), c.numpy()
 
 
