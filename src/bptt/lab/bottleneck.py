@@ -25,7 +25,7 @@ Start = Literal["orthogonal", "Gaussian"]
 # As many as answer in time; the readout of 32 units is fitted on 800 bits.
 RECORDED, LANES = 400, 4
 SAMPLES = 32
-# What counts as still known: half of the bit's variance.
+# What counts as still known: this share of the bit's variance.
 KNOWN = 0.5
 
 
@@ -203,12 +203,12 @@ def tell(found: Bottleneck) -> tuple[str, ...]:
     else:
         first += "Most of the room is wasted: old bits fade, or are drowned by tanh."
     if found.end is None:
-        second = f"More than half of every one of the {T} bits is known."
+        second = f"Of every one of the {T} bits more than half the variance is read back."
     elif found.end == 0:
-        second = "Not even half of the present bit can be read back."
+        second = "Not even half the variance of the present bit is read back."
     else:
         word = "step" if found.end == 1 else "steps"
-        second = f"From {found.end} {word} back on less than half of a bit is known."
+        second = f"From {found.end} {word} back on less than half of a bit's variance is read back."
     third = (
         f"Attention knows each of the {T} bits, from {thousands(found.kept)} numbers: "
         f"{number(found.kept / H)} times the state, and more with every token. A state has to choose "

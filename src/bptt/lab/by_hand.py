@@ -332,12 +332,11 @@ def tell(found: ByHand, digits: int) -> tuple[str, ...]:
         rule += " Here the rounded terms of dW add up to the rounded sums exactly."
     else:
         entries = ", ".join(
-            f"{name} (terms {'above' if places > 0 else 'below'} by {abs(places)})"
-            for name, places in apart
+            f"{abs(places)} {'more' if places > 0 else 'less'} at {name}" for name, places in apart
         )
         rule += (
-            " So rounded terms need not add up to the rounded sum: in the last place shown they miss it "
-            f"at {entries}."
+            " So rounded terms need not add up to the rounded sum: in the last place shown they make "
+            f"{entries}."
         )
     return (
         first,

@@ -45,7 +45,8 @@ def controls(title: str = "", /, **elements: Any) -> Any:
     if title:
         columns = 4 if len(elements) % 4 == 0 else 3
         return _html(
-            f'<h2 class="group">{escape(title)}</h2>'
+            # No <h2>: marimo makes an outline of those, which floats over the page.
+            f'<div class="group" role="heading" aria-level="2">{escape(title)}</div>'
             f'<div class="controls small by{columns}">{cells}</div>'
         )
     return _html(f'<div class="controls">{cells}</div>')
