@@ -77,12 +77,6 @@ class ByHand:
         pairs = zip(self.gradients, self.autograd, strict=True)
         return max(float(np.abs(mine - its).max()) for mine, its in pairs)
 
-    @property
-    def relative(self) -> float:
-        """The same beside the largest gradient; 0 if all are 0."""
-        largest = max(float(np.abs(one).max()) for one in self.autograd)
-        return self.difference / largest if largest > 0 else self.difference
-
 
 def by_hand(
     w: Sequence[float] = W,

@@ -272,7 +272,7 @@ def tell(found: Unrolled, position: int) -> tuple[str, ...]:
         apart = t - now
         first = (
             f"{apart} step{'s' * (apart > 1)} back {share} of δ is left: so much of loss {t} "
-            f"is there to teach Wₕ what to do with “{found.word[now - 1]}”."
+            f"is there to teach the weights what to do with “{found.word[now - 1]}”."
         )
     return (
         first,
