@@ -19,6 +19,7 @@ from bptt.probes import (
     state_gradients,
     verdict,
 )
+from bptt.probes.capacity import _unbroken
 from bptt.probes.explain import explain
 from bptt.recurrence import trace
 from compare import assert_close
@@ -206,3 +207,15 @@ def test_one_step_and_one_lane() -> None:
     assert flow.bias(1) == 0
     assert flow.verdict == "healthy"
     assert flow.explain()
+
+
+def test_capacity_counts_steps_from_the_newest_border() -> None:
+    """By a plain loop: one more step at every link, none at a border."""
+    link = torch.rand(23, 3, generator=torch.Generator().manual_seed(0)) < 0.8
+    link[0] = False
+    count = _unbroken(link)
+    for lane in range(3):
+        steps = 0
+        for t in range(23):
+            steps = steps + 1 if link[t, lane] else 0
+            assert count[t, lane] == steps

@@ -30,10 +30,11 @@ def head(slug: str) -> Any:
     )
 
 
-def controls(**elements: Any) -> Any:
+def controls(title: str = "", /, **elements: Any) -> Any:
     """Sliders and their like side by side; under each other on a phone.
 
     Args:
+        title: of a group of many small ones, which stand closer.
         elements: marimo's, by name; a test finds one as ``[data-control="NAME"]``.
     """
     cells = "".join(
@@ -41,6 +42,13 @@ def controls(**elements: Any) -> Any:
         f'data-control="{escape(name)}">{element.text}</div>'
         for name, element in elements.items()
     )
+    if title:
+        columns = 4 if len(elements) % 4 == 0 else 3
+        return _html(
+            # No <h2>: marimo makes an outline of those, which floats over the page.
+            f'<div class="group" role="heading" aria-level="2">{escape(title)}</div>'
+            f'<div class="controls small by{columns}">{cells}</div>'
+        )
     return _html(f'<div class="controls">{cells}</div>')
 
 

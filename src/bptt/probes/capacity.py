@@ -82,10 +82,10 @@ def capacity(recurrence: Recurrence, lags: int, *, ridge: float = 1e-6) -> Capac
 
 def _unbroken(link: Tensor) -> Tensor:
     """(T, B): how many steps back the lane goes without a border."""
-    count = torch.zeros_like(link, dtype=torch.int64)
-    for t in range(1, link.shape[0]):
-        count[t] = torch.where(link[t], count[t - 1] + 1, 0)
-    return count
+    step = torch.arange(len(link), device=link.device).unsqueeze(1)
+    # The newest border at or before each step; step 0 is one.
+    border = torch.where(link, 0, step).cummax(0).values
+    return step - border
 
 
 def _explained(states: Tensor, past: Tensor, fit: Tensor, held: Tensor, ridge: float) -> float:
