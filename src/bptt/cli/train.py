@@ -49,6 +49,7 @@ CHANGEABLE = {
     "threads",
     "clip",
     "lr",
+    "on_nonfinite",
 }
 
 

@@ -62,15 +62,15 @@ def build_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimiz
     )
 
 
-def build_estimator(settings: Settings) -> Estimator:
-    """How the gradient is taken through a chunk."""
+def build_estimator(settings: Settings, generator: torch.Generator | None = None) -> Estimator:
+    """How the gradient is taken through a chunk; an estimator that draws does it from ``generator``."""
     made: dict[str, Callable[[], Estimator]] = {
         "truncated": lambda: Truncated(settings.k),
         "full": Full,
         "windowed": lambda: Windowed(settings.k, settings.k2),
         "checkpointed": lambda: Checkpointed(states=settings.states),
         "adaptive": lambda: Adaptive(settings.bias),
-        "randomized": lambda: Randomized(settings.k, cut=settings.cut),
+        "randomized": lambda: Randomized(settings.k, cut=settings.cut, generator=generator),
         "forward": ForwardMode,
     }
     return made[settings.gradient]()

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -18,17 +18,16 @@ import torch
 from torch import nn
 
 from bptt.data import Corpus
-from bptt.errors import RunError
-from bptt.models import CountModel, token_loss
-from bptt.remedies import Regularised
+from bptt.models import CountModel
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import build_model, open_corpus
 from bptt.training.evaluate import Score, evaluate
-from bptt.training.horizon import measured
+from bptt.training.nonfinite import Broken, meet
 from bptt.training.run_folder import RunFolder
 from bptt.training.schedule import Budget, rate
 from bptt.training.session import Session, Tally
 from bptt.training.settings import Settings, default_folder
+from bptt.training.update import update
 
 Record = dict[str, Any]
 SCORES = 10  # held-out scores in a run, unless the settings say otherwise
@@ -46,6 +45,9 @@ class Reporter(Protocol):
 
     def score(self, step: int, score: Score) -> None:
         """The held-out text was scored."""
+
+    def note(self, text: str) -> None:
+        """Something happened that does not happen in a healthy run."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,9 @@ def train(
         The :class:`Outcome`. The first interrupt (Ctrl-C) ends the run cleanly with a checkpoint.
 
     Raises:
-        DataError, RunError, ArgumentError: before anything is written; RunError too when the loss
-            or the gradient stops being finite, before that update is made.
+        DataError, RunError, ArgumentError: before anything is written.
+        NonFiniteError: a loss, state, gradient or parameter stopped being finite, and
+            ``settings.on_nonfinite`` says to stop or its limit is reached; that update is not made.
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -118,12 +121,18 @@ def _descend(
     settings = session.settings
     budget, progress = Budget.of(settings), session.progress
     spent, clock = progress.seconds, time.perf_counter()
+    session.guard.remember(session)
     done = budget.progress(progress.step, session.epochs, progress.seconds)
     with _until_interrupted() as interrupted:
         while done < 1 and not interrupted() and not _impatient(session):
             lr = rate(done, settings.learning_rate, settings.warmup, settings.decay)
-            _update(session, optimizer, lr)
-            progress.seconds = spent + time.perf_counter() - clock
+            broken = update(session, optimizer, lr)
+            session.progress.seconds = spent + time.perf_counter() - clock
+            if broken is not None:
+                _meet(session, run, broken, reporter)
+                progress = session.progress  # rolled back, perhaps
+                done = budget.progress(progress.step, session.epochs, progress.seconds)
+                continue
             done = budget.progress(progress.step, session.epochs, progress.seconds)
             if progress.step % settings.log_every == 0:
                 record = _log(session, run, lr)
@@ -138,55 +147,27 @@ def _descend(
                 on_step(session)
         stopped = interrupted()
     if checkpoints.steps(run.checkpoints)[-1:] != [progress.step]:
-        checkpoints.save(run.checkpoints, session.checkpoint())
-        checkpoints.prune(run.checkpoints, settings.keep, progress.best_step)
+        _save(session, run)
     return _finish(session, run, stopped)
 
 
-def _update(session: Session, optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """One step: a chunk, its gradient, the clip, the update."""
-    progress, tally = session.progress, session.progress.tally
-    chunk = session.data.take()
-    if chunk.fresh:
-        session.carry = None
-    regulariser, regularised = session.regulariser, Regularised()
-    with (
-        measured(session),
-        nullcontext(regularised)
-        if regulariser is None
-        else regulariser.on(session.model) as regularised,
-    ):
-        step = session.estimator.backward(
-            session.model,
-            chunk.inputs,
-            chunk.targets,
-            session.carry,
-            loss=token_loss,
-            reset=None if chunk.fresh else chunk.reset,
-        )
-    clipped = session.clip(session.model.parameters())
-    loss, norm = step.loss.item(), clipped.norm.item()
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise RunError(
-            f"a finite loss and gradient at step {progress.step + 1}",
-            f"loss {loss:.4g}, gradient norm {norm:.4g}",
-            "lower --lr or --clip; the last checkpoint is from before",
-        )
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.step()
-    optimizer.zero_grad()
-    session.carry = step.carry
-    progress.step += 1
-    progress.tokens += step.terms
-    tally.steps += 1
-    tally.tokens += step.terms
-    tally.nats += loss
-    tally.norms += norm
-    tally.clipped += clipped.acted
-    if regulariser is not None:
-        tally.penalty += (regularised.value or 0.0) if regularised.acted else 0.0
-        tally.unregularised += not regularised.acted
+def _meet(session: Session, run: RunFolder, broken: Broken, reporter: Reporter | None) -> None:
+    """A number was not finite: stop, or say so and go on."""
+    told = meet(session, broken, lambda: _save(session, run))
+    if told["action"] == "rollback":
+        run.rewind_metrics(session.progress.step)
+    text = told.pop("text")
+    run.append_metrics({"step": session.progress.step, "nonfinite": told})
+    if reporter is not None:
+        reporter.note(text)
+
+
+def _save(session: Session, run: RunFolder) -> Path:
+    """Write a checkpoint, and remove those that are no longer kept."""
+    path = checkpoints.save(run.checkpoints, session.checkpoint())
+    checkpoints.prune(run.checkpoints, session.settings.keep, session.progress.best_step)
+    session.guard.remember(session)
+    return path
 
 
 def _log(session: Session, run: RunFolder, lr: float) -> Record:
@@ -206,6 +187,9 @@ def _log(session: Session, run: RunFolder, lr: float) -> Record:
         "tokens": progress.tokens,
         "tokens_per_second": round(tally.tokens / max(progress.seconds - tally.seconds, 1e-9), 1),
     }
+    if progress.skipped or tally.skipped:
+        progress.skipped += tally.skipped
+        record["skipped"] = progress.skipped  # chunks left out in the run so far
     if progress.horizon is not None:
         record |= progress.horizon
         progress.horizon = None
@@ -232,8 +216,7 @@ def _score_and_save(session: Session, run: RunFolder, done: float) -> Score | No
         score = evaluate(session.model, session.corpus.valid, lanes=SCORE_LANES)
         session.note_score(score)
         run.append_metrics({"step": progress.step, "valid": score.as_dict()})
-    checkpoints.save(run.checkpoints, session.checkpoint())
-    checkpoints.prune(run.checkpoints, session.settings.keep, progress.best_step)
+    _save(session, run)
     return score
 
 
@@ -264,7 +247,7 @@ def _count(session: Session, run: RunFolder) -> Outcome:
     cast(CountModel, session.model).fit(session.corpus.train.tokens, session.corpus.train.starts)
     session.progress.seconds = time.perf_counter() - clock
     session.progress.tokens = len(session.corpus.train.tokens)
-    checkpoints.save(run.checkpoints, session.checkpoint())
+    _save(session, run)
     return _finish(session, run, interrupted=False)
 
 

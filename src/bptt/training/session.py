@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from bptt import carry as carries
-from bptt.data import Corpus, Lanes, RandomChunks
+from bptt.data import Chunk, Corpus, Lanes, RandomChunks
 from bptt.errors import RunError
 from bptt.gradients import Estimator
 from bptt.remedies import build_clip, build_regulariser
 from bptt.training.build import build_data, build_estimator, build_model, build_optimizer
 from bptt.training.checkpoint import Checkpoint
 from bptt.training.evaluate import Score
+from bptt.training.nonfinite import Guard
 from bptt.training.settings import Settings
 
 
@@ -31,6 +32,7 @@ class Tally:
     clipped: int = 0
     penalty: float = 0.0
     unregularised: int = 0
+    skipped: int = 0
     seconds: float = 0.0
 
 
@@ -47,6 +49,9 @@ class Progress:
     without_best: int = 0
     tally: Tally = field(default_factory=Tally)
     horizon: dict[str, Any] | None = None  # measured since the last line of the metrics
+    skipped: int = 0  # chunks whose update was not finite, up to the last line of the metrics
+    skips: int = 0  # in a row
+    rollbacks: int = 0
 
 
 class Session:
@@ -62,12 +67,29 @@ class Session:
         self.corpus = corpus
         self.model: nn.Module = build_model(settings, corpus.vocabulary.size)
         self.optimizer = build_optimizer(settings, self.model)
-        self.estimator: Estimator = build_estimator(settings)
+        # Its own source: with several processes each draws its own dropout, all the same cuts.
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.estimator: Estimator = build_estimator(settings, self.generator)
         self.clip = build_clip(settings.clip)
         self.regulariser = build_regulariser(settings.regularise)
         self.data: Lanes | RandomChunks = build_data(settings, corpus.train)
         self.carry: carries.Carry = None
         self.progress = Progress()
+        self.guard = Guard()
+
+    def chunk_carry(self, chunk: Chunk) -> carries.Carry:
+        """What a chunk begins with: None where every lane of it starts afresh."""
+        return None if chunk.fresh else self.carry
+
+    def random_states(self) -> dict[str, Tensor]:
+        """Of every source of random numbers, by name."""
+        return {"random": torch.get_rng_state(), "random.estimator": self.generator.get_state()}
+
+    def set_random_states(self, states: dict[str, Tensor]) -> None:
+        """Put them back; runs of earlier versions had one source."""
+        torch.set_rng_state(states["random"])
+        if "random.estimator" in states:
+            self.generator.set_state(states["random.estimator"])
 
     @property
     def epochs(self) -> float:
@@ -87,7 +109,7 @@ class Session:
 
     def checkpoint(self) -> Checkpoint:
         """Everything needed to go on as if nothing had happened."""
-        training: dict[str, Tensor] = {"random": torch.get_rng_state()}
+        training = self.random_states()
         states = {} if self.optimizer is None else self.optimizer.state_dict()["state"]
         for index, state in states.items():
             for name, value in state.items():
@@ -118,7 +140,7 @@ class Session:
                 self.clip.load_state_dict(clip["state"])
             self._restore_optimizer(saved.training)
             self._restore_carry(saved.training)
-            torch.set_rng_state(saved.training["random"])
+            self.set_random_states(saved.training)
             best = state.pop("best_nats")
             tally = Tally(**state.pop("tally"))
             best = math.inf if best is None else best
