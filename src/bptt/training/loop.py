@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -17,16 +17,19 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-from bptt.data import Corpus
+from bptt.data import Corpus, Vocabulary
 from bptt.models import CountModel
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import build_model, open_corpus
+from bptt.training.distributed import Group, joined
+from bptt.training.elastic import folder_to_go_on_with
 from bptt.training.evaluate import Score, evaluate
 from bptt.training.nonfinite import Broken, meet
 from bptt.training.run_folder import RunFolder
 from bptt.training.schedule import Budget, rate
 from bptt.training.session import Session, Tally
 from bptt.training.settings import Settings, default_folder
+from bptt.training.shared_state import gathered, own_part, shared
 from bptt.training.update import update
 
 Record = dict[str, Any]
@@ -56,6 +59,7 @@ class Outcome:
 
     Attributes:
         run: its folder.
+        rank: of this process among those that trained together; process 0 wrote the run folder.
         model: with the weights of the best held-out score.
         corpus: what it was trained on.
         valid: the exact held-out score of that model, None where nothing is held out.
@@ -73,6 +77,7 @@ class Outcome:
     seconds: float
     tokens: int
     interrupted: bool
+    rank: int = 0
 
 
 def train(
@@ -81,6 +86,7 @@ def train(
     resume: str | Path | None = None,
     reporter: Reporter | None = None,
     on_step: Callable[[Session], None] | None = None,
+    group: Group | None = None,
 ) -> Outcome:
     """Train a language model and leave a run folder behind.
 
@@ -89,6 +95,9 @@ def train(
         resume: run folder to go on with; the loss curve continues exactly where it stopped.
         reporter: told what happens.
         on_step: called after every update.
+        group: the processes that train together; default: those that torchrun started this one with,
+            or those of torch.distributed where that is initialised. All of them call this function;
+            the first writes the run folder and is the only one to report.
 
     Returns:
         The :class:`Outcome`. The first interrupt (Ctrl-C) ends the run cleanly with a checkpoint.
@@ -100,14 +109,14 @@ def train(
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    if resume is None and settings.out is not None:
-        RunFolder(settings.out).require_free()  # known now, or only after reading a large text
-    session, run = _begin(settings) if resume is None else _go_on(settings, Path(resume))
-    if reporter is not None:
-        reporter.begin(run.path, session)
-    if session.optimizer is None:
-        return _count(session, run)
-    return _descend(session, session.optimizer, run, reporter, on_step)
+    with joined() if group is None else nullcontext(group) as group:
+        session, run = _open_run(settings, resume, group)
+        reporter = None if group.rank else reporter
+        if reporter is not None:
+            reporter.begin(run.path, session)
+        if session.optimizer is None:
+            return _count(session, run)
+        return _descend(session, session.optimizer, run, reporter, on_step)
 
 
 def _descend(
@@ -123,11 +132,14 @@ def _descend(
     spent, clock = progress.seconds, time.perf_counter()
     session.guard.remember(session)
     done = budget.progress(progress.step, session.epochs, progress.seconds)
+    group = session.group
     with _until_interrupted() as interrupted:
-        while done < 1 and not interrupted() and not _impatient(session):
+        while done < 1 and not group.any(interrupted()) and not _impatient(session):
             lr = rate(done, settings.learning_rate, settings.warmup, settings.decay)
             broken = update(session, optimizer, lr)
-            session.progress.seconds = spent + time.perf_counter() - clock
+            now = spent + time.perf_counter() - clock
+            # By the clock or not, all processes must come to the same end.
+            session.progress.seconds = now if budget.minutes is None else group.of_first(now)
             if broken is not None:
                 _meet(session, run, broken, reporter)
                 progress = session.progress  # rolled back, perhaps
@@ -145,8 +157,8 @@ def _descend(
                 progress.seconds = spent + time.perf_counter() - clock
             if on_step is not None:
                 on_step(session)
-        stopped = interrupted()
-    if checkpoints.steps(run.checkpoints)[-1:] != [progress.step]:
+        stopped = group.any(interrupted())
+    if group.first(lambda: checkpoints.steps(run.checkpoints)[-1:]) != [progress.step]:
         _save(session, run)
     return _finish(session, run, stopped)
 
@@ -164,10 +176,13 @@ def _meet(session: Session, run: RunFolder, broken: Broken, reporter: Reporter |
 
 def _save(session: Session, run: RunFolder) -> Path:
     """Write a checkpoint, and remove those that are no longer kept."""
-    path = checkpoints.save(run.checkpoints, session.checkpoint())
-    checkpoints.prune(run.checkpoints, session.settings.keep, session.progress.best_step)
+    step, best = session.progress.step, session.progress.best_step
+    saved = gathered(session.group, session.checkpoint())
+    if session.group.rank == 0:
+        checkpoints.save(run.checkpoints, saved)
+        checkpoints.prune(run.checkpoints, session.settings.keep, best)
     session.guard.remember(session)
-    return path
+    return run.checkpoints / f"step-{step}"
 
 
 def _log(session: Session, run: RunFolder, lr: float) -> Record:
@@ -213,7 +228,9 @@ def _score_and_save(session: Session, run: RunFolder, done: float) -> Score | No
     progress, score = session.progress, None
     progress.scored_at = done
     if session.corpus.valid is not None:
-        score = evaluate(session.model, session.corpus.valid, lanes=SCORE_LANES)
+        score = evaluate(
+            session.model, session.corpus.valid, lanes=SCORE_LANES, group=session.group
+        )
         session.note_score(score)
         run.append_metrics({"step": progress.step, "valid": score.as_dict()})
     _save(session, run)
@@ -225,20 +242,54 @@ def _impatient(session: Session) -> bool:
     return 0 < patience <= session.progress.without_best
 
 
-def _begin(settings: Settings) -> tuple[Session, RunFolder]:
-    session = Session(settings, open_corpus(settings))
+def _open_run(
+    settings: Settings, resume: str | Path | None, group: Group
+) -> tuple[Session, RunFolder]:
+    if resume is None:
+        resume = folder_to_go_on_with(settings, group)
+    if resume is not None:
+        return _go_on(settings, Path(resume), group)
+    return _begin(settings, group)
+
+
+def _begin(settings: Settings, group: Group) -> tuple[Session, RunFolder]:
+    if settings.out is not None:
+        # Known now, or only after reading a large text.
+        group.first(RunFolder(settings.out).require_free)
+    session = Session(settings, _corpus(settings, group), group)
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = Path(settings.out) if settings.out is not None else default_folder(settings, now)
-    return session, RunFolder.create(path, settings, session.corpus.vocabulary)
+
+    def create() -> str:
+        path = Path(settings.out) if settings.out is not None else default_folder(settings, now)
+        return str(RunFolder.create(path, settings, session.corpus.vocabulary).path)
+
+    run = RunFolder(group.first(create))
+    return session, run.unwritten() if group.rank else run
 
 
-def _go_on(settings: Settings, path: Path) -> tuple[Session, RunFolder]:
+def _go_on(settings: Settings, path: Path, group: Group) -> tuple[Session, RunFolder]:
     run = RunFolder.open(path)
-    saved = checkpoints.newest(run.checkpoints)
-    session = Session(settings, open_corpus(settings, run.read_vocabulary()))
-    session.restore(saved)
+    run = run.unwritten() if group.rank else run
+    saved = shared(group, lambda: checkpoints.newest(run.checkpoints))
+    session = Session(settings, _corpus(settings, group, run.read_vocabulary()), group)
+    session.restore(own_part(group, saved, settings.batch, settings.seed))
     run.rewind_metrics(session.progress.step)
     return session, run
+
+
+def _corpus(settings: Settings, group: Group, vocabulary: Vocabulary | None = None) -> Corpus:
+    """Read by process 0 first: the others find a large text encoded already."""
+    read: list[Corpus] = []
+
+    def sizes() -> list[int]:
+        read.append(open_corpus(settings, vocabulary))
+        return [len(read[0].train.tokens), read[0].vocabulary.size]
+
+    group.first(sizes)
+    if not read:
+        sizes()
+    group.require_same("text", [len(read[0].train.tokens), read[0].vocabulary.size])
+    return read[0]
 
 
 def _count(session: Session, run: RunFolder) -> Outcome:
@@ -253,12 +304,15 @@ def _count(session: Session, run: RunFolder) -> Outcome:
 
 def _finish(session: Session, run: RunFolder, interrupted: bool) -> Outcome:
     model = build_model(session.settings, session.corpus.vocabulary.size)
-    model.load_state_dict(checkpoints.best(run.checkpoints).model)
+    group = session.group
+    best = shared(group, lambda: checkpoints.best(run.checkpoints))
+    model.load_state_dict(best.model)
     valid, progress = None, session.progress
     if session.corpus.valid is not None and not interrupted:
-        valid = evaluate(model, session.corpus.valid)
+        valid = evaluate(model, session.corpus.valid, group=group)
         result = {"final": valid.as_dict(), "step": progress.step, "seconds": progress.seconds}
-        (run.path / "result.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+        if group.rank == 0:
+            (run.path / "result.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     return Outcome(
         run.path,
         model,
@@ -268,6 +322,7 @@ def _finish(session: Session, run: RunFolder, interrupted: bool) -> Outcome:
         progress.seconds,
         progress.tokens,
         interrupted,
+        group.rank,
     )
 
 

@@ -12,7 +12,7 @@ the last sound checkpoint, and on with the data that comes next.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +198,9 @@ def _agreed_origin(session: Session, broken: Broken) -> Origin | None:
         origin = locate(session.model, broken.chunk, session.chunk_carry(broken.chunk), token_loss)
     if origin is not None and origin.lane is not None:
         origin = replace(origin, lane=origin.lane + session.data.lane_range[0])
-    return origin
+    documents = session.group.all(None if origin is None else asdict(origin))
+    origins = [Origin(**document) for document in documents if document is not None]
+    return min(origins, key=lambda o: o.rank, default=None)
 
 
 def _mended(carry: carries.Carry) -> carries.Carry:

@@ -129,6 +129,10 @@ class RunFolder:
         temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
         os.replace(temporary, self.metrics)
 
+    def unwritten(self) -> RunFolder:
+        """The same folder for a process that must not write to it."""
+        return _Unwritten(self.path)
+
     @staticmethod
     def _read(path: Path) -> str:
         try:
@@ -137,6 +141,16 @@ class RunFolder:
             raise RunError(
                 f"a readable file {path}", str(error), "restore it from a copy"
             ) from None
+
+
+class _Unwritten(RunFolder):
+    """Another process writes the metrics."""
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        pass
+
+    def rewind_metrics(self, step: int) -> None:
+        pass
 
 
 def environment() -> dict[str, Any]:

@@ -16,9 +16,11 @@ from bptt.gradients import Estimator
 from bptt.remedies import build_clip, build_regulariser
 from bptt.training.build import build_data, build_estimator, build_model, build_optimizer
 from bptt.training.checkpoint import Checkpoint
+from bptt.training.distributed import Group
 from bptt.training.evaluate import Score
 from bptt.training.nonfinite import Guard
 from bptt.training.settings import Settings
+from bptt.training.shared_state import fresh_random_state
 
 
 @dataclass
@@ -60,22 +62,26 @@ class Session:
     Args:
         settings: what to train.
         corpus: what to train on.
+        group: the processes that train together; carry and data are those of this one's lanes.
     """
 
-    def __init__(self, settings: Settings, corpus: Corpus) -> None:
+    def __init__(self, settings: Settings, corpus: Corpus, group: Group = Group()) -> None:  # noqa: B008
         self.settings = settings
+        self.group = group
         self.corpus = corpus
         self.model: nn.Module = build_model(settings, corpus.vocabulary.size)
         self.optimizer = build_optimizer(settings, self.model)
         # Its own source: with several processes each draws its own dropout, all the same cuts.
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.estimator: Estimator = build_estimator(settings, self.generator)
+        self.estimator: Estimator = build_estimator(settings, self.generator, group)
         self.clip = build_clip(settings.clip)
         self.regulariser = build_regulariser(settings.regularise)
-        self.data: Lanes | RandomChunks = build_data(settings, corpus.train)
+        self.data: Lanes | RandomChunks = build_data(settings, corpus.train, group)
         self.carry: carries.Carry = None
         self.progress = Progress()
         self.guard = Guard()
+        if group.rank:  # the models began alike; the units they drop are not
+            torch.set_rng_state(fresh_random_state(settings.seed, group.rank))
 
     def chunk_carry(self, chunk: Chunk) -> carries.Carry:
         """What a chunk begins with: None where every lane of it starts afresh."""
@@ -172,8 +178,8 @@ class Session:
             self.carry = None
             return
         # The model knows the structure its carry has; one step gives it, the values are replaced.
-        lanes = self.settings.batch
+        low, high = self.data.lane_range
         with torch.no_grad():
-            _, template = self.model(torch.zeros(1, lanes, dtype=torch.int64))
+            _, template = self.model(torch.zeros(1, high - low, dtype=torch.int64))
         values = iter(saved)
         self.carry = carries.apply(lambda _: next(values), template)

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 import torch
 
+from bptt.gradients import Step
 from bptt.models import token_loss
 from bptt.remedies import Regularised
 from bptt.training.horizon import measured
@@ -40,10 +41,11 @@ def update(session: Session, optimizer: torch.optim.Optimizer, lr: float) -> Bro
             loss=token_loss,
             reset=None if chunk.fresh else chunk.reset,
         )
-    loss, sound = step.loss.item(), finite(step.carry)
+    loss, terms, sound = _of_all(session, step)
     if not (math.isfinite(loss) and sound):
         what = f"loss {loss:.4g}" + ("" if sound else ", a state out of range")
         return Broken(what, chunk, step.carry)
+    session.group.add_gradients(session.model.parameters(), step.terms / max(terms, 1))
     clipped = session.clip(session.model.parameters())
     norm = clipped.norm.item()
     if not math.isfinite(norm):
@@ -59,13 +61,24 @@ def update(session: Session, optimizer: torch.optim.Optimizer, lr: float) -> Bro
     session.carry = step.carry
     progress.step += 1
     progress.skips = 0
-    progress.tokens += step.terms
+    progress.tokens += terms
     tally.steps += 1
-    tally.tokens += step.terms
+    tally.tokens += terms
     tally.nats += loss
     tally.norms += norm
     tally.clipped += clipped.acted
     if regulariser is not None:
-        tally.penalty += (regularised.value or 0.0) if regularised.acted else 0.0
-        tally.unregularised += not regularised.acted
+        value = (regularised.value or 0.0) if regularised.acted else 0.0
+        penalty, acted = session.group.total([value, float(regularised.acted)])
+        tally.penalty += penalty / session.group.size
+        tally.unregularised += acted < session.group.size
     return None
+
+
+def _of_all(session: Session, step: Step) -> tuple[float, int, bool]:
+    """The loss over the lanes of all processes, its terms, and whether every state is finite."""
+    loss, terms, sound = step.loss.item(), step.terms, finite(step.carry)
+    if session.group.size == 1:
+        return loss, terms, sound
+    nats, scored, broken = session.group.total([loss * terms, terms, float(not sound)])
+    return nats / max(scored, 1), int(scored), broken == 0
