@@ -218,7 +218,8 @@ def test_a_killed_worker_changes_nothing(text, tmp_path):
     whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
     quiet(ranks.torchrun(2, words(text, whole, dropout=0.2)))
     command = ranks.torchrun(2, words(text, parts, dropout=0.2, steps=60), restarts=3)
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log = (tmp_path / "log").open("w+")
+    running = subprocess.Popen(command, stdout=log, stderr=log)
     draw = random.Random(4)
     for _ in range(2):
         folder = RunFolder(parts).checkpoints
@@ -233,7 +234,10 @@ def test_a_killed_worker_changes_nothing(text, tmp_path):
         victims = ranks.workers_of(running.pid)
         if victims and running.poll() is None:
             os.kill(draw.choice(victims), signal.SIGKILL)
-    _, said = running.communicate(timeout=100)
+    running.wait(timeout=100)
+    log.seek(0)
+    said = log.read()
+    log.close()
     assert running.returncode == 0, said[-2000:]
     assert "SIGKILL" in said or "exitcode: -9" in said  # there was a killed one
     (lines, saved), (expected_lines, expected) = last_numbers(parts), last_numbers(whole)

@@ -235,11 +235,28 @@ def joined() -> Iterator[Group]:
     if not dist.is_available() or not all(os.environ.get(name) for name in TORCHRUN):
         yield Group()
         return
-    dist.init_process_group("gloo")
+    with _together():
+        _join()
     try:
         yield _present()
     finally:
         dist.destroy_process_group()
+
+
+def _join() -> None:
+    """Into the group that torchrun names in the environment.
+
+    On one machine all starts share one store, and addresses of an earlier start are still in it: a
+    process that is quick would call one that is dead. So each start has a part of the store to itself.
+    On several machines the count is each agent's own, and says nothing to the others.
+    """
+    if os.environ.get("GROUP_WORLD_SIZE") != "1":
+        dist.init_process_group("gloo")
+        return
+    store, rank, size = next(iter(dist.rendezvous("env://")))
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    own = dist.PrefixStore(f"bptt start {start}", store)
+    dist.init_process_group("gloo", store=own, rank=rank, world_size=size)
 
 
 def _present() -> Group:

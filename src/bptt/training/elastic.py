@@ -37,7 +37,8 @@ def folder_to_go_on_with(settings: Settings, group: Group) -> Path | None:
                 "name the run folder, so that a restart finds it again",
             )
         return None
-    if restarts() == 0:
+    # The agents of other machines do not count a restart that this one asked for.
+    if not group.any(restarts() > 0):
         return None
     path = Path(settings.out)
     return path if group.first(lambda: _left_behind(path, settings)) else None
