@@ -248,29 +248,19 @@ def test_a_killed_worker_changes_nothing(text, tmp_path):
 
 @pytest.mark.slow
 def test_one_two_four_and_one_process_go_on_with_one_run(text, tmp_path):
-    whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
-    quiet([*ranks.python(), "-m", "bptt", *words(text, whole, dropout=0.0)])
+    """Four budgets are four schedules: the same stops in one process give the run to compare with."""
+    parts, alone = str(tmp_path / "parts"), str(tmp_path / "alone")
     for size, steps in ((1, 15), (2, 30), (4, 45), (1, 60)):
-        if size == 1 and steps == 15:
-            given = words(text, parts, dropout=0.0)
-            # The schedule of 60 steps from the start: stopped by a signal would end anywhere.
-            given[given.index("--steps") + 1] = "15"
+        settings = {**options(text, tmp_path, steps=steps), "eval_every": 5, "log_every": 5}
+        train(Settings(**{**settings, "out": alone}), resume=alone if steps > 15 else None)
+        if size == 1:
+            train(Settings(**{**settings, "out": parts}), resume=parts if steps > 15 else None)
         else:
-            given = ["train", "--resume", parts, "--steps", str(steps)]
-        done = quiet(ranks.torchrun(size, [*given, "--json"]))
-        assert done.stdout.count("\n") == 1  # of several processes one reports
-    lines, saved = last_numbers(parts)
+            given = ["train", "--resume", parts, "--steps", str(steps), "--json"]
+            done = quiet(ranks.torchrun(size, given))
+            assert done.stdout.count("\n") == 1  # of several processes one reports
+    (lines, saved), (expected_lines, expected) = last_numbers(parts), last_numbers(alone)
     assert saved.state["step"] == 60
-    # Four budgets are four schedules: the same stops in one process give the run to compare with.
-    alone = str(tmp_path / "alone")
-    for steps in (15, 30, 45, 60):
-        resume = None if steps == 15 else alone
-        settings = Settings(
-            files=(text,), out=alone, documents=";", hidden=10, batch=5, k=8, eval_every=5,
-            log_every=5, lr=0.01, dropout=0.0, steps=steps,
-        )  # fmt: skip
-        train(settings, resume=resume)
-    expected_lines, expected = last_numbers(alone)
     assert [r["step"] for r in lines] == [r["step"] for r in expected_lines]
     assert_close(saved.model, expected.model, 1e-4)  # float32, AdamW, sums in another order
     assert_close(saved.training["carry.0"], expected.training["carry.0"], 1e-4)
