@@ -137,9 +137,11 @@ def finite(carry: carries.Carry) -> bool:
 
 def overflowed(session: Session) -> Origin | None:
     """The first parameter that an update has taken out of the float range."""
-    for name, parameter in session.model.named_parameters():
-        if not bool(parameter.isfinite().all()):
-            return Origin("parameter", name)
+    with torch.no_grad():
+        for name, parameter in session.model.named_parameters():
+            # A finite sum has finite terms, and is quicker to come by than a look at each.
+            if not bool(parameter.sum().isfinite()) and not bool(parameter.isfinite().all()):
+                return Origin("parameter", name)
     return None
 
 
