@@ -49,6 +49,7 @@ CHANGEABLE = {
     "threads",
     "clip",
     "lr",
+    "on_nonfinite",
 }
 
 
@@ -66,6 +67,8 @@ def run(arguments: list[str]) -> int:
 
     with shown_reading(), TerminalReporter(quiet_stdout=asked.json) as reporter:
         outcome = train(settings, resume=resume, reporter=reporter)
+    if outcome.rank:  # of several processes the first one writes and prints
+        return 130 if outcome.interrupted else 0
     write_run_report(outcome.run)
     if asked.json:
         valid = None if outcome.valid is None else outcome.valid.as_dict()

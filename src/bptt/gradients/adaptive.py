@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +73,8 @@ class Adaptive(Estimator):
         lanes: lanes to measure, a sample of the batch; None for all.
         batch_first: whether time is axis 1 of the inputs.
         reduction: ``"mean"`` or ``"sum"``; default: what the loss says of itself, else a mean.
+        agree: turns the horizon that one process measured on its lanes into the one that all of them
+            go by; default: each goes by its own.
 
     The estimator remembers what it measured (:attr:`decisions`, :meth:`state_dict`), and says each
     decision to the logger ``bptt.gradients.adaptive``. A horizon cannot be longer than the sequence a
@@ -102,6 +105,7 @@ class Adaptive(Estimator):
     lanes: int | None = 4
     batch_first: bool = False
     reduction: str | None = None
+    agree: Callable[[int], int] | None = None
     _memory: _Memory = field(default_factory=_Memory, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -160,7 +164,8 @@ class Adaptive(Estimator):
             at = default_truncations(reach)
             with watch(model, every=ONCE, lanes=self.lanes, at=at) as flow:
                 step = inner.backward(*given, reset=reset, lengths=lengths)
-            self._decide(max(m.spectrum.horizon(self.bias) for m in flow.modules), reach)
+            horizon = max(m.spectrum.horizon(self.bias) for m in flow.modules)
+            self._decide(horizon if self.agree is None else self.agree(horizon), reach)
         self._memory.calls += 1
         return step
 

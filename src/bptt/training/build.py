@@ -23,6 +23,7 @@ from bptt.gradients import (
 )
 from bptt.models import AttentionModel, CountModel, LanguageModel, WindowModel
 from bptt.remedies import hold_orthogonal, start_forget_bias, start_recurrent
+from bptt.training.distributed import Group
 from bptt.training.settings import Settings
 
 _FLOAT, _TOKEN = 4, 8  # bytes of a weight, of a token in a chunk
@@ -76,22 +77,27 @@ def build_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimiz
     )
 
 
-def build_estimator(settings: Settings) -> Estimator:
-    """How the gradient is taken through a chunk."""
+def build_estimator(
+    settings: Settings, generator: torch.Generator | None = None, group: Group | None = None
+) -> Estimator:
+    """How the gradient is taken through a chunk; one that draws does it from ``generator``,
+    one that decides does it for the whole ``group``."""
     made: dict[str, Callable[[], Estimator]] = {
         "truncated": lambda: Truncated(settings.k),
         "full": Full,
         "windowed": lambda: Windowed(settings.k, settings.k2),
         "checkpointed": lambda: Checkpointed(states=settings.states),
-        "adaptive": lambda: Adaptive(settings.bias),
-        "randomized": lambda: Randomized(settings.k, cut=settings.cut),
+        "adaptive": lambda: Adaptive(settings.bias, agree=None if group is None else group.largest),
+        "randomized": lambda: Randomized(settings.k, cut=settings.cut, generator=generator),
         "forward": ForwardMode,
     }
     return made[settings.gradient]()
 
 
-def build_data(settings: Settings, stream: Stream) -> Lanes | RandomChunks:
-    """The chunks that training sees.
+def build_data(
+    settings: Settings, stream: Stream, group: Group | None = None
+) -> Lanes | RandomChunks:
+    """The chunks that training sees: those of the lanes of this process.
 
     Raises:
         ArgumentError: one does not fit into memory: B K numbers of input, target and every unit.
@@ -103,9 +109,10 @@ def build_data(settings: Settings, stream: Stream) -> Lanes | RandomChunks:
         _named(settings, "batch", "k", "chunk", "window", "hidden"),
         "lower --batch, --k or --chunk",
     )
+    lanes = None if group is None else group.lanes(batch)
     if settings.partition == "random":
-        return RandomChunks(*stream, batch=batch, chunk=chunk, seed=settings.seed)
-    return Lanes(*stream, batch=batch, chunk=chunk)
+        return RandomChunks(*stream, batch=batch, chunk=chunk, seed=settings.seed, lane_range=lanes)
+    return Lanes(*stream, batch=batch, chunk=chunk, lane_range=lanes)
 
 
 # Who is told, as (bytes done, bytes in all), while a text is read; the command line sets it.

@@ -14,6 +14,7 @@ from torch import nn
 from bptt import carry as carries
 from bptt.data import IGNORED, Lanes, Stream
 from bptt.errors import DataError
+from bptt.training.distributed import Group
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,14 @@ def inference(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def evaluate(model: nn.Module, stream: Stream, *, lanes: int = 1, chunk: int = 512) -> Score:
+def evaluate(
+    model: nn.Module,
+    stream: Stream,
+    *,
+    lanes: int = 1,
+    chunk: int = 512,
+    group: Group = Group(),  # noqa: B008
+) -> Score:
     """Score a model on a text.
 
     With one lane this is the text's own score: every token but the first is predicted from all that
@@ -72,6 +80,8 @@ def evaluate(model: nn.Module, stream: Stream, *, lanes: int = 1, chunk: int = 5
         stream: tokens, and where documents begin.
         lanes: B.
         chunk: steps per call of the model; it changes the memory used, not the score.
+        group: processes that score together, each its lanes where there are enough; otherwise each
+            scores all of it, and the first one's score counts.
 
     Raises:
         DataError: fewer than two tokens, or none that is scored.
@@ -84,8 +94,10 @@ def evaluate(model: nn.Module, stream: Stream, *, lanes: int = 1, chunk: int = 5
     lanes = min(lanes, length - 1)
     chunk = min(chunk, (length - 1) // lanes)
     total, tokens, carry = 0.0, 0, None
+    split = lanes >= group.size
+    own = group.lanes(lanes) if split else None
     with inference(model):
-        for piece in Lanes(*stream, batch=lanes, chunk=chunk):
+        for piece in Lanes(*stream, batch=lanes, chunk=chunk, lane_range=own):
             reset = None if piece.fresh else piece.reset
             logits, carry = model(piece.inputs, carry, reset=reset)
             carry = carries.detach(carry)
@@ -98,6 +110,9 @@ def evaluate(model: nn.Module, stream: Stream, *, lanes: int = 1, chunk: int = 5
             )
             total += nats.item()
             tokens += piece.scored
+    counts = [total, float(tokens)] if split or group.rank == 0 else [0.0, 0.0]
+    total, scored = group.total(counts)
+    tokens = int(scored)
     if tokens == 0:
         raise DataError("a token to score", "documents of one token each", "give longer documents")
     return Score(tokens, total / tokens)

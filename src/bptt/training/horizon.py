@@ -42,6 +42,8 @@ def measured(session: Session) -> Iterator[None]:
 
 
 def _due(session: Session) -> bool:
+    if session.group.rank:
+        return False  # the first process writes the metrics, and measures on its own lanes
     every, step = session.settings.horizon_every, session.progress.step + 1
     if not every or (step % every and step != FIRST):
         return False

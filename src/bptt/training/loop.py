@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -16,18 +16,20 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-from bptt.data import Corpus
-from bptt.errors import RunError
-from bptt.models import CountModel, token_loss
-from bptt.remedies import Regularised
+from bptt.data import Corpus, Vocabulary
+from bptt.models import CountModel
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import build_model, open_corpus
+from bptt.training.distributed import Group, joined
+from bptt.training.elastic import folder_to_go_on_with
 from bptt.training.evaluate import Score, evaluate
-from bptt.training.horizon import measured
+from bptt.training.nonfinite import Broken, meet
 from bptt.training.run_folder import RunFolder
 from bptt.training.schedule import Budget, rate
 from bptt.training.session import Session, Tally
 from bptt.training.settings import Settings, default_folder
+from bptt.training.shared_state import gathered, own_part, shared
+from bptt.training.update import update
 
 Record = dict[str, Any]
 SCORES = 10  # held-out scores in a run, unless the settings say otherwise
@@ -46,6 +48,9 @@ class Reporter(Protocol):
     def score(self, step: int, score: Score) -> None:
         """The held-out text was scored."""
 
+    def note(self, text: str) -> None:
+        """Something happened that does not happen in a healthy run."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -53,6 +58,7 @@ class Outcome:
 
     Attributes:
         run: its folder.
+        rank: of this process among those that trained together; process 0 wrote the run folder.
         model: with the weights of the best held-out score.
         corpus: what it was trained on.
         valid: the exact held-out score of that model, None where nothing is held out.
@@ -70,6 +76,7 @@ class Outcome:
     seconds: float
     tokens: int
     interrupted: bool
+    rank: int = 0
 
 
 def train(
@@ -78,6 +85,7 @@ def train(
     resume: str | Path | None = None,
     reporter: Reporter | None = None,
     on_step: Callable[[Session], None] | None = None,
+    group: Group | None = None,
 ) -> Outcome:
     """Train a language model and leave a run folder behind.
 
@@ -86,24 +94,24 @@ def train(
         resume: run folder to go on with; the loss curve continues exactly where it stopped.
         reporter: told what happens.
         on_step: called after every update, before that update is logged, scored or saved.
+        group: the processes that train together; default: those that torchrun started this one with,
+            or those of torch.distributed where that is initialised. All of them call this function;
+            the first writes the run folder and is the only one to report.
 
     Returns:
         The :class:`Outcome`. The first interrupt (Ctrl-C) ends the run cleanly with a checkpoint.
 
     Raises:
-        DataError, RunError, ArgumentError: before anything is written; RunError too when the loss
-            or the gradient stops being finite, before that update is made.
+        DataError, RunError, ArgumentError: before anything is written.
+        NonFiniteError: a loss, state, gradient or parameter stopped being finite, and
+            ``settings.on_nonfinite`` says to stop or its limit is reached; that update is not made.
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    if resume is None:
-        if settings.out is not None:
-            RunFolder(settings.out).require_free()  # known now, or only after reading a large text
-        session, run = _begin(settings)
-    else:
-        session, run = None, RunFolder.open(resume)
-    with run.held():
-        session = _go_on(settings, run) if session is None else session
+    with ExitStack() as stack:
+        group = stack.enter_context(joined()) if group is None else group
+        session, run = _open_run(settings, resume, group, stack)
+        reporter = None if group.rank else reporter
         if reporter is not None:
             reporter.begin(run.path, session)
         if session.optimizer is None:
@@ -122,14 +130,23 @@ def _descend(
     settings = session.settings
     budget, progress = Budget.of(settings), session.progress
     spent, clock = progress.seconds, time.perf_counter()
+    session.guard.remember(session, run.flush_metrics())
     done = budget.progress(progress.step, session.epochs, progress.seconds)
+    group = session.group
     with _until_interrupted() as interrupted:
-        while done < 1 and not interrupted() and not _impatient(session):
+        while done < 1 and not group.any(interrupted()) and not _impatient(session):
             lr = rate(done, settings.learning_rate, settings.warmup, settings.decay)
-            _update(session, optimizer, lr)
+            broken = update(session, optimizer, lr)
+            now = spent + time.perf_counter() - clock
+            # By the clock or not, all processes must come to the same end.
+            session.progress.seconds = now if budget.minutes is None else group.of_first(now)
+            if broken is not None:
+                _meet(session, run, broken, reporter)
+                progress = session.progress  # rolled back, perhaps
+                done = budget.progress(progress.step, session.epochs, progress.seconds)
+                continue
             if on_step is not None:
                 on_step(session)  # before a checkpoint, which then has what it drew and changed
-            progress.seconds = spent + time.perf_counter() - clock
             done = budget.progress(progress.step, session.epochs, progress.seconds)
             if progress.step % settings.log_every == 0:
                 record = _log(session, run, lr)
@@ -140,56 +157,33 @@ def _descend(
                 if reporter is not None and score is not None:
                     reporter.score(progress.step, score)
                 progress.seconds = spent + time.perf_counter() - clock
-        stopped = interrupted()
-    if checkpoints.steps(run.checkpoints)[-1:] != [progress.step]:
+        stopped = group.any(interrupted())
+    if group.first(lambda: checkpoints.steps(run.checkpoints)[-1:]) != [progress.step]:
         _save(session, run)
     return _finish(session, run, stopped)
 
 
-def _update(session: Session, optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """One step: a chunk, its gradient, the clip, the update."""
-    progress, tally = session.progress, session.progress.tally
-    chunk = session.data.take()
-    if chunk.fresh:
-        session.carry = None
-    regulariser, regularised = session.regulariser, Regularised()
-    with (
-        measured(session),
-        nullcontext(regularised)
-        if regulariser is None
-        else regulariser.on(session.model) as regularised,
-    ):
-        step = session.estimator.backward(
-            session.model,
-            chunk.inputs,
-            chunk.targets,
-            session.carry,
-            loss=token_loss,
-            reset=None if chunk.fresh else chunk.reset,
-        )
-    clipped = session.clip(session.model.parameters())
-    loss, norm = step.loss.item(), clipped.norm.item()
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise RunError(
-            f"a finite loss and gradient at step {progress.step + 1}",
-            f"loss {loss:.4g}, gradient norm {norm:.4g}",
-            "lower --lr or --clip; the last checkpoint is from before",
-        )
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.step()
-    optimizer.zero_grad()
-    session.carry = step.carry
-    progress.step += 1
-    progress.tokens += step.terms
-    tally.steps += 1
-    tally.tokens += step.terms
-    tally.nats += loss
-    tally.norms += norm
-    tally.clipped += clipped.acted
-    if regulariser is not None:
-        tally.penalty += (regularised.value or 0.0) if regularised.acted else 0.0
-        tally.unregularised += not regularised.acted
+def _meet(session: Session, run: RunFolder, broken: Broken, reporter: Reporter | None) -> None:
+    """A number was not finite: stop, or say so and go on."""
+    told = meet(session, broken, lambda: _save(session, run))
+    if told["action"] == "rollback":
+        run.rewind_metrics(session.guard.metrics)
+    text = told.pop("text")
+    run.append_metrics({"step": session.progress.step, "nonfinite": told})
+    if reporter is not None:
+        reporter.note(text)
+
+
+def _save(session: Session, run: RunFolder) -> Path:
+    """Write a checkpoint, and remove those that are no longer kept."""
+    step, best = session.progress.step, session.progress.best_step
+    metrics = run.flush_metrics()
+    saved = gathered(session.group, session.checkpoint(metrics))
+    if session.group.rank == 0:
+        checkpoints.save(run.checkpoints, saved)
+        checkpoints.prune(run.checkpoints, session.settings.keep, best)
+    session.guard.remember(session, metrics)
+    return run.checkpoints / f"step-{step}"
 
 
 def _log(session: Session, run: RunFolder, lr: float) -> Record:
@@ -209,6 +203,9 @@ def _log(session: Session, run: RunFolder, lr: float) -> Record:
         "tokens": progress.tokens,
         "tokens_per_second": round(tally.tokens / max(progress.seconds - tally.seconds, 1e-9), 1),
     }
+    if progress.skipped or tally.skipped:
+        progress.skipped += tally.skipped
+        record["skipped"] = progress.skipped  # chunks left out in the run so far
     if progress.horizon is not None:
         record |= progress.horizon
         progress.horizon = None
@@ -232,7 +229,9 @@ def _score_and_save(session: Session, run: RunFolder, done: float) -> Score | No
     progress, score = session.progress, None
     progress.scored_at = done
     if session.corpus.valid is not None:
-        score = evaluate(session.model, session.corpus.valid, lanes=SCORE_LANES)
+        score = evaluate(
+            session.model, session.corpus.valid, lanes=SCORE_LANES, group=session.group
+        )
         session.note_score(score)
         run.append_metrics({"step": progress.step, "valid": score.as_dict()})
     _save(session, run)
@@ -250,20 +249,69 @@ def _impatient(session: Session) -> bool:
     return 0 < patience <= session.progress.without_best
 
 
-def _begin(settings: Settings) -> tuple[Session, RunFolder]:
-    session = Session(settings, open_corpus(settings))
+def _open_run(
+    settings: Settings, resume: str | Path | None, group: Group, stack: ExitStack
+) -> tuple[Session, RunFolder]:
+    if resume is None:
+        resume = folder_to_go_on_with(settings, group)
+    if resume is not None:
+        return _go_on(settings, Path(resume), group, stack)
+    return _begin(settings, group, stack)
+
+
+def _begin(settings: Settings, group: Group, stack: ExitStack) -> tuple[Session, RunFolder]:
+    if settings.out is not None:
+        # Known now, or only after reading a large text.
+        group.first(RunFolder(settings.out).require_free)
+    session = Session(settings, _corpus(settings, group), group)
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = Path(settings.out) if settings.out is not None else default_folder(settings, now)
-    first = None if session.optimizer is None else session.checkpoint()
-    return session, RunFolder.create(path, settings, session.corpus.vocabulary, first)
+    first = None if session.optimizer is None else gathered(group, session.checkpoint())
+
+    def create() -> str:
+        made = RunFolder.create(path, settings, session.corpus.vocabulary, first)
+        return str(made.path)
+
+    run = RunFolder(group.first(create))
+    _hold(run, group, stack)
+    return session, run.unwritten() if group.rank else run
 
 
-def _go_on(settings: Settings, run: RunFolder) -> Session:
-    session = Session(settings, open_corpus(settings, run.read_vocabulary()))
+def _go_on(
+    settings: Settings, path: Path, group: Group, stack: ExitStack
+) -> tuple[Session, RunFolder]:
+    run = RunFolder.open(path)
+    run = run.unwritten() if group.rank else run
+    _hold(run, group, stack)
+    session = Session(settings, _corpus(settings, group, run.read_vocabulary()), group)
     if session.optimizer is not None:  # a count table is counted anew
-        saved = checkpoints.recover(run.checkpoints)
-        run.rewind_metrics(session.restore(saved))
-    return session
+        saved = shared(group, lambda: checkpoints.recover(run.checkpoints))
+        run.rewind_metrics(session.restore(own_part(group, saved, settings.batch, settings.seed)))
+    return session, run
+
+
+def _hold(run: RunFolder, group: Group, stack: ExitStack) -> None:
+    """Take the run folder until the stack is unwound; process 0 does, for all."""
+
+    def take() -> None:
+        stack.enter_context(run.held())
+
+    group.first(take)
+
+
+def _corpus(settings: Settings, group: Group, vocabulary: Vocabulary | None = None) -> Corpus:
+    """Read by process 0 first: the others find a large text encoded already."""
+    read: list[Corpus] = []
+
+    def sizes() -> list[int]:
+        read.append(open_corpus(settings, vocabulary))
+        return [len(read[0].train.tokens), read[0].vocabulary.size]
+
+    group.first(sizes)
+    if not read:
+        sizes()
+    group.require_same("text", [len(read[0].train.tokens), read[0].vocabulary.size])
+    return read[0]
 
 
 def _count(session: Session, run: RunFolder) -> Outcome:
@@ -278,13 +326,16 @@ def _count(session: Session, run: RunFolder) -> Outcome:
 
 def _finish(session: Session, run: RunFolder, interrupted: bool) -> Outcome:
     model = build_model(session.settings, session.corpus.vocabulary.size)
-    model.load_state_dict(checkpoints.best(run.checkpoints).model)
+    group = session.group
+    best = shared(group, lambda: checkpoints.best(run.checkpoints))
+    model.load_state_dict(best.model)
     valid, progress = None, session.progress
     if session.corpus.valid is not None and not interrupted:
-        valid = evaluate(model, session.corpus.valid)
-        run.write_result(
-            {"final": valid.as_dict(), "step": progress.step, "seconds": progress.seconds}
-        )
+        valid = evaluate(model, session.corpus.valid, group=group)
+        if group.rank == 0:
+            run.write_result(
+                {"final": valid.as_dict(), "step": progress.step, "seconds": progress.seconds}
+            )
     return Outcome(
         run.path,
         model,
@@ -294,6 +345,7 @@ def _finish(session: Session, run: RunFolder, interrupted: bool) -> Outcome:
         progress.seconds,
         progress.tokens,
         interrupted,
+        group.rank,
     )
 
 

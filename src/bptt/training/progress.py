@@ -61,6 +61,10 @@ class TerminalReporter:
         text += f"  |  {line(self._last)}" if self._last else ""
         self._console.print(text, markup=False, soft_wrap=True)
 
+    def note(self, text: str) -> None:
+        """Leave a line behind."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
     def __enter__(self) -> TerminalReporter:
         return self
 
@@ -85,6 +89,7 @@ def line(record: dict[str, Any]) -> str:
     With ``"horizon"`` measured, it stands before the speed: ``horizon 14``, in steps.
     """
     reach = f"horizon {record['horizon']}  " if "horizon" in record else ""
+    reach += f"skipped {record['skipped']}  " if "skipped" in record else ""
     return (
         f"loss {record['loss']:.3f}  {record['bits']:.3f} bits  ppl {record['perplexity']:.1f}  "
         f"|g| {record['norm']:.2g}  clipped {record['clipped']:.0%}  "

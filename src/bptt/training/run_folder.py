@@ -241,6 +241,10 @@ class RunFolder:
                 "restore it from a copy; a run's settings are changed by options, not in its files",
             ) from None
 
+    def unwritten(self) -> RunFolder:
+        """The same folder for a process that must not write to it."""
+        return _Unwritten(self.path)
+
     @staticmethod
     def _unwritable(path: Path, error: OSError) -> RunError:
         return RunError(
@@ -248,6 +252,19 @@ class RunFolder:
             error.strerror or str(error),
             "free the disk and go on with --resume; the checkpoints are intact",
         )
+
+
+class _Unwritten(RunFolder):
+    """Another process writes the metrics."""
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        pass
+
+    def flush_metrics(self) -> int:
+        return 0
+
+    def rewind_metrics(self, size: int) -> None:
+        pass
 
 
 def environment() -> dict[str, Any]:

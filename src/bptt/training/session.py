@@ -12,15 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from bptt import carry as carries
-from bptt.data import Corpus, Lanes, RandomChunks
+from bptt.data import Chunk, Corpus, Lanes, RandomChunks
 from bptt.errors import RunError
 from bptt.gradients import Estimator
 from bptt.remedies import build_clip, build_regulariser
 from bptt.training.build import build_data, build_estimator, build_model, build_optimizer
 from bptt.training.checkpoint import Checkpoint
+from bptt.training.distributed import Group
 from bptt.training.evaluate import Score
+from bptt.training.nonfinite import Guard
 from bptt.training.randomness import random_states, restore_random_states
 from bptt.training.settings import Settings
+from bptt.training.shared_state import fresh_random_state
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Tally:
     clipped: int = 0
     penalty: float = 0.0
     unregularised: int = 0
+    skipped: int = 0
     seconds: float = 0.0
 
 
@@ -50,6 +54,9 @@ class Progress:
     without_best: int = 0
     tally: Tally = field(default_factory=Tally)
     horizon: dict[str, Any] | None = None  # measured since the last line of the metrics
+    skipped: int = 0  # chunks whose update was not finite, up to the last line of the metrics
+    skips: int = 0  # in a row
+    rollbacks: int = 0
 
 
 class Session:
@@ -58,19 +65,39 @@ class Session:
     Args:
         settings: what to train.
         corpus: what to train on.
+        group: the processes that train together; carry and data are those of this one's lanes.
     """
 
-    def __init__(self, settings: Settings, corpus: Corpus) -> None:
+    def __init__(self, settings: Settings, corpus: Corpus, group: Group = Group()) -> None:  # noqa: B008
         self.settings = settings
+        self.group = group
         self.corpus = corpus
         self.model: nn.Module = build_model(settings, corpus.vocabulary.size)
         self.optimizer = build_optimizer(settings, self.model)
-        self.estimator: Estimator = build_estimator(settings)
+        # Its own source: with several processes each draws its own dropout, all the same cuts.
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.estimator: Estimator = build_estimator(settings, self.generator, group)
         self.clip = build_clip(settings.clip)
         self.regulariser = build_regulariser(settings.regularise)
-        self.data: Lanes | RandomChunks = build_data(settings, corpus.train)
+        self.data: Lanes | RandomChunks = build_data(settings, corpus.train, group)
         self.carry: carries.Carry = None
         self.progress = Progress()
+        self.guard = Guard()
+        if group.rank:  # the models began alike; the units they drop are not
+            torch.set_rng_state(fresh_random_state(settings.seed, group.rank))
+
+    def chunk_carry(self, chunk: Chunk) -> carries.Carry:
+        """What a chunk begins with: None where every lane of it starts afresh."""
+        return None if chunk.fresh else self.carry
+
+    def random_states(self) -> dict[str, Tensor]:
+        """Of the sources that an update draws from, by name."""
+        return {"random": torch.get_rng_state(), "random.estimator": self.generator.get_state()}
+
+    def set_random_states(self, states: dict[str, Tensor]) -> None:
+        """Put them back."""
+        torch.set_rng_state(states["random"])
+        self.generator.set_state(states["random.estimator"])
 
     @property
     def epochs(self) -> float:
@@ -94,7 +121,7 @@ class Session:
         Args:
             metrics: bytes of the metrics that were written so far.
         """
-        training: dict[str, Tensor] = random_states()
+        training = random_states() | self.random_states()
         states = {} if self.optimizer is None else self.optimizer.state_dict()["state"]
         for index, state in states.items():
             for name, value in state.items():
@@ -133,6 +160,7 @@ class Session:
             self._restore_optimizer(saved.training)
             self._restore_carry(saved.training)
             restore_random_states(saved.training)
+            self.set_random_states(saved.training)
             best = state.pop("best_nats")
             tally = Tally(**state.pop("tally"))
             best = math.inf if best is None else best
@@ -165,9 +193,9 @@ class Session:
             self.carry = None
             return
         # The model knows the structure its carry has; one step gives it, the values are replaced.
-        lanes = self.settings.batch
+        low, high = self.data.lane_range
         with torch.no_grad():
-            _, template = self.model(torch.zeros(1, lanes, dtype=torch.int64))
+            _, template = self.model(torch.zeros(1, high - low, dtype=torch.int64))
         values = iter(saved)
         self.carry = carries.apply(lambda _: next(values), template)
 

@@ -94,6 +94,10 @@ class Settings:
     regularise: str | None = None
     """Penalty on the recurrence, with its weight: omega:1 (Pascanu's), floss:1 (gradient flossing)."""
 
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    """When a loss, gradient or parameter is not finite: stop before the update, skip it, or roll back to
+    the last checkpoint and go on with other data."""
+
     minutes: float | None = None
     """Stop after this long; the default, 1, if neither steps nor epochs are given."""
     steps: int | None = None
