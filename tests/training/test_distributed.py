@@ -243,7 +243,15 @@ def test_a_killed_worker_changes_nothing(text, tmp_path):
     (lines, saved), (expected_lines, expected) = last_numbers(parts), last_numbers(whole)
     assert lines == expected_lines
     assert_close(saved.model, expected.model, 0.0)
-    assert_close(saved.training, expected.training, 0.0)
+    # A run draws from torch alone; Python's and NumPy's generators are each process's own.
+    foreign = ("random.python", "random.numpy")
+    assert_close(
+        *(
+            {n: t for n, t in c.training.items() if not n.startswith(foreign)}
+            for c in (saved, expected)
+        ),
+        0.0,
+    )
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from bptt.cli.parse import parse
-from bptt.data.memory import require
 from bptt.errors import ArgumentError
+from bptt.memory import require
 from bptt.training.settings import MOST_THREADS
 
 Cell: TypeAlias = Literal["rnn", "gru", "lstm"]

@@ -7,9 +7,9 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bptt.data.memory import require
 from bptt.errors import ArgumentError
 from bptt.forms import CLIPS, GRADIENTS, REGULARISERS, STARTS, parse_form, parse_forms
+from bptt.memory import require
 
 CURRICULA = ("none", "double")
 CELLS = ("rnn", "rnn-relu", "gru", "lstm", "mingru", "lru")

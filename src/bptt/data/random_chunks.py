@@ -26,8 +26,8 @@ from bptt.data.chunk import (
     check_stream,
 )
 from bptt.data.mapped import Footprint
-from bptt.data.memory import require
 from bptt.errors import ArgumentError, DataError
+from bptt.memory import require
 
 SEEDS = 1 << 64
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from bptt.data import Corpus, Lanes, RandomChunks, Stream, memory
+from bptt import memory
+from bptt.data import Corpus, Lanes, RandomChunks, Stream
 from bptt.gradients import (
     Adaptive,
     Checkpointed,

@@ -170,6 +170,8 @@ def _meet(session: Session, run: RunFolder, broken: Broken, reporter: Reporter |
         run.rewind_metrics(session.guard.metrics)
     text = told.pop("text")
     run.append_metrics({"step": session.progress.step, "nonfinite": told})
+    if told["action"] == "rollback":
+        session.guard.metrics = run.flush_metrics()  # going back once more keeps this line
     if reporter is not None:
         reporter.note(text)
 
@@ -236,12 +238,6 @@ def _score_and_save(session: Session, run: RunFolder, done: float) -> Score | No
         run.append_metrics({"step": progress.step, "valid": score.as_dict()})
     _save(session, run)
     return score
-
-
-def _save(session: Session, run: RunFolder) -> None:
-    """Write a checkpoint, and only then remove those that are no longer kept."""
-    checkpoints.save(run.checkpoints, session.checkpoint(metrics=run.flush_metrics()))
-    checkpoints.prune(run.checkpoints, session.settings.keep, session.progress.best_step)
 
 
 def _impatient(session: Session) -> bool:
