@@ -24,6 +24,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 HERE = Path(__file__).parent
 # Where page "Your run" looks for the folder given on the command line.
 RUN_VARIABLE = "BPTT_LAB_RUN"
+# So long after its page was left a session ends, and with it what runs in it, seconds. A page that was
+# away for less goes on where it was.
+LEFT = 5
 # marimo's page has inline scripts and styles, and makes workers and pictures out of blobs.
 POLICY = "; ".join(
     [
@@ -77,7 +80,9 @@ def build() -> App:
         from starlette.routing import Mount, Route
     except ImportError:
         raise DependencyError("marimo", "none installed", 'pip install "bptt[lab]"') from None
-    notebooks = marimo.create_asgi_app(quiet=True, html_head=f"<style>{css()}</style>")
+    notebooks = marimo.create_asgi_app(
+        quiet=True, html_head=f"<style>{css()}</style>", session_ttl=LEFT
+    )
     for page in available():
         notebooks = notebooks.with_app(path=f"/{page.slug}", root=str(page.file))
 
