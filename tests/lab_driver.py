@@ -122,6 +122,17 @@ class LabPage:
         box.get_by_role("radio", name=option, exact=True).press("Space")
         return self._moved(changes, before)
 
+    def click(self, control, button):
+        """Press a button by its words, on the keyboard."""
+        box = self.page.locator(f'[data-control="{control}"]')
+        box.get_by_role("button", name=button, exact=True).press("Enter")
+
+    def pick(self, control, option, *, changes):
+        """Pick one of a dropdown by its words; returns the value named ``changes``."""
+        before = self.page.locator(f'[data-value="{changes}"]').text_content()
+        self.page.locator(f'[data-control="{control}"] select').select_option(label=option)
+        return self._moved(changes, before)
+
     def _moved(self, name, before):
         self.page.wait_for_function(
             """([name, before]) => {
@@ -132,14 +143,14 @@ class LabPage:
         )
         return self.value(name)
 
-    def settle(self, name, wanted):
-        """Wait until a value is the one wanted; fails with both if it does not come."""
+    def settle(self, name, wanted, timeout=10_000):
+        """Wait until a value is the one wanted; fails with both if it does not come in time, ms."""
         try:
             self.page.wait_for_function(
                 """([name, wanted]) =>
                     document.querySelector(`[data-value="${name}"]`)?.textContent === wanted""",
                 arg=[name, repr(wanted)],
-                timeout=10_000,
+                timeout=timeout,
             )
         except Exception:
             raise AssertionError(f"{name}: {self.value(name)!r}, expected {wanted!r}") from None

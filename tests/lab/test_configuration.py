@@ -32,7 +32,7 @@ isolate_apps = true
 SHOW = """
 import sys
 from bptt.lab.notebooks import Notebooks
-Notebooks("")
+Notebooks("", 5)
 from marimo._config.manager import get_default_config_manager
 import json
 print(json.dumps(get_default_config_manager(current_path=None).get_config(hide_secrets=False)))

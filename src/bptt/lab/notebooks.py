@@ -18,6 +18,10 @@ from bptt.lab.registry import available
 class Notebooks:
     """Every page's notebook behind one ASGI application.
 
+    Args:
+        css: of every page.
+        left: so many seconds after its page was left a session ends.
+
     Attributes:
         app: the application; a page is at ``/SLUG/``.
 
@@ -25,7 +29,7 @@ class Notebooks:
         DependencyError: marimo is missing.
     """
 
-    def __init__(self, css: str) -> None:
+    def __init__(self, css: str, left: int) -> None:
         try:
             import marimo
         except ImportError:
@@ -34,7 +38,8 @@ class Notebooks:
         # marimo would report every closed tab.
         logging.getLogger("marimo").setLevel(logging.ERROR)
         self._managers: list[Any] = []
-        builder = marimo.create_asgi_app(quiet=True, html_head=f"<style>{css}</style>")
+        head = f"<style>{css}</style>"
+        builder = marimo.create_asgi_app(quiet=True, html_head=head, session_ttl=left)
         for page in available():
             builder = builder.with_app(
                 path=f"/{page.slug}", root=str(page.file), middleware=[self._keep]

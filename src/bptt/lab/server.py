@@ -17,6 +17,9 @@ from bptt.lab.registry import available
 HERE = Path(__file__).parent
 # Where page "Your run" looks for the folder given on the command line.
 RUN_VARIABLE = "BPTT_LAB_RUN"
+# So long after its page was left a session ends, and with it what runs in it, seconds. A page that was
+# away for less goes on where it was.
+LEFT = 5
 # How long open pages may take to end, seconds.
 GRACE = 1.0
 
@@ -74,7 +77,7 @@ def serve(
         if not Path(run).is_dir():
             raise RunError("a run folder", f"{run!r}, which is none", "give one of bptt train's")
         os.environ[RUN_VARIABLE] = str(Path(run).resolve())
-    notebooks = Notebooks(css())
+    notebooks = Notebooks(css(), LEFT)
     import uvicorn
 
     config = uvicorn.Config(
