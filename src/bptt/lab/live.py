@@ -77,10 +77,11 @@ class Work:
     Attributes:
         state: of the newest piece.
         unit: what ticks count, for the line that says how far it is.
+        name: put before the names of the values that tests read, where a page has more than one work.
     """
 
-    def __init__(self, unit: str = "update") -> None:
-        self.unit = unit
+    def __init__(self, unit: str = "update", name: str = "") -> None:
+        self.unit, self.name = unit, name
         self.state: State = "ready"
         self._halt = threading.Event()
         self._thread: threading.Thread | None = None
@@ -190,7 +191,7 @@ class Work:
 
     def _still(self, idle: str) -> str:
         if self._last is None:
-            return layout.words(idle) + layout.values({"state": "ready"})
+            return layout.words(idle) + layout.values({f"{self.name}state": "ready"})
         tick, seconds, drawn = self._last
         return self._line(tick.done, tick.total, seconds) + drawn
 
@@ -202,7 +203,7 @@ class Work:
             f'<div class="live {self.state}"><b role="status">{self.state.title()}</b>'
             f'<progress {extent} aria-label="{escape(count)}"></progress>'
             f"<span>{escape(count)}, {seconds:.1f} s</span></div>"
-            + layout.values({"state": self.state, "done": done})
+            + layout.values({f"{self.name}state": self.state, f"{self.name}done": done})
         )
 
 
