@@ -96,11 +96,21 @@ def _(training):
 
 
 @app.cell
-def _(cell, text, train, training):
+def _(text):
+    dropped = text.contents() or b""
+    layout.show(
+        layout.words(f"{text.name()}: {len(dropped):,} bytes.") if text.value else "",
+        layout.values({"text_bytes": len(dropped)}),
+    )
+    return (dropped,)
+
+
+@app.cell
+def _(cell, dropped, train, training):
     def begin():
         place = tempfile.TemporaryDirectory(prefix="bptt-lab-")  # gone with what trains in it
         with place as made:
-            yield from train_text.train_text(text.contents() or b"", Path(made), cell=cell.value)
+            yield from train_text.train_text(dropped, Path(made), cell=cell.value)
 
     training.show(
         begin,
