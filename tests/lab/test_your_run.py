@@ -149,9 +149,9 @@ def test_a_broken_folder_is_told_in_a_sentence(run, broken):
             lab.draw_course(course)
             assert lab.tell(course)
             continue
-        with pytest.raises(RunError, match="^expected .*: ") as told:
-            lab.read_course(run)
-            list(lab.measure(run))
+        with pytest.raises(RunError, match="expected") as told:
+            # Settings may all be left out; the vocabulary is read with the model.
+            list(lab.measure(lab.read_course(run).path))
         assert "\n" not in str(told.value)
 
 
