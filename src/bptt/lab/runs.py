@@ -24,7 +24,7 @@ def list_runs(root: str | os.PathLike[str], given: str | None = None) -> dict[st
         given: another folder, allowed wherever it is.
 
     Returns:
-        name → folder; the name is the path below ``root``.
+        name → folder; the name is the path below ``root``, and "…/NAME" of one that is not below it.
 
     Cost: lists at most 4000 folders.
 
@@ -54,7 +54,8 @@ def list_runs(root: str | os.PathLike[str], given: str | None = None) -> dict[st
 
 def _name(run: Path, top: Path) -> str:
     below = run.is_relative_to(top) and run != top
-    return str(run.relative_to(top) if below else run)
+    # Short, for a phone; "…" is no folder's name below the directory.
+    return str(run.relative_to(top)) if below else f"…/{run.name}"
 
 
 def is_run(folder: Path, files: list[str] | None = None) -> bool:

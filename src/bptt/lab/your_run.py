@@ -285,6 +285,7 @@ def draw_measured(found: Measured) -> str:
                     Mark(f"horizon {main.horizon}", x=main.horizon, color="green"),
                 ],
                 x="steps back", y="norm", log=True,
+                xlim=(0, max(1, *(lag for lag, norm in enumerate(norms) if norm > 0))),
                 caption="How much of the loss's gradient is left so many steps back.",
             )
         ] if max(norms) > 0 else []  # fmt: skip

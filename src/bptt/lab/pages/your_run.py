@@ -35,7 +35,9 @@ def _():
 
 @app.cell
 def _(listed, measuring):
-    folder = mo.ui.dropdown(list(listed), next(iter(listed), None), label="Run folder")
+    folder = mo.ui.dropdown(
+        list(listed), next(iter(listed), None), label="Run folder", full_width=True
+    )
     again = mo.ui.refresh(
         options=["1s", "5s", "30s"], default_interval="1s", label="Look again every"
     )
