@@ -262,7 +262,9 @@ def _diagnose(model: torch.nn.Module, settings: Settings, vocabulary: Any, seed:
 
 def draw_measured(found: Measured) -> str:
     """A diagnosis and samples as HTML text."""
-    shown = layout.values({"samples": [list(t) for t in found.texts]})
+    shown = layout.values(
+        {"sampled": [step for step, _ in found.texts], "samples": repr(found.texts)}
+    )
     if found.missing:
         shown += layout.words(f"Not measured: {found.missing}")
     if found.diagnosis is not None:

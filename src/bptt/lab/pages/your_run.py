@@ -29,7 +29,8 @@ def _():
 @app.cell
 def _():
     listed = runs.list_runs(Path.cwd(), os.environ.get(RUN_VARIABLE))
-    training, measuring, kept = live.Work(name="training_"), live.Work("part"), {}
+    training, measuring = live.Work(name="training_"), live.Work("part")
+    kept: dict[str, lab.Course] = {}
     return kept, listed, measuring, training
 
 
