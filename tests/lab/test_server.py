@@ -12,7 +12,7 @@ from bptt.cli import main
 from bptt.lab import PAGES, available
 from bptt.lab.guard import HEADERS, POLICY, guard
 from bptt.lab.server import css, index
-from lab_driver import LAB, start
+from lab_driver import LAB, LabPage, start
 
 
 def refuse(capsys, *words):
@@ -146,6 +146,22 @@ def test_the_index_leads_to_every_page(open_page, shoot):
         lab.page.get_by_role("link", name="All pages").press("Enter")
         lab.page.wait_for_url("**/")
     shoot("")
+
+
+@pytest.mark.browser
+def test_two_pages_opened_at_the_same_moment_are_both_answered(chromium):
+    # A server of its own: only one that has shown no page yet has everything to import.
+    child, address = start("--port", "0")
+    pages = []
+    try:
+        pages += [LabPage(chromium, address, "contraction") for _ in range(2)]
+        assert [page.wait("norm").faults for page in pages] == [[], []]
+    finally:
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=20)
+        for page in pages:
+            page.close()
+    assert (child.returncode, err) == (0, "")
 
 
 @pytest.mark.browser

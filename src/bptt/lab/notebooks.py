@@ -7,6 +7,7 @@ tests of both fail if a newer marimo moves them.
 from __future__ import annotations
 
 import logging
+import runpy
 import threading
 import time
 from typing import Any
@@ -45,6 +46,10 @@ class Notebooks:
                 path=f"/{page.slug}", root=str(page.file), middleware=[self._keep]
             )
         self.app = builder.build()
+        # What the pages import is imported here, once: two pages opened at the same moment would import
+        # torch from two threads at a time, which breaks it for good.
+        for page in available():
+            runpy.run_path(str(page.file), run_name=page.slug)
 
     def _keep(self, app: Any) -> Any:
         self._managers.append(app.state.session_manager)
