@@ -7,16 +7,39 @@ from ast import literal_eval
 
 # This interpreter as it was started: without site packages of its own if it has none.
 PYTHON = [sys.executable, *(["-S"] if sys.flags.no_site else [])]
-LAB = [*PYTHON, "-m", "bptt", "lab", "--no-open"]
+# The command as a reader has it, and an alarm: a socket that leads off this machine is refused and told.
+OWN_MACHINE_ONLY = """
+import sys
+HERE = {None, "", "127.0.0.1", "localhost", "::1", b"127.0.0.1", b"localhost", b"::1", "192.0.2.1"}
+def alarm(event, arguments):
+    if event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        host = arguments[0]
+    elif event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+        address = arguments[1]
+        host = address[0] if isinstance(address, tuple) else None
+    else:
+        return
+    if host not in HERE:
+        print("a socket to outside:", event, host, file=sys.stderr, flush=True)
+        raise PermissionError(host)
+sys.addaudithook(alarm)
+from bptt.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+LAB = [*PYTHON, "-c", OWN_MACHINE_ONLY, "lab", "--no-open"]
 # The first page imports torch, and another test may hold the machine.
 PATIENCE = 60_000  # ms
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
-def start(*words):
-    """``bptt lab`` in a child process; returns it and the address it says."""
+def start(*words, command=LAB, **options):
+    """``bptt lab`` in a child process; returns it and the address it says.
+
+    Args:
+        options: of ``subprocess.Popen``.
+    """
     child = subprocess.Popen(
-        [*LAB, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )
     line = child.stdout.readline()
     found = re.search(r"http://127\.0\.0\.1:\d+/\S*", line)
@@ -99,6 +122,17 @@ class LabPage:
         box.get_by_role("radio", name=option, exact=True).press("Space")
         return self._moved(changes, before)
 
+    def click(self, control, button):
+        """Press a button by its words, on the keyboard."""
+        box = self.page.locator(f'[data-control="{control}"]')
+        box.get_by_role("button", name=button, exact=True).press("Enter")
+
+    def pick(self, control, option, *, changes):
+        """Pick one of a dropdown by its words; returns the value named ``changes``."""
+        before = self.page.locator(f'[data-value="{changes}"]').text_content()
+        self.page.locator(f'[data-control="{control}"] select').select_option(label=option)
+        return self._moved(changes, before)
+
     def _moved(self, name, before):
         self.page.wait_for_function(
             """([name, before]) => {
@@ -109,14 +143,14 @@ class LabPage:
         )
         return self.value(name)
 
-    def settle(self, name, wanted):
-        """Wait until a value is the one wanted; fails with both if it does not come."""
+    def settle(self, name, wanted, timeout=10_000):
+        """Wait until a value is the one wanted; fails with both if it does not come in time, ms."""
         try:
             self.page.wait_for_function(
                 """([name, wanted]) =>
                     document.querySelector(`[data-value="${name}"]`)?.textContent === wanted""",
                 arg=[name, repr(wanted)],
-                timeout=10_000,
+                timeout=timeout,
             )
         except Exception:
             raise AssertionError(f"{name}: {self.value(name)!r}, expected {wanted!r}") from None

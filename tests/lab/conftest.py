@@ -69,6 +69,10 @@ def shoot(open_page, tmp_path):
         page = open_page(slug)
         if value is not None:
             page.wait(value)
+        else:
+            page.page.get_by_role("heading", level=1).wait_for()
+            if slug:
+                page.page.locator("[data-value]").first.wait_for(state="attached")
         for scheme, size in product(("light", "dark"), SIZES):
             page.look(scheme, size)
             page.whole()

@@ -45,7 +45,8 @@ def run(arguments: list[str]) -> int:
     if not 0 <= asked.port <= 65535:
         raise ArgumentError("--port from 0 to 65535", str(asked.port), "change --port")
 
-    from bptt.lab.server import serve
+    from bptt.lab.notebooks import ended
+    from bptt.lab.server import GRACE, serve
 
     def ready(address: str) -> None:
         address += f"{asked.page}/" if asked.page else ""
@@ -59,7 +60,12 @@ def run(arguments: list[str]) -> int:
         serve(asked.host, asked.port, run=asked.run, ready=ready)
     except KeyboardInterrupt:
         print("\nbptt lab: stopped", flush=True)
-    # Open pages have threads that wait for their reader; there is nothing of theirs to save.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    if not ended(GRACE):
+        # A cell that computes cannot be stopped from outside: its thread ends with the cell, however
+        # long that takes. Nor can the interpreter be taken down around it: a thread that comes back
+        # from torch's C++ into an interpreter that is no more aborts the process. A page has nothing
+        # to save, so the process ends here; what a run writes, it writes whole (see bptt.training).
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    return 0

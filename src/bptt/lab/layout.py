@@ -52,6 +52,13 @@ def controls(title: str = "", /, **elements: Any) -> Any:
     return _html(f'<div class="controls">{cells}</div>')
 
 
+def beside(*elements: Any) -> Any:
+    """Buttons that belong together, as one control."""
+    import marimo
+
+    return marimo.Html(f'<div class="beside">{"".join(e.text for e in elements)}</div>')
+
+
 def facts(entries: Mapping[str, str]) -> str:
     """Numbers under their names, large."""
     cells = "".join(

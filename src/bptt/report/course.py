@@ -76,20 +76,40 @@ def draw_horizon(axes: Any, records: Sequence[Record], k: int | None = None) -> 
     axes.set(title="Horizon over training", xlabel="training step", ylabel="steps back")
 
 
-def draw_heat(axes: Any, records: Sequence[Record], k: int | None = None) -> None:
-    """Bias by training step and truncation, on a common grid of K; dark: nothing is left out."""
+def heat(
+    records: Iterable[Record], columns: int = COLUMNS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The bias of every truncation over training, on a common grid.
+
+    Args:
+        records: lines of ``metrics.jsonl``, one with a spectrum among them.
+        columns: more measurements are thinned out, first and last kept.
+
+    Returns:
+        steps ``(n,)``, truncations K ``(m,)`` and log10 of the bias ``(n, m)``, between -4 and 0.
+
+    Example:
+        >>> line = {"step": 10, "spectrum": {"truncations": [1, 2], "bias": [0.1, 0.0]}}
+        >>> heat([line])[2].tolist()
+        [[-1.0, -4.0]]
+    """
     found = spectra(records)
-    if len(found) > COLUMNS:
-        found = [found[i] for i in np.linspace(0, len(found) - 1, COLUMNS).round().astype(int)]
-    longest = max(at[-1] for _, at, _ in found)
+    if len(found) > columns:
+        found = [found[i] for i in np.linspace(0, len(found) - 1, columns).round().astype(int)]
     grid = np.unique(np.concatenate([at for _, at, _ in found]))
     # log of the bias, which changes by decades; beyond what was measured the last value holds.
     values = [
         np.interp(np.log(grid), np.log(at), np.log10(np.clip(b, 1e-4, 1))) for _, at, b in found
     ]
-    steps = np.array([step for step, _, _ in found])
+    return np.array([step for step, _, _ in found]), grid, np.array(values)
+
+
+def draw_heat(axes: Any, records: Sequence[Record], k: int | None = None) -> None:
+    """Bias by training step and truncation; dark: nothing is left out."""
+    steps, grid, values = heat(records)
+    longest = grid[-1]
     image = axes.pcolormesh(
-        _borders(steps), np.exp(_borders(np.log(grid))), np.array(values).T,
+        borders(steps), np.exp(borders(np.log(grid))), values.T,
         cmap="cividis", vmin=-4, vmax=0, rasterized=True,
     )  # fmt: skip
     bar = axes.figure.colorbar(image, ax=axes, pad=0.02)
@@ -105,7 +125,7 @@ def draw_heat(axes: Any, records: Sequence[Record], k: int | None = None) -> Non
     axes.set(title="Bias by truncation, over training", xlabel="training step", ylabel="K")
 
 
-def _borders(centres: np.ndarray) -> np.ndarray:
+def borders(centres: np.ndarray) -> np.ndarray:
     """Cell borders halfway between centres."""
     if len(centres) == 1:
         return np.array([centres[0] - 0.5, centres[0] + 0.5])

@@ -1,0 +1,265 @@
+"""Work that runs in front of the reader: figures that grow, a stop button, nothing left behind.
+
+A page that trains writes its work as a plain generator of :class:`Tick`, which a test runs through
+without a browser, and a function that draws a frame as HTML text. In the notebook, three cells::
+
+    @app.cell
+    def _():
+        work = live.Work()                                  # one a reader: each has his own session
+        return (work,)
+
+    @app.cell
+    def _(work):
+        train = mo.ui.run_button(label="Train")
+        stop = live.stop_button(work)
+        steps = mo.ui.slider(…)
+        layout.controls(steps=steps, train=train, stop=stop)
+        return steps, train
+
+    @app.cell
+    def _(steps, train, work):
+        work.show(lambda: lab.train(steps.value), lab.draw, when=train.value)
+
+The work runs in a thread of the reader's own session, on one core, so the page goes on answering. It
+ends at the first tick after: the stop button; a change of any control the third cell reads (the cell
+runs anew); the reader leaving the page (his session ends ``server.LEFT`` seconds later); Ctrl-C. So a
+generator yields at least every half second, after every update if it can: a tick that is not drawn
+costs nothing.
+
+Work of a second or so that follows a slider has no button: leave ``when`` out. What other cells need of
+the result they read from a ``mo.state`` whose setter is given as ``done``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Generic, Literal, TypeVar
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from bptt.errors import BpttError
+from bptt.lab import layout
+
+Frame = TypeVar("Frame")
+State = Literal["ready", "running", "done", "stopped", "failed"]
+
+# Between two pictures, seconds: four a second look alive and leave the machine to the work.
+APART = 0.25
+# The cell that starts the work shows its own output when it ends; pictures come after that.
+FIRST = 0.1
+
+
+@dataclass(frozen=True)
+class Tick(Generic[Frame]):
+    """How far the work is.
+
+    Attributes:
+        done, total: in the work's own unit.
+        frame: what there is to be drawn so far.
+        fresh: whether the frame is another than the tick's before.
+    """
+
+    done: int
+    total: int
+    frame: Frame
+    fresh: bool = True
+
+
+class Work:
+    """One reader's work on one page: at most one piece at a time; the newest ends the one before.
+
+    Attributes:
+        state: of the newest piece.
+        unit: what ticks count, for the line that says how far it is.
+        name: put before the names of the values that tests read, where a page has more than one work.
+    """
+
+    def __init__(self, unit: str = "update", name: str = "") -> None:
+        self.unit, self.name = unit, name
+        self.state: State = "ready"
+        self._halt = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._last: tuple[Tick[Any], float, str] | None = None
+
+    def stop(self) -> None:
+        """End the piece that runs, at its next tick."""
+        self._halt.set()
+
+    def show(
+        self,
+        make: Callable[[], Iterator[Tick[Frame]]],
+        draw: Callable[[Frame], str],
+        *,
+        when: bool = True,
+        done: Callable[[Frame], object] | None = None,
+        idle: str = "Press Train.",
+    ) -> Any:
+        """Run the work and draw it as it comes; the last expression of a notebook's cell.
+
+        Args:
+            make: begins the work: a generator that yields often.
+            draw: a frame as HTML text, in a few milliseconds.
+            when: a run button's value. While it is False nothing is begun; what ran last, which the
+                change of a control has stopped, stays to be seen.
+            done: called in the thread with the last frame, unless the work was stopped.
+            idle: what to say before there is anything.
+
+        Returns:
+            the cell's output. Outside of a notebook the work runs through before it returns.
+        """
+        import marimo as mo
+
+        self.stop()
+        if self._thread is not None:
+            self._thread.join(timeout=2)  # it draws into this cell no more
+        if not when:
+            return layout.show(self._still(idle))
+        self._halt = halt = threading.Event()
+        self.state, self._last = "running", None
+        if not mo.running_in_notebook():
+            for text in self._pieces(make, draw, done, halt.is_set, float("inf")):
+                last = text
+            return layout.show(last)
+        reader = threading.current_thread()
+        mo.output.replace(layout.show(self._line(0, 0, 0.0)))
+
+        def run() -> None:
+            torch.set_num_threads(1)  # others read too; and matrices of this size gain nothing
+            thread = mo.current_thread()
+
+            def ended() -> bool:
+                left = not reader.is_alive() or not threading.main_thread().is_alive()
+                return halt.is_set() or thread.should_exit or left
+
+            for text in self._pieces(make, draw, done, ended, APART):
+                if not thread.should_exit:
+                    mo.output.replace(layout.show(text))
+
+        # Not a daemon: one that is killed inside torch takes the process down with an error.
+        self._thread = mo.Thread(target=run)
+        self._thread.start()
+        return None
+
+    def _pieces(
+        self,
+        make: Callable[[], Iterator[Tick[Frame]]],
+        draw: Callable[[Frame], str],
+        done: Callable[[Frame], object] | None,
+        ended: Callable[[], bool],
+        apart: float,
+    ) -> Iterator[str]:
+        """Drawn now and then, and at the end."""
+        begin = time.monotonic()
+        due, tick, drawn, problem = begin + min(FIRST, apart), None, "", ""
+        self.state = "running"
+        try:
+            for tick in make():
+                if ended():
+                    self.state = "stopped"
+                    break
+                now = time.monotonic()
+                if now >= due:
+                    drawn = draw(tick.frame) if tick.fresh or not drawn else drawn
+                    self._last = (tick, now - begin, drawn)
+                    yield self._line(tick.done, tick.total, now - begin) + drawn
+                    due = time.monotonic() + apart
+                time.sleep(0)  # the page's own thread may have something to answer
+            else:
+                self.state = "done"
+        except BpttError as error:
+            self.state, problem = "failed", layout.words(str(error))
+        except BaseException:
+            self.state = "failed"
+            yield self._line(0, 0, time.monotonic() - begin)
+            raise
+        seconds = time.monotonic() - begin
+        if apart < float("inf"):  # the cell has shown its own output by then
+            time.sleep(max(0.0, 2 * FIRST - seconds))
+        if tick is None:
+            yield self._line(0, 0, seconds) + problem
+            return
+        self._last = (tick, seconds, draw(tick.frame) + problem)
+        yield self._still("")
+        if self.state == "done" and done is not None:
+            done(tick.frame)
+
+    def _still(self, idle: str) -> str:
+        if self._last is None:
+            return layout.words(idle) + layout.values({f"{self.name}state": "ready"})
+        tick, seconds, drawn = self._last
+        return self._line(tick.done, tick.total, seconds) + drawn
+
+    def _line(self, done: int, total: int, seconds: float) -> str:
+        count = f"{self.unit} {done} of {total}" if total else f"no {self.unit} yet"
+        # Without a maximum a browser's bar only says that something is going on.
+        extent = f'value="{done}" max="{total}"' if total else 'value="0" max="1"'
+        return (
+            f'<div class="live {self.state}"><b role="status">{self.state.title()}</b>'
+            f'<progress {extent} aria-label="{escape(count)}"></progress>'
+            f"<span>{escape(count)}, {seconds:.1f} s</span></div>"
+            + layout.values({f"{self.name}state": self.state, f"{self.name}done": done})
+        )
+
+
+def stop_button(work: Work, label: str = "Stop") -> Any:
+    """A button that ends the work; no cell runs for it, so what is to be seen stays."""
+    import marimo as mo
+
+    def stop(count: int) -> int:
+        work.stop()
+        return count + 1
+
+    return mo.ui.button(value=0, on_click=stop, label=label, kind="warn")
+
+
+# What torch.nn and bptt.nn fill parameters with.
+_DRAWS = {
+    "uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_",
+    "kaiming_normal_", "orthogonal_", "sparse_", "rand", "rand_like", "randn", "randn_like", "randint",
+    "randperm", "bernoulli_",
+}  # fmt: skip
+
+
+class _Drawn(TorchFunctionMode):
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _DRAWS and kwargs.get("generator") is None:
+            kwargs = {**kwargs, "generator": self.generator}
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def drawn_from(seed: int) -> Iterator[torch.Generator]:
+    """Layers built inside begin as after ``torch.manual_seed(seed)``, without touching what others draw.
+
+    Readers' pages are threads of one process and torch's global generator is one for all of them; what
+    stands here is the thread's own.
+
+    Args:
+        seed: of the generator.
+
+    Returns:
+        on entering, the generator.
+
+    Example:
+        >>> with drawn_from(3):
+        ...     one = torch.nn.Linear(4, 2)
+        >>> _ = torch.manual_seed(3)
+        >>> bool((one.weight == torch.nn.Linear(4, 2).weight).all())
+        True
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with _Drawn(generator):
+        yield generator

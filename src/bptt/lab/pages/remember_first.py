@@ -1,0 +1,99 @@
+# /// script
+# [tool.marimo.display]
+# theme = "system"
+# ///
+"""Train a network to recall the first symbol, and watch how far back it comes to see."""
+
+import marimo
+
+app = marimo.App(width="full", app_title="Remember the first · bptt lab")
+
+with app.setup:
+    import marimo as mo
+
+    from bptt.lab import layout, live
+    from bptt.lab import remember_first as lab
+
+
+@app.cell
+def _():
+    layout.head("remember_first")
+
+
+@app.cell
+def _():
+    work = live.Work()
+    return (work,)
+
+
+@app.cell
+def _(work):
+    steps = mo.ui.slider(
+        steps=[5, 10, 15, 20, 30, 40, 50, 75, 100],
+        value=20,
+        label="Symbols T",
+        show_value=True,
+        full_width=True,
+    )
+    rate = mo.ui.slider(
+        steps=[1e-4, 3e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.3, 1],
+        value=5e-3,
+        label="Rate",
+        show_value=True,
+        full_width=True,
+    )
+    updates = mo.ui.slider(
+        steps=[40, 100, 200, 400, 800, 1500, 3000],
+        value=400,
+        label="Updates at most",
+        show_value=True,
+        full_width=True,
+    )
+    cell = mo.ui.radio(list(lab.CELLS), "gru", label="Cell", inline=True)
+    matrix = mo.ui.dropdown(list(lab.STARTS), "torch's", label="Recurrent matrix begins")
+    gates = mo.ui.dropdown(list(lab.GATES), "torch's", label="Gates begin")
+    optimiser = mo.ui.radio(list(lab.OPTIMISERS), "Adam", label="Optimiser", inline=True)
+    train = mo.ui.run_button(label="Train")
+    stop = live.stop_button(work)
+    layout.controls(
+        steps=steps,
+        cell=cell,
+        matrix=matrix,
+        gates=gates,
+        optimiser=optimiser,
+        rate=rate,
+        updates=updates,
+        train=layout.beside(train, stop),
+    )
+    return cell, gates, matrix, optimiser, rate, steps, train, updates
+
+
+@app.cell
+def _(cell, gates, matrix, optimiser, rate, steps, updates):
+    setting = lab.Setting(
+        steps.value,
+        cell.value,
+        lab.start_of(cell.value, matrix.value, gates.value, steps.value),
+        optimiser.value,
+        rate.value,
+        updates.value,
+    )
+    layout.show(lab.draw_task(setting))
+    return (setting,)
+
+
+@app.cell
+def _(setting, train, work):
+    work.show(
+        lambda: lab.train(setting),
+        lab.draw,
+        when=train.value,
+        idle="The network reads the letters one by one and must name the first after the last. Press "
+        "Train and watch three things: whether it does, how much of the error's gradient arrives at "
+        "the first letter, and from how many steps on nothing of weight is missing. Then try an rnn "
+        "in place of the gru, with T = 50; start its matrix orthogonal; give an lstm open forget gates.",
+    )
+
+
+if __name__ == "__main__":
+    app.run()
