@@ -32,12 +32,14 @@ the result they read from a ``mo.state`` whose setter is given as ``done``.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from importlib import import_module
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -85,6 +87,7 @@ class Work:
         self._halt = threading.Event()
         self._thread: threading.Thread | None = None
         self._last: tuple[Tick[Any], float, str] | None = None
+        _load()
 
     def stop(self) -> None:
         """End the piece that runs, at its next tick."""
@@ -204,6 +207,14 @@ class Work:
             f"<span>{escape(count)}, {seconds:.1f} s</span></div>"
             + layout.values({"state": self.state, "done": done})
         )
+
+
+def _load() -> None:
+    """What torch loads at an optimiser's first step, two seconds of it that nothing could stop."""
+    import marimo as mo
+
+    if mo.running_in_notebook() and "torch._dynamo" not in sys.modules:
+        threading.Thread(target=import_module, args=("torch._dynamo",), daemon=True).start()
 
 
 def stop_button(work: Work, label: str = "Stop") -> Any:

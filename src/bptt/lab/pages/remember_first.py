@@ -49,7 +49,7 @@ def _(work):
         show_value=True,
         full_width=True,
     )
-    cell = mo.ui.radio(list(lab.CELLS), "gru", label="Cell", inline=True)
+    cell = mo.ui.radio(list(lab.CELLS), "rnn", label="Cell", inline=True)
     matrix = mo.ui.dropdown(list(lab.STARTS), "torch's", label="Recurrent matrix begins")
     gates = mo.ui.dropdown(list(lab.GATES), "torch's", label="Gates begin")
     optimiser = mo.ui.radio(list(lab.OPTIMISERS), "Adam", label="Optimiser", inline=True)
@@ -90,8 +90,8 @@ def _(setting, train, work):
         when=train.value,
         idle="The network reads the letters one by one and must name the first after the last. Press "
         "Train and watch three things: whether it does, how much of the error's gradient arrives at "
-        "the first letter, and from how many steps on nothing of weight is missing. Then try an rnn "
-        "in place of the gru, with T = 50; start its matrix orthogonal; give an lstm open forget gates.",
+        "the first letter, and from how many steps on nothing of weight is missing. Then start its "
+        "matrix orthogonal; try a gru, and give its gates the chrono start; make T longer.",
     )
 
 
