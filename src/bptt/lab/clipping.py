@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from html import escape
 
 import torch
@@ -55,8 +55,8 @@ class Setting:
     """What the reader chooses: threshold θ, SGD's rate, and the spectral radius W_hh begins with."""
 
     threshold: float = 1.0
-    rate: float = 0.3
-    radius: float = 1.3
+    rate: float = 0.03
+    radius: float = 1.8
     updates: int = UPDATES
     seed: int = 0
 
@@ -159,6 +159,7 @@ def draw(found: Comparison) -> str:
         + words(*tell(found))
         + values(
             {
+                "setting": [float(v) for v in astuple(found.setting)[:3]],
                 "last": [_plain(t.last) for t in found.tracks],
                 "before": [[_plain(v) for v in t.before] for t in found.tracks],
                 "after": [[_plain(v) for v in t.after] for t in found.tracks],
@@ -208,7 +209,7 @@ def draw_norms(found: Comparison, track: Track) -> str:
         log=True,
         xlim=(0, found.setting.updates),
         ylim=(max(LOW, min(shown)) / 1.5, min(HIGH, max(shown)) * 1.5),
-        caption=f"{way.does[0].upper()}{way.does[1:]}. It acted in {percent(track.share)} of the updates.",
+        caption=f"{way.does[0].upper()}{way.does[1:]}. Acted in {percent(track.share)} of the updates.",
     )
 
 
@@ -231,24 +232,20 @@ def tell(found: Comparison) -> tuple[str, ...]:
     peak = _peak(bare.before)
     bad = bare.lost or not bare.last <= 1.5 * chance
     if bad:
-        first = (
-            f"Unclipped, the run explodes: its longest finite gradient is {number(peak, 2)}"
-            + (", and then nothing is finite any more." if bare.lost else " long.")
+        first = f"Unclipped, the run explodes: its longest finite gradient is {number(peak, 2)}" + (
+            ", and then nothing is finite any more." if bare.lost else " long."
         )
     else:
         first = (
             f"Unclipped, the run holds, with gradients up to {number(peak, 2)} long: raise the radius or "
             "the rate to see it explode."
         )
-    good = [t.way.name for t in others if t.last <= 1.5 * chance]
+    good = [t.way.name for t in others if not t.lost and t.last <= 1.5 * chance]
     learned = [t.way.name for t in others if t.last < 0.9 * chance]
-    second = (
-        (f"Held in bounds by: {', '.join(good)}. " if good else "No clip holds it here. ")
-        + (
-            f"Better than a guess by now: {', '.join(learned)}."
-            if learned
-            else "None is better than a guess by now: a clip keeps a run alive, it teaches it nothing."
-        )
+    second = (f"Held in bounds by: {', '.join(good)}. " if good else "No clip holds it here. ") + (
+        f"Better than a guess by now: {', '.join(learned)}."
+        if learned
+        else "None is better than a guess by now: a clip keeps a run alive, it teaches it nothing."
     )
     return first, second
 
@@ -270,7 +267,7 @@ def _most(numbers: list[float]) -> str:
 
 
 def _loss(track: Track) -> str:
-    return "lost" if not math.isfinite(track.last) else number(track.last)
+    return "lost" if track.lost or not math.isfinite(track.last) else number(track.last)
 
 
 def _plain(value: float) -> float | None:

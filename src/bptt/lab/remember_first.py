@@ -20,7 +20,7 @@ from bptt.tasks import RememberFirst
 from bptt.watching import watch
 
 HIDDEN, BATCH, CLIP = 32, 32, "norm:1"
-CELLS = ("rnn", "rnn-relu", "gru", "lstm")
+CELLS = {"RNN": "rnn", "ReLU": "rnn-relu", "GRU": "gru", "LSTM": "lstm"}
 STARTS = {
     "torch's": "default",
     "orthogonal": "orthogonal",

@@ -29,11 +29,11 @@ def _():
 @app.cell
 def _(work):
     radius = mo.ui.slider(
-        0.5, 2.0, 0.1, value=1.3, label="Spectral radius ρ at the start", show_value=True,
+        0.6, 2.4, 0.2, value=1.8, label="Spectral radius ρ at the start", show_value=True,
         full_width=True,
     )  # fmt: skip
     rate = mo.ui.slider(
-        steps=[0.01, 0.03, 0.1, 0.3, 1, 3], value=0.3, label="SGD's rate", show_value=True,
+        steps=[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1], value=0.03, label="SGD's rate", show_value=True,
         full_width=True,
     )  # fmt: skip
     threshold = mo.ui.slider(
