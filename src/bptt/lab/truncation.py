@@ -357,8 +357,8 @@ def tell(found: Measured, k: int) -> tuple[str, ...]:
     else:
         where = "within" if k >= horizon else "short of"
         first = (
-            f"K = {k} is {where} the horizon of {horizon} steps: with every loss reaching its own step and "
-            f"{k - 1} before it, the gradient is {percent(bias)} off."
+            f"K = {k} is {where} the horizon of {horizon} steps: with every loss reaching its own step "
+            f"and {k - 1} before it, the gradient is {percent(bias)} off."
         )
     second = (
         f"Chunks of {k} are {percent(chunk.bias)} off, because only the last loss of a chunk sees all of "
