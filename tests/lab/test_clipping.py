@@ -1,6 +1,8 @@
 """Page *Clipping*: each way is the package's clip on the same run; sliders begin it anew."""
 
 import math
+import statistics
+import time
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from bptt.lab.clipping import (
     draw,
     tell,
 )
+from bptt.lab.layout import ANSWER
 from bptt.lab.pages import clipping as page
 from bptt.remedies import build_clip
 from bptt.tasks import RememberFirst
@@ -91,6 +94,21 @@ def test_a_run_in_bounds_is_left_alone():
 def test_the_ends_of_the_sliders_can_be_drawn(setting):
     for tick in compare(setting):
         assert "nan" not in draw(tick.frame)
+
+
+def test_a_slider_is_answered_in_time():
+    """From a slider's move to the first picture; the middle of five, torch's own loading aside."""
+    next(compare(Setting()))
+    taken = []
+    for seed in range(5):
+        begin = time.perf_counter()
+        draw(next(compare(Setting(seed=seed))).frame)
+        taken.append(time.perf_counter() - begin)
+    assert statistics.median(taken) < ANSWER
+    *_, tick = compare(Setting(updates=30))
+    begin = time.perf_counter()
+    draw(tick.frame)
+    assert time.perf_counter() - begin < ANSWER
 
 
 def test_the_notebook_runs_as_a_script():

@@ -19,7 +19,7 @@ from bptt.report.numbers import percent
 from bptt.tasks import Batch, RememberFirst
 
 CELL, STEPS, HIDDEN, BATCH, UPDATES = "rnn-relu", 20, 16, 16, 120
-# A norm or loss beyond these is drawn at the edge.
+# A norm beyond these is drawn at the edge.
 LOW, HIGH = 1e-4, 1e6
 
 
@@ -40,13 +40,24 @@ class Way:
 
 
 WAYS = (
-    Way("not clipped", "g as it is", "none", "ink"),
-    Way("norm", "g · θ / ‖g‖ where ‖g‖ > θ", "norm*1", "blue"),
-    Way("value", "every element within ± θ/10", "value*0.1", "orange", "dashed"),
-    Way("rescale", "g · θ / ‖g‖ always", "rescale*1", "green", "dotted"),
-    Way("AutoClip", "norm; θ is the 10th percentile of the norms so far", "auto:10", "purple"),
-    Way("ZClip", "norm; only what is 2.5 σ above the recent mean", "z:2.5", "sky", "dashed"),
-    Way("unit", "a unit's g within θ/100 of its own weights", "unit*0.01", "orange", "dotted"),
+    Way("not clipped", "The gradient g as it is", "none", "ink"),
+    Way("norm", "g becomes g · θ / ‖g‖ where ‖g‖ > θ", "norm*1", "blue"),
+    Way("value", "Every element of g within ± θ/10", "value*0.1", "orange", "dashed"),
+    Way("rescale", "g becomes g · θ / ‖g‖, always", "rescale*1", "green", "dotted"),
+    Way(
+        "AutoClip",
+        "As norm, with the 10th percentile of the norms so far as θ",
+        "auto:10",
+        "purple",
+    ),
+    Way(
+        "ZClip",
+        "As norm, for what stands 2.5 σ above the recent mean; its first 25 updates it only measures",
+        "z:2.5",
+        "sky",
+        "dashed",
+    ),
+    Way("unit", "Each unit's g within θ/100 of its own weights", "unit*0.01", "orange", "dotted"),
 )
 
 
@@ -154,9 +165,9 @@ def compare(setting: Setting) -> Iterator[Tick[Comparison]]:
 def draw(found: Comparison) -> str:
     """Everything under the progress line."""
     return (
-        charts(draw_losses(found), *(draw_norms(found, track) for track in found.tracks))
+        words(*tell(found))
+        + charts(draw_losses(found), *(draw_norms(found, track) for track in found.tracks))
         + table(found)
-        + words(*tell(found))
         + values(
             {
                 "setting": [float(v) for v in astuple(found.setting)[:3]],
@@ -172,10 +183,10 @@ def draw(found: Comparison) -> str:
 def draw_losses(found: Comparison) -> str:
     """Loss over the updates, all ways in one."""
     chance = math.log(RememberFirst(STEPS).alphabet)
-    parts: list[Line | Mark] = [Mark("a guess", y=chance, start=True)]
+    parts: list[Line | Mark] = [Mark("a guess", y=chance)]
     for track in found.tracks:
         name, color, dash = track.way.name, track.way.color, track.way.dash
-        parts.append(Line(name, _updates(track), _within(track.losses), color, dash))  # type: ignore[arg-type]
+        parts.append(Line(name, _updates(track), track.losses, color, dash))  # type: ignore[arg-type]
     shown = [v for t in found.tracks for v in t.losses if math.isfinite(v) and v > 0]
     low, high = min([*shown, chance]), max([*shown, chance])
     return chart(
@@ -185,8 +196,8 @@ def draw_losses(found: Comparison) -> str:
         y="nats",
         log=True,
         xlim=(0, found.setting.updates),
-        ylim=(max(low, 0.01) / 1.5, min(high, HIGH) * 1.5),
-        caption="The same start, the same batches. A line that ends has lost its run: nothing is finite.",
+        ylim=(max(low, 0.01) / 1.5, min(high, 100.0) * 1.5),
+        caption="The same start, the same batches. What leaves above does not come back.",
     )
 
 
@@ -209,7 +220,7 @@ def draw_norms(found: Comparison, track: Track) -> str:
         log=True,
         xlim=(0, found.setting.updates),
         ylim=(max(LOW, min(shown)) / 1.5, min(HIGH, max(shown)) * 1.5),
-        caption=f"{way.does[0].upper()}{way.does[1:]}. Acted in {percent(track.share)} of the updates.",
+        caption=f"{way.does}. Acted in {percent(track.share)} of the updates.",
     )
 
 
@@ -263,7 +274,7 @@ def _peak(numbers: list[float]) -> float:
 
 
 def _most(numbers: list[float]) -> str:
-    return number(_peak(numbers), 2)
+    return number(_peak(numbers))
 
 
 def _loss(track: Track) -> str:

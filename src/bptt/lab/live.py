@@ -225,7 +225,7 @@ def stop_button(work: Work, label: str = "Stop") -> Any:
         work.stop()
         return count + 1
 
-    return mo.ui.button(value=0, on_click=stop, label=label, kind="warn")
+    return mo.ui.button(value=0, on_click=stop, label=label)
 
 
 # What torch.nn and bptt.nn fill parameters with.

@@ -29,7 +29,7 @@ from bptt.lab.live import Tick, drawn_from
 from bptt.models import LanguageModel, token_loss
 from bptt.probes import LagSpectrum
 from bptt.remedies import clip_norm
-from bptt.report.numbers import percent
+from bptt.report.numbers import percent, thousands
 from bptt.watching import watch
 
 STEPS, BATCH, HIDDEN, EMBEDDING, UPDATES, RATE = 64, 8, 16, 8, 200, 1e-2
@@ -52,6 +52,7 @@ class Seen:
         kept: steps whose graph it held at a time, the most.
         depth: how many steps back the loss at each step reached.
         beside: what else it keeps, in words.
+        numbers: how many numbers a lane that is, for an influence.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Seen:
     kept: int
     depth: tuple[int, ...]
     beside: str = ""
+    numbers: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +143,9 @@ def measure(
     T = x.shape[0]
 
     def see(
-        name: str, estimator: Estimator, form: str, kept: int | None = None, beside: str = ""
-    ) -> Seen:
+        name: str, estimator: Estimator, form: str, kept: int | None = None, beside: str = "",
+        numbers: int = 0,
+    ) -> Seen:  # fmt: skip
         counted.zero_grad()
         counted.steps = 0
         step = estimator.backward(counted, x, target, loss=token_loss)
@@ -150,7 +153,7 @@ def measure(
         deepest = int(step.depth.max()) + 1
         return Seen(
             name, form, bias, cosine, counted.steps, deepest if kept is None else kept,
-            tuple(step.depth.tolist()), beside,
+            tuple(step.depth.tolist()), beside, numbers,
         )  # fmt: skip
 
     root = math.isqrt(T - 1) + 1
@@ -169,7 +172,7 @@ def measure(
     state = HIDDEN * (2 if found.cell == "lstm" else 1)
     seen.append(
         see("ForwardMode", ForwardMode(), "ForwardMode()", 1,
-            f"{state} × {numbers} numbers a lane, whatever T")
+            "influence", state * numbers)
     )  # fmt: skip
     by_k: dict[int, tuple[Seen, ...]] = {}
     found = Measured(found.cell, found.losses, spectrum, tuple(seen), by_k)
@@ -246,7 +249,7 @@ def draw_bias(found: Measured, k: int) -> str:
     assert found.spectrum is not None
     every = found.spectrum.truncations.tolist()
     parts: list[Line | Mark] = [
-        Mark("5 %", y=0.05, start=True),
+        Mark("5 %", y=0.05),
         Mark(f"K = {k}", x=k),
         Line("every loss K steps", every, found.spectrum.measured_bias.tolist()),
     ]
@@ -279,14 +282,14 @@ def draw_cosine(found: Measured, k: int) -> str:
         Line(name, KS, [found.by_k[at][n].cosine for at in KS], *_LOOKS[name])
         for n, name in enumerate(BY_K)
     ]
-    low = min(v for p in parts if isinstance(p, Line) for v in p.y)
+    low = min(0.9, *(v for p in parts if isinstance(p, Line) for v in p.y))
     return chart(
         "Direction",
         parts,
         x="K",
         y="cosine with the full gradient",
         xlim=(1, found.spectrum.steps),
-        ylim=(min(0.0, low * 1.05), 1.05),
+        ylim=(low - 0.1 * (1 - low), 1 + 0.3 * (1 - low)),
         caption="1 points the same way; below 0 an update would make the batch worse.",
     )
 
@@ -367,7 +370,8 @@ def tell(found: Measured, k: int) -> tuple[str, ...]:
     )
     third = (
         "Full, Checkpointed and ForwardMode are the same gradient; they differ in what they keep. "
-        "Checkpointed runs every step twice, ForwardMode keeps no step at all."
+        f"Checkpointed runs most steps twice; ForwardMode goes forward only, with an influence of "
+        f"{thousands(found.seen[-1].numbers)} numbers a lane, whatever T."
     )
     return first, second, third
 
@@ -387,4 +391,4 @@ def _gradient(model: nn.Module) -> Tensor:
 
 
 def _distance(value: float) -> str:
-    return "0, to rounding" if value < 1e-9 else percent(value)
+    return "0" if value < 1e-9 else percent(value)

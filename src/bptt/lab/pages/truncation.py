@@ -52,7 +52,10 @@ def _(cell, set_found, work):
 def _(begun, get_found, k):
     found = get_found() if begun else None
     layout.show(
-        layout.words("The figures come when the model is trained and measured.")
+        layout.words(
+            "The figures come when the model is trained and measured. If you stopped that, another cell "
+            "begins anew."
+        )
         if found is None
         else lab.draw(found, k.value)
     )
