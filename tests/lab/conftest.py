@@ -60,11 +60,12 @@ def open_page(server, chromium):
 
 @pytest.fixture
 def shoot(open_page, tmp_path):
-    """``shoot(slug, value)``: pictures in light, dark and phone width; no page may scroll sideways."""
+    """``shoot(slug, value, before=)``: pictures in light, dark and phone width; no page may scroll
+    sideways. ``before(page)`` does first what is to be seen."""
     folder = Path(SHOTS) if SHOTS else tmp_path
     folder.mkdir(parents=True, exist_ok=True)
 
-    def shoot_(slug, value=None):
+    def shoot_(slug, value=None, *, before=None):
         files = []
         page = open_page(slug)
         if value is not None:
@@ -73,6 +74,8 @@ def shoot(open_page, tmp_path):
             page.page.get_by_role("heading", level=1).wait_for()
             if slug:
                 page.page.locator("[data-value]").first.wait_for(state="attached")
+        if before is not None:
+            before(page)
         for scheme, size in product(("light", "dark"), SIZES):
             page.look(scheme, size)
             page.whole()

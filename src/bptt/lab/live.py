@@ -32,12 +32,14 @@ the result they read from a ``mo.state`` whose setter is given as ``done``.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from importlib import import_module
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -86,6 +88,7 @@ class Work:
         self._halt = threading.Event()
         self._thread: threading.Thread | None = None
         self._last: tuple[Tick[Any], float, str] | None = None
+        _load()
 
     def stop(self) -> None:
         """End the piece that runs, at its next tick."""
@@ -207,6 +210,14 @@ class Work:
         )
 
 
+def _load() -> None:
+    """What torch loads at an optimiser's first step, two seconds of it that nothing could stop."""
+    import marimo as mo
+
+    if mo.running_in_notebook() and "torch._dynamo" not in sys.modules:
+        threading.Thread(target=import_module, args=("torch._dynamo",), daemon=True).start()
+
+
 def stop_button(work: Work, label: str = "Stop") -> Any:
     """A button that ends the work; no cell runs for it, so what is to be seen stays."""
     import marimo as mo
@@ -215,7 +226,7 @@ def stop_button(work: Work, label: str = "Stop") -> Any:
         work.stop()
         return count + 1
 
-    return mo.ui.button(value=0, on_click=stop, label=label, kind="warn")
+    return mo.ui.button(value=0, on_click=stop, label=label)
 
 
 # What torch.nn and bptt.nn fill parameters with.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from html import escape
 from string import ascii_uppercase
 
@@ -20,7 +20,7 @@ from bptt.tasks import RememberFirst
 from bptt.watching import watch
 
 HIDDEN, BATCH, CLIP = 32, 32, "norm:1"
-CELLS = ("rnn", "rnn-relu", "gru", "lstm")
+CELLS = {"RNN": "rnn", "ReLU": "rnn-relu", "GRU": "gru", "LSTM": "lstm"}
 STARTS = {
     "torch's": "default",
     "orthogonal": "orthogonal",
@@ -47,7 +47,7 @@ class Setting:
     """What the reader chooses: T, the cell, its start, how it is trained, and for how long at most."""
 
     steps: int = 20
-    cell: str = "gru"
+    cell: str = "rnn"
     start: str = "default"
     optimiser: str = "Adam"
     rate: float = 5e-3
@@ -107,7 +107,7 @@ def start_of(cell: str, matrix: str, gates: str, steps: int) -> str:
 def train(setting: Setting) -> Iterator[Tick[Course]]:
     """Train until it is solved or the updates are spent; a tick after every update.
 
-    The same run, number for number, as :func:`bptt.compare.run_job` makes with Adam and this seed; in
+    The same run, number for number, as :func:`bptt.compare.job.run_job` makes with Adam and this seed; in
     between the gradient by lag of one update in ``setting.every`` is measured with :func:`bptt.watch`.
 
     Cost: one update a tick, a few milliseconds; with a measurement about five times that.
@@ -123,7 +123,8 @@ def train(setting: Setting) -> Iterator[Tick[Course]]:
     for update in range(1, setting.updates + 1):
         inputs, targets, _, _ = task.batch(generator, BATCH)
         optimizer.zero_grad()
-        here = update == 1 or update % every == 0 or update == setting.updates
+        # The output layer begins with zeros: at the first update nothing goes back into the state.
+        here = update == 2 or update % every == 0 or update == setting.updates
         flow = None
         if here:
             with watch(model, lanes=LANES) as flow:
@@ -206,7 +207,7 @@ def draw_lags(course: Course) -> str:
     lags = list(range(T))
     parts: list[Line | Mark] = [
         Mark("first symbol", x=T - 1),
-        Line("at the start", lags, course.shares(0), "orange", "dotted"),
+        Line(f"update {course.at[0]}", lags, course.shares(0), "orange", "dotted"),
     ]
     if len(course.at) > 2:
         middle = len(course.at) // 2
@@ -222,7 +223,7 @@ def draw_lags(course: Course) -> str:
         y="share of the largest",
         log=True,
         xlim=(0, max(1, T - 1)),
-        ylim=(min(*shown, 0.1) / 1.5, 2.0),
+        ylim=(min([*shown, 0.1]) / 1.5, 2.0),
         caption="Norm of the gradient that the answer's error sends so many steps back. What does not "
         "reach the first symbol cannot teach the network to keep it.",
     )
@@ -285,4 +286,7 @@ def draw_task(setting: Setting, count: int = 20) -> str:
         f"<i{' class=keep' if n == 0 else ''}>{escape(c)}</i>" for n, c in enumerate(letters)
     )
     said = f"A sequence of {setting.steps} symbols beginning with {answer}; the answer is {answer}."
-    return f'<p class="symbols" role="img" aria-label="{said}">{cells}<b>→ {answer} ?</b></p>'
+    return (
+        f'<p class="symbols" role="img" aria-label="{said}">{cells}<b>→ {answer} ?</b></p>'
+        + values({"setting": list(astuple(setting)[:-1])})
+    )

@@ -36,9 +36,9 @@ def _(work):
         full_width=True,
     )
     rate = mo.ui.slider(
-        steps=[1e-4, 3e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.3, 1],
-        value=5e-3,
-        label="Rate",
+        steps=[0.1, 0.3, 1, 2, 5, 10, 20, 50, 100, 300, 1000],
+        value=5,
+        label="Rate, in thousandths",
         show_value=True,
         full_width=True,
     )
@@ -49,8 +49,8 @@ def _(work):
         show_value=True,
         full_width=True,
     )
-    cell = mo.ui.radio(list(lab.CELLS), "gru", label="Cell", inline=True)
-    matrix = mo.ui.dropdown(list(lab.STARTS), "torch's", label="Recurrent matrix begins")
+    cell = mo.ui.radio(lab.CELLS, "RNN", label="Cell", inline=True)
+    matrix = mo.ui.dropdown(list(lab.STARTS), "torch's", label="Matrix begins")
     gates = mo.ui.dropdown(list(lab.GATES), "torch's", label="Gates begin")
     optimiser = mo.ui.radio(list(lab.OPTIMISERS), "Adam", label="Optimiser", inline=True)
     train = mo.ui.run_button(label="Train")
@@ -75,7 +75,7 @@ def _(cell, gates, matrix, optimiser, rate, steps, updates):
         cell.value,
         lab.start_of(cell.value, matrix.value, gates.value, steps.value),
         optimiser.value,
-        rate.value,
+        rate.value / 1000,
         updates.value,
     )
     layout.show(lab.draw_task(setting))
@@ -90,8 +90,8 @@ def _(setting, train, work):
         when=train.value,
         idle="The network reads the letters one by one and must name the first after the last. Press "
         "Train and watch three things: whether it does, how much of the error's gradient arrives at "
-        "the first letter, and from how many steps on nothing of weight is missing. Then try an rnn "
-        "in place of the gru, with T = 50; start its matrix orthogonal; give an lstm open forget gates.",
+        "the first letter, and from how many steps on nothing of weight is missing. Then start its "
+        "matrix orthogonal; try a gru, and give its gates the chrono start; make T longer.",
     )
 
 

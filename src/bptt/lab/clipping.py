@@ -1,0 +1,285 @@
+"""Page *Clipping*: one run that explodes, and the same run with its gradient clipped in each way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, field
+from html import escape
+
+import torch
+
+from bptt.compare.job import PATIENCE, build_gradient, build_model
+from bptt.gradients import Estimator
+from bptt.lab.chart import Color, Line, Mark, chart, number
+from bptt.lab.layout import charts, values, words
+from bptt.lab.live import Tick, drawn_from
+from bptt.remedies import build_clip, clip_norm
+from bptt.report.numbers import percent
+from bptt.tasks import Batch, RememberFirst
+
+CELL, STEPS, HIDDEN, BATCH, UPDATES = "rnn-relu", 20, 16, 16, 120
+# A norm beyond these is drawn at the edge.
+LOW, HIGH = 1e-4, 1e6
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a gradient is held: its name, what it does, and the form for a threshold θ."""
+
+    name: str
+    does: str
+    form: str
+    color: Color
+    dash: str = ""
+
+    def at(self, threshold: float) -> str:
+        """The form :func:`bptt.remedies.build_clip` takes; ``{}`` is a multiple of θ."""
+        name, _, share = self.form.partition("*")
+        return f"{name}:{threshold * float(share):g}" if share else name
+
+
+WAYS = (
+    Way("not clipped", "The gradient g as it is", "none", "ink"),
+    Way("norm", "g becomes g · θ / ‖g‖ where ‖g‖ > θ", "norm*1", "blue"),
+    Way("value", "Every element of g within ± θ/10", "value*0.1", "orange", "dashed"),
+    Way("rescale", "g becomes g · θ / ‖g‖, always", "rescale*1", "green", "dotted"),
+    Way(
+        "AutoClip",
+        "As norm, with the 10th percentile of the norms so far as θ",
+        "auto:10",
+        "purple",
+    ),
+    Way(
+        "ZClip",
+        "As norm, for what stands 2.5 σ above the recent mean; its first 25 updates it only measures",
+        "z:2.5",
+        "sky",
+        "dashed",
+    ),
+    Way("unit", "Each unit's g within θ/100 of its own weights", "unit*0.01", "orange", "dotted"),
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the reader chooses: threshold θ, SGD's rate, and the spectral radius W_hh begins with."""
+
+    threshold: float = 1.0
+    rate: float = 0.03
+    radius: float = 1.8
+    updates: int = UPDATES
+    seed: int = 0
+
+
+@dataclass
+class Track:
+    """One way's run so far, a number an update; NaN where there was none."""
+
+    way: Way
+    losses: list[float] = field(default_factory=list)
+    before: list[float] = field(default_factory=list)
+    after: list[float] = field(default_factory=list)
+    acted: int = 0
+    skipped: int = 0
+    in_a_row: int = 0
+
+    @property
+    def lost(self) -> bool:
+        """Whether it ended: no finite gradient for twenty updates."""
+        return self.in_a_row >= PATIENCE
+
+    @property
+    def last(self) -> float:
+        """The mean loss of the last ten updates; NaN if one of them had none."""
+        return math.fsum(self.losses[-10:]) / max(1, len(self.losses[-10:]))
+
+    @property
+    def share(self) -> float:
+        """Of the updates in which it changed the gradient."""
+        return self.acted / max(1, len(self.losses))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the page shows: every way's run, with the same start and the same batches."""
+
+    setting: Setting
+    tracks: tuple[Track, ...]
+
+    @property
+    def updates(self) -> int:
+        """Done so far."""
+        return max(len(t.losses) for t in self.tracks)
+
+
+class _Runner:
+    """One way's model and optimiser."""
+
+    def __init__(self, way: Way, setting: Setting, task: RememberFirst) -> None:
+        with drawn_from(setting.seed):
+            self.model = build_model(task, CELL, HIDDEN, f"orthogonal+radius:{setting.radius!r}")
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=setting.rate)
+        self.clip = build_clip(way.at(setting.threshold))
+        self.track = Track(way)
+
+    def update(self, batch: Batch, task: RememberFirst, estimator: Estimator) -> None:
+        track, parameters = self.track, list(self.model.parameters())
+        self.optimizer.zero_grad()
+        step = estimator.backward(self.model, batch.inputs, batch.targets, None, task.loss)
+        clipped, loss = self.clip(parameters), step.loss.item()
+        finite = clipped.finite and math.isfinite(loss)
+        track.losses.append(loss if math.isfinite(loss) else math.nan)
+        track.before.append(clipped.norm.item() if finite else math.nan)
+        track.after.append(clip_norm(parameters, None).norm.item() if finite else math.nan)
+        if finite:
+            self.optimizer.step()
+            track.acted += clipped.acted
+            track.in_a_row = 0
+        else:
+            track.skipped += 1
+            track.in_a_row += 1
+
+
+def compare(setting: Setting) -> Iterator[Tick[Comparison]]:
+    """Train all ways side by side on remember-first (T = 20, a ReLU RNN of 16 units, SGD).
+
+    An update whose gradient is not finite is left out, as every trainer of this package does; a run
+    that had twenty of them in a row is over.
+
+    Cost: an update of every way a tick, about ten milliseconds.
+    """
+    task = RememberFirst(STEPS)
+    runners = [_Runner(way, setting, task) for way in WAYS]
+    found = Comparison(setting, tuple(r.track for r in runners))
+    estimator = build_gradient("full", task)
+    generator = torch.Generator().manual_seed(setting.seed)
+    for update in range(1, setting.updates + 1):
+        batch = task.batch(generator, BATCH)
+        for runner in runners:
+            if not runner.track.lost:
+                runner.update(batch, task, estimator)
+        yield Tick(update, setting.updates, found)
+
+
+def draw(found: Comparison) -> str:
+    """Everything under the progress line."""
+    return (
+        words(*tell(found))
+        + charts(draw_losses(found), *(draw_norms(found, track) for track in found.tracks))
+        + table(found)
+        + values(
+            {
+                "setting": [float(v) for v in astuple(found.setting)[:3]],
+                "last": [_plain(t.last) for t in found.tracks],
+                "before": [[_plain(v) for v in t.before] for t in found.tracks],
+                "after": [[_plain(v) for v in t.after] for t in found.tracks],
+                "acted": [t.acted for t in found.tracks],
+            }
+        )
+    )
+
+
+def draw_losses(found: Comparison) -> str:
+    """Loss over the updates, all ways in one."""
+    chance = math.log(RememberFirst(STEPS).alphabet)
+    parts: list[Line | Mark] = [Mark("a guess", y=chance)]
+    for track in found.tracks:
+        name, color, dash = track.way.name, track.way.color, track.way.dash
+        parts.append(Line(name, _updates(track), track.losses, color, dash))  # type: ignore[arg-type]
+    shown = [v for t in found.tracks for v in t.losses if math.isfinite(v) and v > 0]
+    low, high = min([*shown, chance]), max([*shown, chance])
+    return chart(
+        "Loss over the updates",
+        parts,
+        x="updates",
+        y="nats",
+        log=True,
+        xlim=(0, found.setting.updates),
+        ylim=(max(low, 0.01) / 1.5, min(high, 100.0) * 1.5),
+        caption="The same start, the same batches. What leaves above does not come back.",
+    )
+
+
+def draw_norms(found: Comparison, track: Track) -> str:
+    """One way's norm before and after."""
+    way, at = track.way, _updates(track)
+    shown = [
+        v for t in found.tracks for v in (*t.before, *t.after) if math.isfinite(v) and v > LOW
+    ] or [1.0]
+    parts: list[Line | Mark] = []
+    if way.form in ("norm*1", "rescale*1"):
+        parts.append(Mark("θ", y=found.setting.threshold, color="green", start=True))
+    parts.append(Line("norm before", at, _within(track.before), "orange", "dotted"))
+    parts.append(Line("after", at, _within(track.after), "blue"))
+    return chart(
+        way.name[0].upper() + way.name[1:],
+        parts,
+        x="updates",
+        y="norm of the gradient",
+        log=True,
+        xlim=(0, found.setting.updates),
+        ylim=(max(LOW, min(shown)) / 1.5, min(HIGH, max(shown)) * 1.5),
+        caption=f"{way.does}. Acted in {percent(track.share)} of the updates.",
+    )
+
+
+def table(found: Comparison) -> str:
+    """Every way in a row."""
+    rows = "".join(
+        f"<tr><th scope=row>{escape(t.way.name)}</th><td>{_loss(t)}</td>"
+        f"<td>{percent(t.share)}</td><td>{_most(t.before)}</td><td>{_most(t.after)}</td></tr>"
+        for t in found.tracks
+    )
+    heads = ("way", "loss, last ten", "acted", "longest before", "longest after")
+    head = "".join(f"<th scope=col>{h}</th>" for h in heads)
+    return f'<div class="rows"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def tell(found: Comparison) -> tuple[str, ...]:
+    """The comparison in sentences."""
+    chance = math.log(RememberFirst(STEPS).alphabet)
+    bare, others = found.tracks[0], found.tracks[1:]
+    peak = _peak(bare.before)
+    bad = bare.lost or not bare.last <= 1.5 * chance
+    if bad:
+        first = f"Unclipped, the run explodes: its longest finite gradient is {number(peak, 2)}" + (
+            ", and then nothing is finite any more." if bare.lost else " long."
+        )
+    else:
+        first = (
+            f"Unclipped, the run holds, with gradients up to {number(peak, 2)} long: raise the radius or "
+            "the rate to see it explode."
+        )
+    good = [t.way.name for t in others if not t.lost and t.last <= 1.5 * chance]
+    learned = [t.way.name for t in others if t.last < 0.9 * chance]
+    second = (f"Held in bounds by: {', '.join(good)}. " if good else "No clip holds it here. ") + (
+        f"Better than a guess by now: {', '.join(learned)}."
+        if learned
+        else "None is better than a guess by now: a clip keeps a run alive, it teaches it nothing."
+    )
+    return first, second
+
+
+def _updates(track: Track) -> list[float]:
+    return [float(n) for n in range(1, len(track.losses) + 1)]
+
+
+def _within(numbers: list[float]) -> list[float]:
+    return [min(max(v, LOW), HIGH) if math.isfinite(v) else v for v in numbers]
+
+
+def _peak(numbers: list[float]) -> float:
+    return max((v for v in numbers if math.isfinite(v)), default=0.0)
+
+
+def _most(numbers: list[float]) -> str:
+    return number(_peak(numbers))
+
+
+def _loss(track: Track) -> str:
+    return "lost" if track.lost or not math.isfinite(track.last) else number(track.last)
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
