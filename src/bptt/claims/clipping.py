@@ -16,9 +16,9 @@ from bptt.claims.learn import (
     sgd,
     spread,
     tanh_rnn,
-    weight,
 )
 from bptt.claims.registry import Measurement, claim
+from bptt.remedies import ClipNorm, Rescale, start_recurrent
 
 
 @claim(
@@ -37,7 +37,9 @@ def comparison_of_clips() -> Measurement:
     for seed in SEEDS:
         for clip in (5.0, 1.0, None):
             torch.manual_seed(seed)
-            run = fit(tanh_rnn(), *train, sgd(0.01), 100, batch=64, clip=clip)
+            run = fit(
+                tanh_rnn(), *train, sgd(0.01), 100, batch=64, clip=ClipNorm(clip) if clip else None
+            )
             losses.setdefault(str(clip), []).append(run.loss)
             largest = max(largest, *run.norms)
             if clip:
@@ -69,11 +71,11 @@ def rescaling() -> Measurement:
     train, test = remember_first(512, 20, 42), remember_first(128, 20, 99)
     found: dict[str, list[float]] = {}
     for name, optimizer in (("SGD 0.1", sgd(0.1)), ("Adam 5e-3", adam(5e-3))):
-        for way, clip, rescale in (("clipped", 1.0, None), ("rescaled", None, 1.0)):
+        for way, clip in (("clipped", ClipNorm(1.0)), ("rescaled", Rescale(1.0))):
             for seed in SEEDS:
                 torch.manual_seed(seed)
                 model = tanh_rnn()
-                fit(model, *train, optimizer, 100, batch=64, clip=clip, rescale=rescale)
+                fit(model, *train, optimizer, 100, batch=64, clip=clip)
                 found.setdefault(f"{name} {way}", []).append(accuracy(model, *test))
     mean = {name: sum(v) / len(v) for name, v in found.items()}
     return Measurement(
@@ -105,20 +107,16 @@ def health_by_norm() -> Measurement:
     over: dict[str, list[float]] = {}
     small: dict[str, list[float]] = {}
     solved = []
+    starts = {"radius 1.5": "radius:1.5", "vanishing": "radius:0.06"}
     for name, T in (("healthy", 10), ("rate 10", 10), ("radius 1.5", 30), ("vanishing", 50)):
         train = remember_first(512, T, 42)
         for seed in SEEDS:
             torch.manual_seed(seed)
             layer = layers.RNN(8, 32, nonlinearity="relu" if name == "radius 1.5" else "tanh")
-            w = weight(layer)
-            with torch.no_grad():
-                if name == "radius 1.5":
-                    w.mul_(1.5 / torch.linalg.eigvals(w).abs().max())
-                if name == "vanishing":  # torch's start has a radius of about 0.6
-                    w.mul_(0.1)
+            start_recurrent(layer, starts.get(name, "default"))
             model = Last(layer, 32, 8)
             optimizer = sgd(10.0) if name == "rate 10" else adam(5e-3)
-            run = fit(model, *train, optimizer, 60, batch=64, clip=1.0)
+            run = fit(model, *train, optimizer, 60, batch=64, clip=ClipNorm(1.0))
             norms = torch.tensor(run.norms)
             over.setdefault(name, []).append(float((norms > 1).double().mean()))
             small.setdefault(name, []).append(float((norms < 0.01).double().mean()))

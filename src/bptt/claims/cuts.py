@@ -25,6 +25,7 @@ from bptt.claims.memory import Held
 from bptt.claims.registry import Measurement, claim
 from bptt.probes import capacity
 from bptt.recurrence import trace
+from bptt.remedies import ClipNorm
 
 
 def cut_before_end(model: nn.Module, x: Tensor, target: Tensor, k: int) -> Tensor:
@@ -55,7 +56,7 @@ def truncation_at_the_end() -> Measurement:
             torch.manual_seed(seed)
             model = tanh_rnn()
             fit(
-                model, *train, adam(5e-3), 150, clip=5.0, backward=partial(cut_before_end, k=k),
+                model, *train, adam(5e-3), 150, clip=ClipNorm(5.0), backward=partial(cut_before_end, k=k),
             )  # fmt: skip
             found.setdefault(k, []).append(accuracy(model, *test))
     return Measurement(

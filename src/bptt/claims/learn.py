@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bptt import nn as layers
-from bptt.remedies import clip_norm
+from bptt.remedies import Clip, NoClip
 
 SEEDS = (0, 1, 2)
 SYMBOLS = 8
@@ -82,9 +82,8 @@ def fit(
     epochs: int,
     *,
     batch: int | None = None,
-    clip: float | None = None,
+    clip: Clip | None = None,
     backward: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
-    rescale: float | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Fit:
     """Train; one pass over the sequences in a new order an epoch. ``backward`` returns the loss."""
@@ -97,14 +96,9 @@ def fit(
         for rows in order.split(batch or len(order)):
             run.zero_grad()
             losses.append(float(step(model, x[:, rows], target[rows])))
-            seen = clip_norm(parameters, clip)
+            seen = (clip or NoClip())(parameters)
             norms.append(float(seen.norm))
-            acted += seen.acted
-            if rescale is not None:
-                with torch.no_grad():
-                    for parameter in parameters:
-                        assert parameter.grad is not None
-                        parameter.grad.mul_(rescale / max(norms[-1], 1e-30))
+            acted += bool(seen.acted)
             run.step()
         loss = statistics.fmean(losses)
         if stop is not None and stop():

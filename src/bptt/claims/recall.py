@@ -21,7 +21,7 @@ from bptt.claims.learn import (
 )
 from bptt.claims.registry import Measurement, claim
 from bptt.models import AttentionModel
-from bptt.remedies import start_forget_bias, start_recurrent
+from bptt.remedies import Clip, ClipNorm, start_forget_bias, start_recurrent
 
 
 def trained(
@@ -30,7 +30,7 @@ def trained(
     epochs: int,
     seed: int,
     rate: float = 5e-3,
-    clip: float | None = None,
+    clip: Clip | None = None,
 ) -> float:
     """Test accuracy after training as the source does; training ends early once all is solved."""
     train, test = remember_first(512, steps, 42), remember_first(128, steps, 99)
@@ -147,7 +147,9 @@ def _cures(steps: int, epochs: int) -> Measurement:
             # A start is one only while no update throws it away: clipped, at a fifth of the rate.
             rate = 1e-3 if name.startswith("orthogonal") else 5e-3
             network = _network(name, steps)
-            found.setdefault(name, []).append(trained(network, steps, epochs, seed, rate, clip=1.0))
+            found.setdefault(name, []).append(
+                trained(network, steps, epochs, seed, rate, ClipNorm(1.0))
+            )
     parts: dict[str, bool | None] = {
         f"{kind} at T={steps}": any(min(v) >= 0.99 for n, v in found.items() if n.startswith(kind))
         for kind in ("GRU", "LSTM", "orthogonal", "attention")
