@@ -3,14 +3,11 @@
 .venv/bin/python benchmarks/device.py [--hidden 32] [--run RUN]
 
 Needs gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm. Each network's own example runs
-on the board first and must agree with Python, or there is no row. Instructions are SysTick's under
-``-icount shift=0``; a real core takes one cycle for most of them and more for loads and divisions.
+on the board first and must agree with Python, or there is no row.
 """
 
 from __future__ import annotations
 
-import re
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +16,8 @@ import torch
 import tyro
 
 import bptt
-
-DEVICE = Path(__file__).parents[1] / "examples" / "device"
-# Instructions a tick: QEMU's clocks are 25 MHz (mps2-an386) and 16 MHz (microbit), a nanosecond each.
-BOARDS = {"cortex-m4f": 40.0, "cortex-m0": 62.5}
+from bptt.errors import RunError
+from bptt.export.board import CLOCKS, measure_on_board
 
 
 @dataclass(frozen=True)
@@ -35,46 +30,23 @@ class Sizes:
     """Measure a trained language model, too."""
 
 
-def make(*words: str) -> str:
-    """Call the Makefile of the examples."""
-    command = ["make", "-s", "-C", str(DEVICE), *words]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
 def rows(title: str, module: torch.nn.Module, example: torch.Tensor, base: Path) -> None:
     """Both precisions on both boards."""
     for precision in ("float32", "int8"):
         folder = base / f"{title.replace(' ', '')}-{precision}"
         export = bptt.export_c(module, example, folder, name="net", precision=precision)
-        ram = re.search(r"\(RAM\)\s+(\d+)", export.files["net.h"]).group(1)
-        stack = re.search(r"about (\d+)", export.files["net.h"]).group(1)
-        for board, per_tick in BOARDS.items():
-            settings = [f"MODEL={folder}", "NAME=net", f"BOARD={board}"]
-            build = folder / board
+        for board in CLOCKS:
             try:
-                out = make("run", *settings, f"BUILD={build}")
-            except subprocess.CalledProcessError as error:
-                if "overflowed" not in error.stderr:
+                cost = measure_on_board(export, board, folder / "build")
+            except RunError as error:
+                if "overflowed" not in str(error):
                     raise
                 print(f"| {title} | {precision} | {board} | more than the board has | | |")
                 continue
-            if not out.startswith("ok"):
-                raise SystemExit(f"{title} {precision} on {board} is not what Python computes")
-            flash = make("size", *settings, f"BUILD={build}").splitlines()[1].split()[0]
-            tokens = export.network.tokens
-            names = {
-                "HEADER": '\\"net.h\\"',
-                "NAME": "net",
-                "ELEMENT": "float" if precision == "float32" else "int8_t",
-                "INPUT": export.network.input_size,
-                "OUTPUT": export.network.output_size,
-            } | ({"TOKENS": f"{tokens}U"} if tokens else {})
-            defines = "DEFINES=" + " ".join(f"-D{k}={v}" for k, v in names.items())
-            program = f"PROGRAM={DEVICE / 'measure.c'}"
-            out = make("run", *settings, f"BUILD={build}-count", program, defines)
-            ticks, steps = re.match(r"(\d+) ticks for (\d+)", out).groups()
-            count = round(int(ticks) * per_tick / int(steps))
-            print(f"| {title} | {precision} | {board} | {flash} | {ram} + {stack} | {count:,} |")
+            print(
+                f"| {title} | {precision} | {board} | {cost.flash} | {cost.state} + {cost.stack} | "
+                f"{cost.instructions:,} |"
+            )
 
 
 def main(asked: Sizes) -> None:

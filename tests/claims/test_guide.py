@@ -14,6 +14,16 @@ def test_every_claim_it_names_is_in_the_ledger():
     assert named <= set(ledger())
 
 
+def test_every_claim_it_names_was_measured():
+    """On the page that a run of all claims wrote: advice may not wait for its measurement."""
+    page = (Path(__file__).parents[2] / "docs" / "claims.md").read_text("utf-8")
+    rows = re.findall(r"^\| \[?(\w+)\]?(?:\(#[\w-]+\))? \|.*\| \*\*([a-z ]+)\*\* \|", page, re.M)
+    verdicts = dict(rows)
+    assert sorted(verdicts) == sorted(ledger())
+    named = set(re.findall(r"\[(\w+)\]\(claims\.md\)", GUIDE)) - {"ledger"}
+    assert not [id for id in sorted(named) if verdicts[id] == "not run"]
+
+
 def test_every_symptom_names_one():
     sections = re.split(r"^## ", GUIDE, flags=re.M)[1:]
     bare = [text.splitlines()[0] for text in sections if "](claims.md)" not in text]

@@ -20,7 +20,7 @@ VERDICTS = {
     "E1": "holds in part",
     "C3": "holds in part",
     "A4": "holds in part",
-    "C4": "holds in part",
+    "C4": "does not hold",
     "C8": "holds",
     "C7": "holds in part",
     "B6": "holds",

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from bptt import export_c
+from bptt.claims import find, run_claim
+from bptt.errors import RunError
+from bptt.export.board import measure_on_board
 from bptt.models import LanguageModel
 from c_code import WARNINGS, call, tool
 
@@ -80,17 +83,37 @@ def test_the_example_checks_itself_on_the_board(tmp_path):
 
 def test_instructions_are_counted(tmp_path):
     """More units, more instructions: roughly as many times as there are multiply-adds."""
-    ticks = []
+    costs = []
     for hidden in (16, 32):
         folder = tmp_path / str(hidden)
-        export_c(torch.nn.GRU(1, hidden), torch.randn(9, 1, 1), folder, name="net")
-        defines = (
-            f'DEFINES=-DHEADER="\\"net.h\\"" -DNAME=net -DELEMENT=float -DINPUT=1 -DOUTPUT={hidden}'
-        )
-        out = on_board("cortex-m4f", folder, DEVICE / "measure.c", tmp_path / f"b{hidden}", defines)
-        ticks.append(int(out.split()[0]))
+        export = export_c(torch.nn.GRU(1, hidden), torch.randn(9, 1, 1), folder, name="net")
+        costs.append(measure_on_board(export, "cortex-m4f", tmp_path / f"b{hidden}"))
     # 3 H (H + 1) multiply-adds and 3 H activations: from 16 to 32 between 2 and 4 times.
-    assert 2.0 < ticks[1] / ticks[0] < 4.0
+    assert 2.0 < costs[1].instructions / costs[0].instructions < 4.0
+    assert [c.state for c in costs] == [64, 128]  # H float32
+    # One instruction a cycle at 25 MHz.
+    assert costs[1].milliseconds == costs[1].instructions / 25e3
+    # The weights alone: 3 H (1 + H) + 6 H float32.
+    assert 4 * (3 * 32 * 33 + 6 * 32) < costs[1].flash < 15000
+
+
+def test_the_ledgers_network_is_counted_on_both_boards():
+    (result,) = (run_claim(claim) for claim in find(["C5"]))
+    assert result.verdict == "holds in part", result.measured
+    times = result.figures["milliseconds"]
+    # With a floating-point unit far under 1 ms, without one far over: not by a hair, either.
+    assert times["cortex-m4f"] < 0.5
+    assert times["cortex-m0"] > 2
+
+
+def test_a_network_that_the_board_computes_otherwise_is_not_counted(tmp_path):
+    export = export_c(torch.nn.RNN(1, 4), torch.randn(9, 1, 1), tmp_path / "net", name="net")
+    source = tmp_path / "net" / "net.c"
+    text = source.read_text()
+    assert text.count("h[j] = tanh_of(") == 1
+    source.write_text(text.replace("h[j] = tanh_of(", "h[j] = -tanh_of("))
+    with pytest.raises(RunError, match="the program to build and run"):
+        measure_on_board(export, "cortex-m4f", tmp_path / "build")
 
 
 def test_blink(tmp_path):

@@ -21,7 +21,7 @@ from bptt.claims.learn import (
     weight,
 )
 from bptt.claims.registry import Measurement, claim
-from bptt.remedies import clip_norm
+from bptt.remedies import clip_norm, start_recurrent
 
 
 @claim(
@@ -42,7 +42,7 @@ def relu_grows() -> Measurement:
             with torch.no_grad():
                 # Positive entries: nothing is cut off by ReLU, and σ_max is the growth.
                 weight(layer).abs_()
-                weight(layer).mul_(1.5 / torch.linalg.matrix_norm(weight(layer), 2))
+                start_recurrent(layer, "norm:1.5")
                 y = layer(torch.rand(200, 1, 8))[0].abs().amax((1, 2))
             kept.append(float(y[-1]))
             growing &= kind == "tanh" or bool((y[150:] > 100 * y[100]).all())
@@ -60,10 +60,7 @@ def _descend(kind: str, clip: float | None, seed: int) -> tuple[int | None, floa
     """Update at which something was not finite first, largest gradient norm, share of |h| > 0.95."""
     torch.manual_seed(seed)
     T, layer, head = 60, layers.RNN(4, 32, nonlinearity=kind), nn.Linear(32, 1)
-    with torch.no_grad():
-        w = weight(layer)
-        w.copy_(torch.randn(32, 32))
-        w.mul_(1.6 / torch.linalg.eigvals(w).abs().max())
+    start_recurrent(layer, "gaussian+radius:1.6")
     parameters = [*layer.parameters(), *head.parameters()]
     run = torch.optim.SGD(parameters, lr=0.01)
     x, y = torch.randn(T, 16, 4), torch.randn(16, 1)

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bptt import nn as layers
-from bptt.remedies import clip_norm
+from bptt.remedies import Clip, NoClip, clip_norm
+from bptt.tasks import Task
 
 SEEDS = (0, 1, 2)
 SYMBOLS = 8
@@ -82,9 +83,8 @@ def fit(
     epochs: int,
     *,
     batch: int | None = None,
-    clip: float | None = None,
+    clip: Clip | None = None,
     backward: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
-    rescale: float | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Fit:
     """Train; one pass over the sequences in a new order an epoch. ``backward`` returns the loss."""
@@ -97,19 +97,33 @@ def fit(
         for rows in order.split(batch or len(order)):
             run.zero_grad()
             losses.append(float(step(model, x[:, rows], target[rows])))
-            seen = clip_norm(parameters, clip)
+            seen = (clip or NoClip())(parameters)
             norms.append(float(seen.norm))
-            acted += seen.acted
-            if rescale is not None:
-                with torch.no_grad():
-                    for parameter in parameters:
-                        assert parameter.grad is not None
-                        parameter.grad.mul_(rescale / max(norms[-1], 1e-30))
+            acted += bool(seen.acted)
             run.step()
         loss = statistics.fmean(losses)
         if stop is not None and stop():
             break
     return Fit(loss, norms, acted)
+
+
+def practise(model: nn.Module, task: Task, updates: int, seed: int, every: int = 50) -> float:
+    """The held-out score after fresh batches of 64, Adam 3e-3, clipped at 1; ends once it is solved."""
+    run = torch.optim.Adam(model.parameters(), lr=3e-3)
+    generator, held_out = torch.Generator().manual_seed(seed), task.held_out()
+    score = float("nan")
+    for update in range(1, updates + 1):
+        batch = task.batch(generator, 64)
+        run.zero_grad()
+        task.loss(model(batch.inputs)[0], batch.targets).backward()
+        clip_norm(model.parameters(), 1.0)
+        run.step()
+        if update == updates or update % every == 0:
+            with torch.no_grad():
+                score = task.score(model(held_out.inputs)[0], held_out.targets)
+            if task.solved(score):
+                break
+    return score
 
 
 def ordinary(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
@@ -123,6 +137,19 @@ def accuracy(model: nn.Module, x: Tensor, target: Tensor) -> float:
     """Share of right answers."""
     with torch.no_grad():
         return float((model(x).argmax(-1) == target).double().mean())
+
+
+def near(shares: Sequence[float], published: float) -> bool:
+    """Whether every seed's share of right answers is within 10 points of a published one.
+
+    Both are counted on 128 test sequences: at 20 % the difference of two such shares has a standard
+    error of 5 points.
+
+    Example:
+        >>> near([1.0, 0.91], 1.0), near([1.0, 0.68], 1.0)
+        (True, False)
+    """
+    return all(abs(share - published) <= 0.1 for share in shares)
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:

@@ -59,7 +59,7 @@ class Player(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(T, B, 88)``."""
-        return self.linear(self.dropout(self.layer(self.dropout(x))[0]))
+        return self.linear(self.dropout(self.layer(x)[0]))
 
 
 def batch(of: Rolls) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,10 +93,15 @@ def train(
     lanes: int,
     patience: int,
     pieces: Rolls | None = None,
-) -> float:
-    """Test figure of the epoch that was best on the validation part."""
+) -> tuple[float, float]:
+    """Validation and test figure of the epoch that was best on the validation part.
+
+    The rate is halved after ``patience`` epochs without a better one, and six halvings end it.
+    """
     sources = data["train"] if pieces is None else pieces
-    best, kept, bad = float("inf"), copy.deepcopy(model.state_dict()), 0
+    best, kept = float("inf"), copy.deepcopy(model.state_dict())
+    least = run.param_groups[0]["lr"] / 2**6
+    plan = torch.optim.lr_scheduler.ReduceLROnPlateau(run, factor=0.5, patience=patience)
     for _ in range(epochs):
         order = torch.randperm(len(sources)).tolist()
         for start in range(0, len(order), lanes):
@@ -108,13 +113,12 @@ def train(
             run.step()
         valid = nll(model, data["valid"])
         if valid < best:
-            best, kept, bad = valid, copy.deepcopy(model.state_dict()), 0
-        else:
-            bad += 1
-        if bad > patience or valid != valid:
+            best, kept = valid, copy.deepcopy(model.state_dict())
+        plan.step(valid)
+        if valid != valid or run.param_groups[0]["lr"] <= least:
             break
     model.load_state_dict(kept)
-    return nll(model, data["test"])
+    return best, nll(model, data["test"])
 
 
 @claim(
@@ -124,28 +128,33 @@ def train(
     statement="JSB chorales, negative log-likelihood a step on the test part: an RNN, a GRU and "
     "an LSTM of about the same size.",
     published="RNN 8.91, GRU 8.43, LSTM 8.45",
-    rule="about 300,000 parameters each, Adam 2e-3, clip 1, dropout 0.4, best validation epoch, 3 seeds: "
-    "each mean within 0.15 of the published figure",
+    rule="one layer, about 300,000 parameters as published; dropout 0.5 on its output, "
+    "AdamW (decay 0.1), rate by validation (gated 0.02, plain 0.001) and halved on a plateau, 16 "
+    "pieces a batch, up to 60 epochs, the best by validation, 3 seeds: each mean within 0.15 of the "
+    "published figure",
     quick=False,
 )
 def chorales() -> Measurement:
     data = rolls("JSB_Chorales.mat")
-    published = {"RNN": (8.91, 460), "GRU": (8.43, 245), "LSTM": (8.45, 205)}
+    published = {"RNN": (8.91, 460, 1e-3), "GRU": (8.43, 245, 0.02), "LSTM": (8.45, 205, 0.02)}
     found: dict[str, list[float]] = {}
     sizes = {}
-    for name, (_, hidden) in published.items():
+    for name, (_, hidden, rate) in published.items():
         for seed in SEEDS:
             torch.manual_seed(seed)
-            model = Player(getattr(layers, name)(NOTES, hidden), dropout=0.4)
+            model = Player(getattr(layers, name)(NOTES, hidden), dropout=0.5)
             sizes[name] = sum(p.numel() for p in model.parameters())
-            run = torch.optim.Adam(model.parameters(), lr=2e-3)
-            value = train(model, data, run, clip=1.0, epochs=100, lanes=16, patience=12)
-            found.setdefault(name, []).append(value)
+            run = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.1)
+            test = train(model, data, run, clip=1.0, epochs=60, lanes=16, patience=3)[1]
+            found.setdefault(name, []).append(test)
     mean = {name: sum(v) / len(v) for name, v in found.items()}
     return Measurement(
         "; ".join(f"{n} {spread(v, 4)} ({sizes[n]} parameters)" for n, v in found.items()),
-        {f"{n} {p:g}": abs(mean[n] - p) <= 0.15 for n, (p, _) in published.items()},
-        "The three are closer together, or farther apart, than published: figures beside.",
+        {f"{n} {p:g}": abs(mean[n] - p) <= 0.15 for n, (p, *_) in published.items()},
+        "What is off: "
+        + ", ".join(f"{n} by {mean[n] - p:+.2f}" for n, (p, *_) in published.items())
+        + " nats a step. The figure hangs on the regularisation: with dropout on the input too and a "
+        "constant small rate a GRU of this size stays above 8.8.",
         found,
     )
 
@@ -156,33 +165,39 @@ def chorales() -> Measurement:
     statement="Nottingham, a plain RNN under SGD: clipping brings the test negative log-likelihood down.",
     published="3.80 → 3.48",
     rule="tanh RNN of 200, pieces of 100 steps, batch 16, up to 15 passes, SGD at the best of 0.1, 0.3 "
-    "and 1 by validation, clip 1, 3 seeds: lower with clipping on the mean; both within 0.2 of "
-    "the published figures",
+    "and 1 by the first seed's validation, halved on a plateau, clip 1, 3 seeds: lower with clipping "
+    "on the mean; both within 0.2 of the published figures",
     quick=False,
 )
 def nottingham() -> Measurement:
     data = rolls("Nottingham.mat")
     pieces = [p for roll in data["train"] for p in roll.split(101) if len(p) > 1]
-    found: dict[str, dict[float, list[float]]] = {}
+
+    def once(rate: float, clip: float | None, seed: int) -> tuple[float, float]:
+        torch.manual_seed(seed)
+        model = Player(layers.RNN(NOTES, 200), dropout=0.0)
+        run = torch.optim.SGD(model.parameters(), lr=rate)
+        return train(model, data, run, clip=clip, epochs=15, lanes=16, patience=3, pieces=pieces)
+
+    best: dict[str, list[float]] = {}
+    rates: dict[str, float] = {}
     for name, clip in (("without", None), ("with", 1.0)):
-        for rate in (0.1, 0.3, 1.0):
-            for seed in SEEDS:
-                torch.manual_seed(seed)
-                model = Player(layers.RNN(NOTES, 200), dropout=0.0)
-                run = torch.optim.SGD(model.parameters(), lr=rate)
-                value = train(
-                    model, data, run, clip=clip, epochs=15, lanes=16, patience=3, pieces=pieces
-                )
-                found.setdefault(name, {}).setdefault(rate, []).append(value)
-    best = {name: min(by.values(), key=lambda v: sum(v)) for name, by in found.items()}
+        tried = {rate: once(rate, clip, SEEDS[0]) for rate in (0.1, 0.3, 1.0)}
+        rate = rates[name] = min(tried, key=lambda r: tried[r][0])  # by validation
+        best[name] = [tried[rate][1], *(once(rate, clip, seed)[1] for seed in SEEDS[1:])]
     mean = {name: sum(v) / len(v) for name, v in best.items()}
     return Measurement(
-        f"without clipping {spread(best['without'], 4)}, with {spread(best['with'], 4)}",
+        f"without clipping {spread(best['without'], 4)} (rate {rates['without']:g}), with "
+        f"{spread(best['with'], 4)} (rate {rates['with']:g})",
         {
             "clipping is better": mean["with"] < mean["without"],
             "3.80 without": abs(mean["without"] - 3.80) <= 0.2,
             "3.48 with": abs(mean["with"] - 3.48) <= 0.2,
         },
-        "With the rate chosen for each, clipping changes less than published.",
-        {name: {str(r): v for r, v in by.items()} for name, by in found.items()},
+        f"Clipping takes {mean['without'] - mean['with']:.2f} nats off here, where 0.32 are published: "
+        f"it lets the rate be {rates['with'] / rates['without']:.0f} times as large. Fifteen passes from "
+        "torch's start end "
+        f"{mean['without'] - 3.80:+.2f} and {mean['with'] - 3.48:+.2f} off the published figures, whose "
+        "training had no such limit.",
+        {"tests": best, "rates": rates},
     )
