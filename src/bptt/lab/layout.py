@@ -5,7 +5,7 @@ All of it is HTML text under one class, ``bptt``, styled by ``lab.css``; marimo'
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
