@@ -132,7 +132,7 @@ def test_stop_leaving_and_two_readers(open_page):
         lab.click("train", "Train")
     for lab in (one, other):
         lab.settle("state", "running")
-    one.page.wait_for_function("document.querySelector('[data-value=done]')?.textContent > 5")
+    one.reach("done", 6)
     one.click("train", "Stop")
     one.settle("state", "stopped", 1000)
     assert other.value("state") == "running"
