@@ -143,6 +143,16 @@ class LabPage:
         )
         return self.value(name)
 
+    def reach(self, name, least):
+        """Wait until a number is at least so large."""
+        self.page.wait_for_function(
+            """([name, least]) => {
+                const found = document.querySelector(`[data-value="${name}"]`);
+                return found && Number(found.textContent) >= least;
+            }""",
+            arg=[name, least],
+        )
+
     def settle(self, name, wanted, timeout=10_000):
         """Wait until a value is the one wanted; fails with both if it does not come in time, ms."""
         try:

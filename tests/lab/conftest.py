@@ -15,10 +15,16 @@ SHOTS = os.environ.get("BPTT_LAB_SHOTS")
 
 
 @pytest.fixture(scope="session")
-def server():
-    """The address of ``bptt lab`` in a child process, stopped by Ctrl-C at the end."""
+def server(process):
+    """The address of ``bptt lab``."""
+    return process[1]
+
+
+@pytest.fixture(scope="session")
+def process():
+    """``bptt lab`` as a child process and its address, stopped by Ctrl-C at the end."""
     child, address = start("--port", "0")
-    yield address
+    yield child, address
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=20)
     # Whatever a page's cell printed or raised on the server would stand here.

@@ -126,7 +126,7 @@ def test_every_slider_begins_the_run_it_names_and_it_stops(open_page):
         ("threshold", "ArrowLeft", 0.3, 0.1, 1.6),
     ):
         lab.press(control, key, changes="setting")
-        lab.page.wait_for_function("document.querySelector('[data-value=done]')?.textContent > 9")
+        lab.reach("done", 10)
         lab.click("stop", "Stop")
         lab.settle("state", "stopped", 1000)
         assert 9 < lab.value("done") < 120

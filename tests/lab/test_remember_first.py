@@ -1,6 +1,8 @@
 """Page *Remember the first*: the run is the package's own, number for number, and can be stopped."""
 
+import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +25,19 @@ from bptt.lab.remember_first import (
     tell,
     train,
 )
+from bptt.lab.server import LEFT
+
+
+def spent(pid, seconds):
+    """Share of so many seconds that a process computed, from Linux's own count."""
+
+    def now():
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    before = now()
+    time.sleep(seconds)
+    return (now() - before) / seconds
 
 
 def last(setting):
@@ -122,17 +137,17 @@ def test_it_trains_in_front_of_the_reader(open_page):
 
 
 @pytest.mark.browser
-def test_stop_leaving_and_two_readers(open_page):
+def test_stop_a_changed_setting_and_two_readers(open_page):
     """Each of two readers stops his own run; a changed setting ends one; both pages go on answering."""
     one, other = open_page("remember_first"), open_page("remember_first")
     for lab in (one, other):
         lab.wait("state")
-        lab.press("updates", "ArrowRight", 2, changes="setting")
-        lab.press("steps", "ArrowRight", changes="setting")
+        lab.press("updates", "ArrowRight", 3, changes="setting")
+        lab.press("steps", "ArrowRight", 5, changes="setting")
         lab.click("train", "Train")
     for lab in (one, other):
         lab.settle("state", "running")
-    one.page.wait_for_function("document.querySelector('[data-value=done]')?.textContent > 5")
+    one.reach("done", 6)
     one.click("train", "Stop")
     one.settle("state", "stopped", 1000)
     assert other.value("state") == "running"
@@ -140,7 +155,22 @@ def test_stop_leaving_and_two_readers(open_page):
     other.press("rate", "ArrowRight", changes="setting")
     other.settle("state", "stopped", 2000)
     assert one.value("done") == stopped
-    assert 5 < stopped < 1500
+    assert 5 < stopped < 3000
+
+
+@pytest.mark.browser
+def test_leaving_the_page_ends_the_work(open_page, process):
+    """A few seconds after the page was left the server computes no more."""
+    lab = open_page("remember_first").wait("state")
+    lab.press("updates", "ArrowRight", 3, changes="setting")
+    lab.press("steps", "ArrowRight", 5, changes="setting")
+    lab.click("train", "Train")
+    lab.reach("done", 2)
+    pid = process[0].pid
+    assert spent(pid, 1.0) > 0.2  # it works, whatever else the machine does
+    lab.page.goto("about:blank")
+    time.sleep(LEFT + 2)
+    assert spent(pid, 1.0) < 0.1
 
 
 @pytest.mark.browser

@@ -48,6 +48,7 @@ def test_the_spectrum_is_the_package_and_truncated_is_torch():
     x, y = (_ids(tokens[i : i + 2 * STEPS]).view(2, STEPS).t().contiguous() for i in (0, 1))
     *_, tick = measure(prepare_nothing("rnn"), model, x, y, 0, 2 + len(KS))
     found = tick.frame
+    model.zero_grad()
     with bptt.watch(model, at="every") as flow:
         token_loss(model(x)[0], y).backward()
     assert found.spectrum.measured_bias.tolist() == pytest.approx(

@@ -197,7 +197,7 @@ def draw_losses(found: Comparison) -> str:
         log=True,
         xlim=(0, found.setting.updates),
         ylim=(max(low, 0.01) / 1.5, min(high, 100.0) * 1.5),
-        caption="The same start, the same batches. What leaves above does not come back.",
+        caption="The same start, the same batches. A loss beyond 150 nats is off the chart.",
     )
 
 

@@ -79,7 +79,7 @@ def charts(*figures: str) -> str:
     return f'<div class="charts">{"".join(figures)}</div>'
 
 
-def values(numbers: dict[str, Any]) -> str:
+def values(numbers: Mapping[str, Any]) -> str:
     """Values to the last digit, unseen: ``[data-value="NAME"]`` holds ``repr`` of what the page shows."""
     return "".join(
         f'<span hidden data-value="{escape(name)}">{escape(repr(value))}</span>'

@@ -333,7 +333,7 @@ def draw_depth(found: Measured, k: int) -> str:
         xlim=(0, len(steps) - 1),
         ylim=(0, len(steps)),
         caption="Truncated starts over at every chunk: its first losses see next to nothing. Windowed "
-        "never sees less than half of K, for twice the steps.",
+        "goes on seeing about half of K, for twice the steps.",
     )
 
 
