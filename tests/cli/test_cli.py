@@ -14,7 +14,7 @@ import pytest
 
 from bptt.cli import COMMANDS, main
 from bptt.data import Corpus
-from bptt.training import manifest
+from sealing import sealed_anew
 
 TEXT = "she sells sea shells by the sea shore.\n" * 60
 
@@ -204,14 +204,6 @@ def test_settings_out_of_range(words, text, tmp_path, capsys):
     out = tmp_path / "run"
     refuse(capsys, "train", text, "--out", str(out), *words)
     assert not out.exists()
-
-
-def sealed_anew(folder, name, text):
-    """Change a file and the manifest with it: what gets past the checksums must be met behind them."""
-    (folder / name).write_text(text)
-    names = ("config.toml", "environment.json", "vocabulary.json")
-    files = {name: (folder / name).read_bytes() for name in names}
-    (folder / manifest.NAME).write_bytes(manifest.seal(files))
 
 
 def test_damaged_runs(run, tmp_path, capsys):

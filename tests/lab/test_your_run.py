@@ -25,6 +25,7 @@ from bptt.training.build import open_corpus
 from bptt.training.restore import load_model
 from bptt.training.run_folder import RunFolder
 from lab_driver import LabPage, start
+from sealing import sealed_anew
 
 TEXT = "".join(f"the {n} of {n * n} is not the {n % 7}.\n" for n in range(300))
 
@@ -125,7 +126,7 @@ def test_the_measurement_is_that_of_the_package_on_the_same_seed(made):
 
 def test_a_run_whose_text_is_gone_still_writes(run, monkeypatch):
     config = run / "config.toml"
-    config.write_text(config.read_text().replace("text.txt", "gone.txt"))
+    sealed_anew(run, config.name, config.read_text().replace("text.txt", "gone.txt"))
     *_, last = lab.measure(run)
     assert last.frame.diagnosis is None
     assert "gone.txt" in lab.draw_measured(last.frame)
