@@ -8,9 +8,12 @@ import signal
 import subprocess
 import sys
 
+import pytest
 from marimo._config.config import DEFAULT_CONFIG
 
 from lab_driver import PYTHON, start
+
+pytestmark = pytest.mark.slow  # servers of their own
 
 HOSTILE = """
 [display]

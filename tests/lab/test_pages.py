@@ -24,6 +24,7 @@ def test_it_is_listed_and_described(page, request):
     assert page.line.endswith(".")
 
 
+@pytest.mark.slow
 @each
 def test_it_runs_as_a_script_and_opens_no_browser(page, tmp_path):
     # webbrowser and sockets would both be asked for by name.

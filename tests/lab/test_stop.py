@@ -8,6 +8,8 @@ import pytest
 
 from lab_driver import PYTHON, LabPage, start
 
+pytestmark = pytest.mark.slow  # servers of their own
+
 # The command with one page more than it has.
 WITH_PAGE = """
 import sys
