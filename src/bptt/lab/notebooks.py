@@ -7,9 +7,9 @@ tests of both fail if a newer marimo moves them.
 from __future__ import annotations
 
 import logging
-import runpy
 import threading
 import time
+from importlib import import_module
 from typing import Any
 
 from bptt.errors import DependencyError
@@ -49,7 +49,7 @@ class Notebooks:
         # What the pages import is imported here, once: two pages opened at the same moment would import
         # torch from two threads at a time, which breaks it for good.
         for page in available():
-            runpy.run_path(str(page.file), run_name=page.slug)
+            import_module(f"bptt.lab.pages.{page.slug}")
 
     def _keep(self, app: Any) -> Any:
         self._managers.append(app.state.session_manager)
