@@ -77,10 +77,10 @@ def test_a_slider_is_answered_in_time():
     """At the largest state and the most bits; the middle of five."""
     taken = []
     for seed in range(5):
-        begin = time.thread_time()
+        begin = time.perf_counter()
         found = bottleneck(32, 0.95, 50, 0.1, "orthogonal", 32, seed=seed)
         draw_recall(found), draw_memory(found), tell(found)
-        taken.append(time.thread_time() - begin)
+        taken.append(time.perf_counter() - begin)
     assert statistics.median(taken) < ANSWER
 
 

@@ -130,10 +130,10 @@ def test_slider_numbers_are_written_in_tenths():
 def test_a_slider_is_answered_in_time():
     taken = []
     for step in (1, 2, 3, 1, 2):
-        begin = time.thread_time()
+        begin = time.perf_counter()
         found = by_hand()
         table(found, 6), sums(found, 6), check(found, 6), written(found, step, 6), tell(found, 6)
-        taken.append(time.thread_time() - begin)
+        taken.append(time.perf_counter() - begin)
     assert statistics.median(taken) < ANSWER
 
 

@@ -101,14 +101,14 @@ def test_a_slider_is_answered_in_time():
     next(compare(Setting()))
     taken = []
     for seed in range(5):
-        begin = time.thread_time()
+        begin = time.perf_counter()
         draw(next(compare(Setting(seed=seed))).frame)
-        taken.append(time.thread_time() - begin)
+        taken.append(time.perf_counter() - begin)
     assert statistics.median(taken) < ANSWER
     *_, tick = compare(Setting(updates=30))
-    begin = time.thread_time()
+    begin = time.perf_counter()
     draw(tick.frame)
-    assert time.thread_time() - begin < ANSWER
+    assert time.perf_counter() - begin < ANSWER
 
 
 def test_the_notebook_runs_as_a_script():

@@ -101,9 +101,9 @@ def test_every_start_suits_every_cell(cell, gates):
 def test_drawing_answers_in_time():
     setting = Setting(100, "rnn", updates=3)
     *_, tick = train(setting)
-    begin = time.thread_time()
+    begin = time.perf_counter()
     draw(tick.frame), draw_task(setting)
-    assert time.thread_time() - begin < ANSWER
+    assert time.perf_counter() - begin < ANSWER
     assert "class=keep" in draw_task(setting)
     assert "updates" in draw(Course(setting))
 
@@ -167,7 +167,7 @@ def test_leaving_the_page_ends_the_work(open_page, process):
     lab.click("train", "Train")
     lab.reach("done", 2)
     pid = process[0].pid
-    assert spent(pid, 3.0) > 0.3  # it works, whatever else the machine does
+    assert spent(pid, 1.0) > 0.2  # it works, whatever else the machine does
     lab.page.goto("about:blank")
     time.sleep(LEFT + 2)
     assert spent(pid, 1.0) < 0.1

@@ -91,9 +91,9 @@ def test_it_learns_and_the_same_seed_is_the_same():
 
 @pytest.mark.parametrize("k", KS)
 def test_every_k_is_drawn_in_time(found, k):
-    begin = time.thread_time()
+    begin = time.perf_counter()
     text = draw(found, k)
-    assert time.thread_time() - begin < ANSWER
+    assert time.perf_counter() - begin < ANSWER
     assert "nan" not in text
     assert (f"T = {k}" in tell(found, k)[0]) == (k == STEPS)
     assert math.isfinite(found.spectrum.bias_of(k))

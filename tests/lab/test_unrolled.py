@@ -129,10 +129,10 @@ def test_every_position_can_be_drawn(word, radius):
 def test_a_slider_is_answered_in_time():
     taken = []
     for seed in range(5):
-        begin = time.thread_time()
+        begin = time.perf_counter()
         found = unrolled("zzzzzzzzzz", 6, seed=seed)
         draw(found, 14), draw_sizes(found, 14), equations(found, 14), tell(found, 14)
-        taken.append(time.thread_time() - begin)
+        taken.append(time.perf_counter() - begin)
     assert statistics.median(taken) < ANSWER
 
 

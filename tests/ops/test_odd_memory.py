@@ -18,7 +18,6 @@ from bptt.ops import native
 from compare import assert_close
 from processes import interpreter
 
-needs_kernels = pytest.mark.skipif(native.missing is not None, reason="no compiled kernels")
 T, B, H = 5, 3, 4
 
 
@@ -63,7 +62,6 @@ def test_a_weight_on_meta_is_not_multiplied_by_what_lies_in_memory():
         ops.recur("RNN_TANH", x, state, tuple(weights))
 
 
-@needs_kernels
 @pytest.mark.parametrize("wrong", ["y", "saved", "dy", "dh_n", "needs", "lengths"])
 def test_the_backward_operator_looks_at_every_size(wrong):
     x, h0 = torch.randn(T, B, 2), torch.randn(B, H)
@@ -175,7 +173,6 @@ print("done")
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_does_not_wait_for_threads_it_does_not_have():
     done = subprocess.run(
         [*interpreter(), "-W", "ignore", "-c", FORKED], capture_output=True, text=True, timeout=60,

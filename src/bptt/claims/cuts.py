@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from bptt import nn as layers
@@ -28,10 +28,8 @@ from bptt.recurrence import trace
 from bptt.remedies import ClipNorm
 
 
-def cut_before_end(model: nn.Module, x: Tensor, target: Tensor, k: int) -> Tensor:
+def cut_before_end(model: Last, x: Tensor, target: Tensor, k: int) -> Tensor:
     """Chunks of k steps, the loss at the end alone: only the last chunk gets a gradient."""
-    assert isinstance(model, Last)
-    assert isinstance(model.layer, nn.RNN)
     with torch.no_grad():
         state = None if k >= len(x) else model.layer(x[:-k])[1]
     loss = F.cross_entropy(model.linear(model.layer(x[-k:], state)[0][-1]), target)

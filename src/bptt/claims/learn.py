@@ -26,7 +26,7 @@ Optimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 class Last(nn.Module):
     """A recurrent layer and one linear map of its last output."""
 
-    def __init__(self, layer: nn.Module, hidden: int, classes: int) -> None:
+    def __init__(self, layer: nn.RNNBase, hidden: int, classes: int) -> None:
         super().__init__()
         self.layer, self.linear = layer, nn.Linear(hidden, classes)
 

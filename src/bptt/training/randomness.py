@@ -42,6 +42,13 @@ def random_states() -> dict[str, Tensor]:
     return states
 
 
+def seed_others(seed: int) -> None:
+    """Begin Python's and NumPy's anew, as the model's start does torch's: two runs of one seed draw the
+    same, whatever draws beside them."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
 def restore_random_states(states: dict[str, Tensor]) -> None:
     """Put every source where :func:`random_states` found it."""
     version, *words = states["random.python"].tolist()

@@ -21,7 +21,7 @@ from bptt.training.checkpoint import Checkpoint
 from bptt.training.distributed import Group
 from bptt.training.evaluate import Score
 from bptt.training.nonfinite import Guard
-from bptt.training.randomness import random_states, restore_random_states
+from bptt.training.randomness import random_states, restore_random_states, seed_others
 from bptt.training.settings import Settings
 from bptt.training.shared_state import fresh_random_state
 
@@ -72,6 +72,7 @@ class Session:
         self.settings = settings
         self.group = group
         self.corpus = corpus
+        seed_others(settings.seed)
         self.model: nn.Module = build_model(settings, corpus.vocabulary.size)
         self.optimizer = build_optimizer(settings, self.model)
         # Its own source: with several processes each draws its own dropout, all the same cuts.
