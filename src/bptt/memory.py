@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bptt.errors import ArgumentError
 
+MOST_THREADS = 1024  # OpenMP ends the process where the system does not give it the threads
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 _CONTAINERS = (  # where Linux says what a container may use
     Path("/sys/fs/cgroup/memory.max"),

@@ -10,8 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from bptt.cli.parse import parse
 from bptt.errors import ArgumentError
-from bptt.memory import require
-from bptt.training.settings import MOST_THREADS
+from bptt.memory import MOST_THREADS, require
 
 Cell: TypeAlias = Literal["rnn", "gru", "lstm"]
 Mode: TypeAlias = Literal["train", "infer", "packed", "reset", "stream", "model"]

@@ -55,8 +55,7 @@ class Chunk:
 
 
 def assemble(
-    inputs: NDArray[Any],
-    targets: NDArray[Any],
+    window: NDArray[Any],
     begins: NDArray[np.int64],
     starts: Starts,
     position: Position,
@@ -65,8 +64,7 @@ def assemble(
     """Make the chunk of lanes that begin at given tokens.
 
     Args:
-        inputs: tokens, any integer dtype (K, B).
-        targets: tokens (K, B).
+        window: tokens (K + 1, B), any integer dtype: the inputs, and the target of the last.
         begins: position (B,) in the stream of each lane's first input.
         starts: where documents begin (D,), ascending.
         position: of the chunk.
@@ -79,6 +77,7 @@ def assemble(
     """
     import torch  # not above: reading a text needs no torch
 
+    inputs, targets = window[:-1], window[1:]
     steps = len(inputs)
     reset = marks(starts, begins, steps)
     if fresh:

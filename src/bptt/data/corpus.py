@@ -33,7 +33,7 @@ from bptt.data import cache as disk
 from bptt.data.default import default_text
 from bptt.data.documents import Starts, part
 from bptt.data.encode import Survey, encoded, survey
-from bptt.data.mapped import Footprint
+from bptt.data.mapped import release
 from bptt.data.source import BLOCK, Source
 from bptt.data.vocabulary import ByteVocabulary, CharVocabulary, Ids, Vocabulary
 from bptt.errors import ArgumentError, DataError, DtypeError
@@ -220,10 +220,9 @@ class Corpus:
         for stream in (self.train, self.valid):
             for array in stream or ():
                 digest.update(f"{len(array)};".encode())
-                footprint = Footprint(array)
                 for begin in range(0, len(array), BLOCK):
                     digest.update(np.ascontiguousarray(array[begin : begin + BLOCK]).data)
-                    footprint.read(1, BLOCK * array.itemsize)
+                    release(array)
         return digest.hexdigest()
 
 

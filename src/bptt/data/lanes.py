@@ -23,7 +23,7 @@ from bptt.data.chunk import (
     check_state,
     check_stream,
 )
-from bptt.data.mapped import Footprint
+from bptt.data.mapped import windows
 from bptt.errors import ArgumentError, DataError
 
 
@@ -68,27 +68,22 @@ class Lanes:
         chunk: int,
         lane_range: tuple[int, int] | None = None,
     ) -> None:
-        stream, self._starts = check_stream(tokens, starts)
+        self._tokens, self._starts = check_stream(tokens, starts)
         self.batch, self.chunk = check_size("batch", batch), check_size("chunk", chunk)
         self.lane_range = check_lanes(lane_range, self.batch)
-        if len(stream) < self.batch * self.chunk + 1:
-            longest = max((len(stream) - 1) // self.batch, 0)
+        if len(self._tokens) < self.batch * self.chunk + 1:
+            longest = max((len(self._tokens) - 1) // self.batch, 0)
             raise DataError(
                 f"at least batch * chunk + 1 = {self.batch * self.chunk + 1} tokens",
-                f"{len(stream)} tokens",
+                f"{len(self._tokens)} tokens",
                 f"pass chunk <= {longest}, or a smaller batch or a longer text"
                 if longest
                 else "pass a smaller batch and chunk, or a longer text",
             )
-        self.steps = (len(stream) - 1) // self.batch
-        self.unused = len(stream) - 1 - self.steps * self.batch
-        self._length = len(stream)
+        self.steps = (len(self._tokens) - 1) // self.batch
+        self.unused = len(self._tokens) - 1 - self.steps * self.batch
         low, high = self.lane_range
-        used = self.steps * self.batch
-        self._inputs = stream[:used].reshape(self.batch, self.steps)[low:high]
-        self._targets = stream[1 : used + 1].reshape(self.batch, self.steps)[low:high]
         self._begins = np.arange(low, high, dtype=np.int64) * self.steps
-        self._footprint = Footprint(stream)
         self._epoch = self._offset = 0
 
     def __len__(self) -> int:
@@ -118,16 +113,9 @@ class Lanes:
                 end,
             )
         )
-        chunk = assemble(
-            self._inputs[:, begin:end].T,
-            self._targets[:, begin:end].T,
-            self._begins + begin,
-            self._starts,
-            position,
-            fresh=begin == 0,
-        )
-        self._footprint.read(len(self._begins), (end - begin) * self._inputs.itemsize)
-        return chunk
+        begins = self._begins + begin
+        window = windows(self._tokens, begins, end - begin + 1)
+        return assemble(window, begins, self._starts, position, fresh=begin == 0)
 
     def state(self) -> dict[str, Any]:
         """The position as JSON-safe numbers, with the sizes that it holds for.
@@ -141,7 +129,7 @@ class Lanes:
             {'tokens': 10, 'batch': 2, 'epoch': 0, 'offset': 3}
         """
         return {
-            "tokens": self._length,
+            "tokens": len(self._tokens),
             "batch": self.batch,
             "epoch": self._epoch,
             "offset": self._offset,
@@ -165,7 +153,7 @@ class Lanes:
         """
         if isinstance(position, tuple):
             position = {**self.state(), **Position(*position)._asdict()}
-        sizes = {"tokens": self._length, "batch": self.batch}
+        sizes = {"tokens": len(self._tokens), "batch": self.batch}
         epoch, offset = check_state(position, sizes, "epoch", "offset")
         if offset >= self.steps:
             raise ArgumentError(

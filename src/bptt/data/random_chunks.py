@@ -25,7 +25,7 @@ from bptt.data.chunk import (
     check_state,
     check_stream,
 )
-from bptt.data.mapped import Footprint
+from bptt.data.mapped import windows
 from bptt.errors import ArgumentError, DataError
 from bptt.memory import require
 
@@ -92,7 +92,6 @@ class RandomChunks:
                 f"{len(self._tokens)} tokens",
                 "pass a smaller chunk, or a longer text",
             )
-        self._footprint = Footprint(self._tokens)
         self._drawn = 0
 
     def __len__(self) -> int:
@@ -120,9 +119,8 @@ class RandomChunks:
         raw = np.asarray(bits.random_raw(self.batch), dtype=np.uint64)[low:high]
         begins = (raw % np.uint64(self._places)).astype(np.int64)
         self._drawn += 1
-        window = self._tokens[begins + np.arange(self.chunk + 1)[:, None]]
-        self._footprint.read(high - low, self.chunk * self._tokens.itemsize)
-        return assemble(window[:-1], window[1:], begins, self._starts, position, fresh=True)
+        window = windows(self._tokens, begins, self.chunk + 1)
+        return assemble(window, begins, self._starts, position, fresh=True)
 
     def state(self) -> dict[str, Any]:
         """How many chunks were drawn, JSON-safe, with the settings that it holds for.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from bptt import carry as carries
 from bptt.data import Chunk, Corpus, Lanes, RandomChunks
+from bptt.data.mapped import release
 from bptt.errors import RunError
 from bptt.gradients import Estimator
 from bptt.remedies import build_clip, build_regulariser
@@ -100,6 +102,10 @@ class Session:
         torch.set_rng_state(states["random"])
         self.generator.set_state(states["random.estimator"])
 
+    @cached_property
+    def _text(self) -> str:
+        return fingerprint(self.corpus)
+
     @property
     def epochs(self) -> float:
         """Passes over the text, the current one by its share."""
@@ -135,7 +141,7 @@ class Session:
             numbers["best_nats"] = None  # JSON has no infinity
         numbers |= {"data": self.data.state(), "estimator": self.estimator.state_dict()}
         numbers["clip"] = {"form": self.settings.clip, "state": self.clip.state_dict()}
-        numbers |= {"text": fingerprint(self.corpus), "metrics": metrics}
+        numbers |= {"text": self._text, "metrics": metrics}
         return Checkpoint(self.model.state_dict(), training, numbers)
 
     def restore(self, saved: Checkpoint) -> int:
@@ -149,7 +155,7 @@ class Session:
         """
         state = dict(saved.state)
         try:
-            if state.pop("text") != fingerprint(self.corpus):
+            if state.pop("text") != self._text:
                 raise ValueError("another text")
             metrics = int(state.pop("metrics"))
             self.model.load_state_dict(saved.model)
@@ -217,5 +223,6 @@ def fingerprint(corpus: Corpus) -> str:
         begins = np.arange(0, len(tokens), _SAMPLE)
     for begin in begins:
         hashed.update(np.ascontiguousarray(tokens[begin : begin + _SAMPLE]).data)
+        release(tokens)
     hashed.update(np.ascontiguousarray(starts[:_SAMPLE]).data)
     return hashed.hexdigest()

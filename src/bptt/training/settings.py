@@ -17,12 +17,11 @@ import tyro
 
 from bptt.errors import ArgumentError, RunError
 from bptt.forms import CLIPS, REGULARISERS, STARTS, Word, clip_form, parse_form, parse_forms
+from bptt.memory import MOST_THREADS
 
 Gradient = Literal[
     "truncated", "full", "windowed", "checkpointed", "adaptive", "randomized", "forward"
 ]
-
-MOST_THREADS = 1024  # OpenMP ends the process where the system does not give it the threads
 
 
 @dataclass(frozen=True)
