@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -131,7 +132,10 @@ def test_lightning(tmp_path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # theirs
-def test_hugging_face(tmp_path) -> None:
+def test_hugging_face(tmp_path, monkeypatch) -> None:
+    # Where marimo was imported, by the lab's tests in this process, transformers takes itself to be
+    # in a notebook and asks for IPython.
+    monkeypatch.delitem(sys.modules, "marimo", raising=False)
     from transformers import Trainer, TrainingArguments
 
     class Model(nn.Module):

@@ -14,8 +14,9 @@ pytestmark = pytest.mark.slow  # servers of their own
 WITH_PAGE = """
 import sys
 from pathlib import Path
-from bptt.lab import registry
+from bptt.lab import pages, registry
 registry.FOLDER = Path(sys.argv.pop(1))
+pages.__path__.append(str(registry.FOLDER))  # its module is imported like that of any other page
 registry.PAGES = (registry.Page("busy", "Busy", "A page of this test."),)
 from bptt.cli import main
 sys.exit(main(sys.argv[1:]))
