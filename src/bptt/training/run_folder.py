@@ -132,7 +132,7 @@ class RunFolder:
         return run
 
     def held(self) -> AbstractContextManager[None]:
-        """The right to write in this folder: see :func:`bptt.training.lock.held`."""
+        """The right to write in this folder: see ``bptt.training.lock.held``."""
         return lock.held(self.path)
 
     def read_settings(self) -> Settings:
