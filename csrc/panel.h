@@ -35,7 +35,20 @@ BPTT_INLINE int64_t panels_of(int64_t n) {
 template <class T>
 void pack_panel(const T* w, int64_t sk, int64_t sn, int64_t K, int64_t n, T* out) {
     constexpr int NR = Tile<T>::NR;
-    for (int64_t k = 0; k < K; ++k)
+    constexpr int64_t line = 64 / sizeof(T);
+    int64_t k = 0;
+    if (n == NR && sn == 1) {
+        for (; k < K; ++k) __builtin_memcpy(out + k * NR, w + k * sk, NR * sizeof(T));
+    } else if (n == NR) {
+        // A cache line of each column at a time, so that the lines read and written stay in L1.
+        for (; k + line <= K; k += line)
+            for (int c = 0; c < NR; ++c) {
+                const T* column = w + k * sk + c * sn;
+                BPTT_UNROLL
+                for (int64_t i = 0; i < line; ++i) out[(k + i) * NR + c] = column[i * sk];
+            }
+    }
+    for (; k < K; ++k)
         for (int64_t c = 0; c < NR; ++c) out[k * NR + c] = c < n ? w[k * sk + c * sn] : T(0);
 }
 

@@ -153,7 +153,7 @@ class LabPage:
             arg=[name, least],
         )
 
-    def settle(self, name, wanted, timeout=10_000):
+    def settle(self, name, wanted, timeout=PATIENCE):
         """Wait until a value is the one wanted; fails with both if it does not come in time, ms."""
         try:
             self.page.wait_for_function(

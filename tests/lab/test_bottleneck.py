@@ -73,6 +73,7 @@ def test_global_random_numbers_do_not_matter():
     assert bottleneck(4, lags=10, seed=1).recalled != one.recalled
 
 
+@pytest.mark.timing
 def test_a_slider_is_answered_in_time():
     """At the largest state and the most bits; the middle of five."""
     taken = []

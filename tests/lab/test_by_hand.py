@@ -127,6 +127,7 @@ def test_slider_numbers_are_written_in_tenths():
     assert "(−0.4)·" in written(by_hand(), 2, 5)
 
 
+@pytest.mark.timing
 def test_a_slider_is_answered_in_time():
     taken = []
     for step in (1, 2, 3, 1, 2):

@@ -96,6 +96,7 @@ def test_the_ends_of_the_sliders_can_be_drawn(setting):
         assert "nan" not in draw(tick.frame)
 
 
+@pytest.mark.timing
 def test_a_slider_is_answered_in_time():
     """From a slider's move to the first picture; the middle of five, torch's own loading aside."""
     next(compare(Setting()))

@@ -89,6 +89,7 @@ def test_global_random_numbers_do_not_matter():
     assert contraction(0.9, 10, 5, seed=1).typical != one
 
 
+@pytest.mark.timing
 def test_a_slider_is_answered_in_time():
     """What runs between a key and the new numbers, at the most steps; the middle of five."""
     taken = []

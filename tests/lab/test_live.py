@@ -69,6 +69,7 @@ def test_an_error_of_ours_is_said_and_another_is_raised():
     assert work.state == "failed"
 
 
+@pytest.mark.timing
 def test_stop_ends_it_at_the_next_tick_and_pictures_are_few():
     """The part that runs in a page's thread, with a stop from another one."""
     work, seen, halt = Work(), [], threading.Event()

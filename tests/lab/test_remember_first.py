@@ -98,6 +98,7 @@ def test_every_start_suits_every_cell(cell, gates):
         assert last(setting).updates == 1
 
 
+@pytest.mark.timing
 def test_drawing_answers_in_time():
     setting = Setting(100, "rnn", updates=3)
     *_, tick = train(setting)

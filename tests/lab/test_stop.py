@@ -63,6 +63,7 @@ def lab(chromium, folder, work):
             page.close()
 
 
+@pytest.mark.timing
 @pytest.mark.browser
 @pytest.mark.parametrize("work", WORK)
 def test_ctrl_c_with_open_pages(chromium, tmp_path, work):

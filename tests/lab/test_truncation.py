@@ -89,6 +89,7 @@ def test_it_learns_and_the_same_seed_is_the_same():
     assert runs[0][-1] < runs[0][0] - 1
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("k", KS)
 def test_every_k_is_drawn_in_time(found, k):
     begin = time.perf_counter()

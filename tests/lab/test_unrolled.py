@@ -126,6 +126,7 @@ def test_every_position_can_be_drawn(word, radius):
             assert "inf" not in text
 
 
+@pytest.mark.timing
 def test_a_slider_is_answered_in_time():
     taken = []
     for seed in range(5):

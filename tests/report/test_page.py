@@ -122,6 +122,7 @@ def line(step: int, **more) -> str:
     return json.dumps({"step": step, "bits": 5 - step / 100, "seconds": step, **more})
 
 
+@pytest.mark.timing
 def test_a_run_of_a_thousand_lines(tmp_path) -> None:
     at = [1, 2, 4, 8, 16]
     lines = [

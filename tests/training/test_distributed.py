@@ -22,18 +22,11 @@ from compare import assert_close
 TEXT = "the quick brown fox jumps over the lazy dog; the lazy dog sleeps on.\n" * 60
 
 
-@pytest.fixture
-def text(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text(TEXT, encoding="utf-8")
-    return str(path)
-
-
 def options(text, tmp_path, name="run", **changes):
     """Five lanes, which two processes share as two and three; documents, so that lanes reset."""
     given = {"hidden": 10, "batch": 5, "k": 8, "steps": 100, "log_every": 10, "dropout": 0.0}
     return {
-        "files": (text,), "out": str(tmp_path / name), "documents": ";", "horizon_every": 0,
+        "files": (str(text),), "out": str(tmp_path / name), "documents": ";", "horizon_every": 0,
         **given, **changes,
     }  # fmt: skip
 

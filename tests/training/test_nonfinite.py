@@ -1,5 +1,6 @@
 """A number that is not finite never gets into the weights: what is said, and what follows."""
 
+import functools
 import json
 import math
 
@@ -9,27 +10,17 @@ import torch
 from bptt.cli import main
 from bptt.data import Lanes
 from bptt.models import LanguageModel, WindowModel, token_loss
-from bptt.training import RunFolder, Settings, nonfinite, train
+from bptt.training import RunFolder, nonfinite, train
 from bptt.training import checkpoint as checkpoints
 from bptt.training.locate import Origin, locate
 from bptt.training.nonfinite import ROLLBACKS, SKIPS, NonFiniteError
 from compare import assert_close
+from small_runs import small as longer
 
 # One # in 169 characters, at another place of each lane: about one chunk of 4 lanes and 8 steps in
 # five holds one.
 TEXT = ("the lazy dog sleeps on.\n" * 7 + "#") * 41
-
-
-@pytest.fixture
-def text(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text(TEXT, encoding="utf-8")
-    return path
-
-
-def small(text, tmp_path, name="run", **changes):
-    options = {"hidden": 12, "batch": 4, "k": 8, "steps": 40, "log_every": 3, "lr": 0.01}
-    return Settings(files=(text,), out=str(tmp_path / name), **{**options, **changes})
+small = functools.partial(longer, steps=40)
 
 
 class Fault:

@@ -14,24 +14,13 @@ from bptt.data import CharVocabulary, Stream
 from bptt.errors import RunError
 from bptt.generation import generate
 from bptt.models import LanguageModel
-from bptt.training import RunFolder, Settings, evaluate, train
+from bptt.training import RunFolder, evaluate, train
 from bptt.training import checkpoint as checkpoints
 from bptt.training.restore import load_model
 from compare import assert_close
+from small_runs import small
 
 TEXT = "the quick brown fox jumps over the lazy dog; the lazy dog sleeps on.\n" * 40
-
-
-@pytest.fixture
-def text(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text(TEXT, encoding="utf-8")
-    return path
-
-
-def small(text, tmp_path, name="run", **changes):
-    options = {"hidden": 12, "batch": 4, "k": 8, "steps": 60, "log_every": 3, "lr": 0.01}
-    return Settings(files=(text,), out=str(tmp_path / name), **{**options, **changes})
 
 
 def curve(run):

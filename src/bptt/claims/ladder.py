@@ -61,7 +61,7 @@ def train_text(
 
 def held_out(corpus: Corpus, lanes: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and targets ``(steps, lanes)`` from evenly spaced places of the held-out text."""
-    assert corpus.valid is not None
+    assert corpus.valid is not None  # a text read from one file has its last tenth held out
     tokens = torch.from_numpy(np.asarray(corpus.valid.tokens).astype(np.int64))
     begins = torch.linspace(0, len(tokens) - steps - 1, lanes).long()
     window = tokens[begins + torch.arange(steps + 1)[:, None]]

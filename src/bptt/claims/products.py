@@ -30,7 +30,7 @@ def product_bound() -> Measurement:
             w.mul_(scale / torch.linalg.matrix_norm(w, 2))
         (one,) = trace(layer, torch.randn(41, 3, 4, dtype=torch.float64))
         found = jacobian_products(one, 40)
-        assert found.bound is not None
+        assert found.bound is not None  # a plain RNN has one
         # NaN where a trajectory began less than so many steps before.
         ratio = (found.norms / found.bound).nan_to_num(0.0)
         worst, tightest = max(worst, float(ratio.max())), max(tightest, float(ratio[:, -1].max()))

@@ -27,7 +27,7 @@ def compared(task: str, lengths: tuple[int, ...]) -> dict[int, list[dict[str, An
     grid = Grid(task, ("rnn",), lengths=lengths, seeds=len(SEEDS), budget=BUDGET)
     found: dict[int, list[dict[str, Any]]] = {length: [] for length in lengths}
     for job in grid.jobs():
-        assert job.length is not None
+        assert job.length is not None  # the grid was given lengths
         found[job.length].append(run_job(job))
     return found
 

@@ -255,6 +255,9 @@ def written(found: ByHand, step: int, digits: int) -> str:
         text = f"{value:g}".replace("-", "\u2212")  # a slider's own number, in tenths
         return f"({text})" if value < 0 else text
 
+    def product(weights: Array, values: Array) -> str:
+        return " + ".join(f"{p(a)}·{n(b)}" for a, b in zip(weights, values, strict=True))
+
     def line(name: str, work: str, value: float) -> str:
         return f"{name} = {work} = <b>{shown(value, digits)}</b>"
 
@@ -263,22 +266,18 @@ def written(found: ByHand, step: int, digits: int) -> str:
     forward = [
         line(
             f"z{s}[{i + 1}]",
-            f"{p(found.w_x[i])}·{p(found.x[t])} + {p(w[i, 0])}·{n(before[0])} + "
-            f"{p(w[i, 1])}·{n(before[1])}",
+            f"{p(found.w_x[i])}·{p(found.x[t])} + {product(w[i], before)}",
             found.z[t, i],
         )
         for i in range(H)
     ]
     forward += [line(f"h{s}[{i + 1}]", f"tanh {n(found.z[t, i])}", found.h[t, i]) for i in range(H)]
     h = found.h[t]
-    forward.append(
-        line(f"o{s}", f"{p(found.w_y[0])}·{n(h[0])} + {p(found.w_y[1])}·{n(h[1])}", found.o[t])
-    )
+    forward.append(line(f"o{s}", product(found.w_y, h), found.o[t]))
     back = [
         line(
             f"δ{s}[{i + 1}]",
-            f"{p(found.w_y[i])}·{n(found.error[t])} + {p(w[0, i])}·{n(after[0])} + "
-            f"{p(w[1, i])}·{n(after[1])}",
+            f"{p(found.w_y[i])}·{n(found.error[t])} + {product(w[:, i], after)}",
             found.delta[t, i],
         )
         for i in range(H)
