@@ -111,6 +111,42 @@ void forward_lanes(ForwardLanes<typename C::T>& s, const typename C::T* packed) 
     }
 }
 
+template <class C>
+int64_t panels_size(int64_t H) {
+    using T = typename C::T;
+    return panels_of<T>(H) * gates_of(C::kind) * H * Tile<T>::NR;
+}
+
+template <class C>
+size_t packed_size(int64_t H) {
+    return size_t(panels_size<C>(H) + 4 * padded<typename C::T>(H));
+}
+
+// W_hh (G*H, H) as panels: for each block of NR units, one panel a gate. Behind them the biases as
+// ForwardLanes takes them.
+template <class C>
+void pack_forward(int64_t H, const typename C::T* w, const typename C::T* b_ih,
+                  const typename C::T* b_hh, typename C::T* out, int threads) {
+    using T = typename C::T;
+    constexpr int64_t NR = Tile<T>::NR, G = gates_of(C::kind);
+    const int64_t panels = panels_of<T>(H) * G, ld = padded<T>(H);
+    if (panels * H * NR < smallest_parallel) threads = 1;
+    parallel(threads, [&](int i) {
+        for (int64_t q = panels * i / threads; q < panels * (i + 1) / threads; ++q) {
+            const int64_t j = q / G * NR, left = H - j;
+            pack_panel<T>(w + (q % G * H + j) * H, 1, H, H, left < NR ? left : NR, out + q * H * NR);
+        }
+    });
+    T* bias = out + panels_size<C>(H);
+    for (int64_t g = 0; g < 4; ++g) {
+        const bool gru_n = C::kind == Cell::gru && g == 2, gru_hn = C::kind == Cell::gru && g == 3;
+        const T* x = b_ih && g < G ? b_ih + g * H : nullptr;
+        const T* h = b_hh && gru_hn ? b_hh + 2 * H : b_hh && g < G && !gru_n ? b_hh + g * H : nullptr;
+        for (int64_t j = 0; j < ld; ++j)
+            bias[g * ld + j] = j < H ? (x ? x[j] : T(0)) + (h ? h[j] : T(0)) : T(0);
+    }
+}
+
 // The workspace, in one place: what is counted is what is used.
 template <class C>
 struct ForwardPlan {
@@ -118,7 +154,7 @@ struct ForwardPlan {
     int threads;
     int64_t ld, lanes, per_thread;
     int64_t* order;
-    T *bias, *packed, *buffers;
+    T *packed, *buffers;
 
     ForwardPlan(const Problem& p, Arena& arena)
         : threads(threads_for(p, gates_of(C::kind))), ld(padded<T>(p.H)),
@@ -127,56 +163,25 @@ struct ForwardPlan {
         per_thread = (C::kind == Cell::lstm ? 3 : 2) * padded<T>(lanes * ld) +
                      padded<T>(G * product_size<T>(lanes));
         order = order_buffer(arena, p);
-        bias = arena.take<T>(4 * ld);
-        packed = arena.take<T>(panels_of<T>(p.H) * G * p.H * Tile<T>::NR);
+        packed = arena.take<T>(int64_t(packed_size<C>(p.H)));
         buffers = arena.take<T>(per_thread * threads);
     }
 };
-
-// W_hh (G*H, H) as panels: for each block of NR units, one panel a gate.
-template <class C>
-void pack_forward(int64_t H, const typename C::T* w, typename C::T* out, int threads) {
-    using T = typename C::T;
-    constexpr int64_t NR = Tile<T>::NR, G = gates_of(C::kind);
-    const int64_t panels = panels_of<T>(H) * G;
-    if (panels * H * NR < smallest_parallel) threads = 1;
-    parallel(threads, [&](int i) {
-        for (int64_t q = panels * i / threads; q < panels * (i + 1) / threads; ++q) {
-            const int64_t j = q / G * NR, left = H - j;
-            pack_panel<T>(w + (q % G * H + j) * H, 1, H, H, left < NR ? left : NR, out + q * H * NR);
-        }
-    });
-}
-
-template <class C>
-size_t packed_size(int64_t H) {
-    using T = typename C::T;
-    return size_t(panels_of<T>(H) * gates_of(C::kind) * H * Tile<T>::NR);
-}
 
 template <class C>
 void forward(const Problem& p, const Forward<typename C::T>& f) {
     using T = typename C::T;
     Arena arena(f.work);
     ForwardPlan<C> plan(p, arena);
-    const T* packed = f.packed ? f.w_hh : plan.packed;
-    if (!f.packed) pack_forward<C>(p.H, f.w_hh, plan.packed, plan.threads);
-    for (int64_t g = 0; g < 4; ++g) {
-        const bool gru_n = C::kind == Cell::gru && g == 2, gru_hn = C::kind == Cell::gru && g == 3;
-        const bool used = g < gates_of(C::kind);
-        const T* x = f.b_ih && used ? f.b_ih + g * p.H : nullptr;
-        const T* h = f.b_hh && gru_hn ? f.b_hh + 2 * p.H
-                     : f.b_hh && used && !gru_n ? f.b_hh + g * p.H : nullptr;
-        for (int64_t j = 0; j < plan.ld; ++j)
-            plan.bias[g * plan.ld + j] = j < p.H ? (x ? x[j] : T(0)) + (h ? h[j] : T(0)) : T(0);
-    }
+    const T* packed = f.packed ? f.packed : plan.packed;
+    if (!f.packed) pack_forward<C>(p.H, f.w_hh, f.b_ih, f.b_hh, plan.packed, plan.threads);
     order_lanes(p, plan.threads, plan.order);
     parallel(plan.threads, [&](int i) {
         const int64_t area = padded<T>(plan.lanes * plan.ld);
         T* mine = plan.buffers + i * plan.per_thread;
         ForwardLanes<T> s{p, f, slice_of(p, plan.threads, i, plan.order), plan.ld,
                           mine, mine + area, C::kind == Cell::lstm ? mine + 2 * area : nullptr,
-                          mine + (C::kind == Cell::lstm ? 3 : 2) * area, plan.bias};
+                          mine + (C::kind == Cell::lstm ? 3 : 2) * area, packed + panels_size<C>(p.H)};
         forward_lanes<C>(s, packed);
     });
 }

@@ -48,8 +48,8 @@ struct Forward {
     const int64_t* tokens;  // (T, B) or null: row of the table that step (t, b) reads
     const T* b_ih;          // (G*H) or null
     const T* b_hh;          // (G*H) or null
-    const T* w_hh;          // (G*H, H); or already packed, see `packed`
-    bool packed;
+    const T* w_hh;          // (G*H, H)
+    const T* packed;        // or these three as `pack` leaves them, made beforehand; else null
     const T* h0;            // (B, H) or null = zeros
     const T* c0;            // LSTM only
     T* y;                   // rows of H; zero beyond a lane's length. May be xp itself (RNN)
@@ -87,7 +87,7 @@ struct Kernels {
     void (*backward)(const Problem&, const Backward<T>&);
     // Elements of, and packing into, the form that Forward::packed takes.
     size_t (*packed_size)(int64_t H);
-    void (*pack)(int64_t H, const T* w_hh, T* out, int threads);
+    void (*pack)(int64_t H, const T* w_hh, const T* b_ih, const T* b_hh, T* out, int threads);
     // Bytes of work that forward (or backward) needs for this problem.
     size_t (*workspace)(const Problem&, bool backward);
     // One row times a matrix (N, K) that was packed before: c = W a, c with room for

@@ -26,10 +26,10 @@ T* at(Ptr p) {
 template <class T>
 struct Binding {
     static void forward(int cell, const Problem& p, Ptr xp, int64_t ldx, Ptr tokens, Ptr b_ih, Ptr b_hh,
-                        Ptr w_hh, bool packed, Ptr h0, Ptr c0, Ptr y, Ptr saved, int64_t lds, Ptr hn,
+                        Ptr w_hh, Ptr h0, Ptr c0, Ptr y, Ptr saved, int64_t lds, Ptr hn,
                         Ptr cn, Ptr work) {
         bptt::kernels<T>(Cell(cell)).forward(
-            p, {at<T>(xp), ldx, at<int64_t>(tokens), at<T>(b_ih), at<T>(b_hh), at<T>(w_hh), packed,
+            p, {at<T>(xp), ldx, at<int64_t>(tokens), at<T>(b_ih), at<T>(b_hh), at<T>(w_hh), nullptr,
                 at<T>(h0), at<T>(c0), at<T>(y), at<T>(saved), lds, at<T>(hn), at<T>(cn), at<void>(work)});
     }
 
@@ -48,8 +48,8 @@ struct Binding {
 
     static size_t packed_size(int cell, int64_t H) { return bptt::kernels<T>(Cell(cell)).packed_size(H); }
 
-    static void pack(int cell, int64_t H, Ptr w_hh, Ptr out, int threads) {
-        bptt::kernels<T>(Cell(cell)).pack(H, at<T>(w_hh), at<T>(out), threads);
+    static void pack(int cell, int64_t H, Ptr w_hh, Ptr b_ih, Ptr b_hh, Ptr out, int threads) {
+        bptt::kernels<T>(Cell(cell)).pack(H, at<T>(w_hh), at<T>(b_ih), at<T>(b_hh), at<T>(out), threads);
     }
 
     static void scatter_add(const Problem& p, Ptr tokens, Ptr rows, int64_t ld, int64_t width, Ptr table) {
@@ -68,18 +68,18 @@ struct Binding {
         nb::class_<Stream>(m, ("Stream" + suffix).c_str())
             .def(nb::init<int64_t>())
             .def("add",
-                 [](Stream& s, int cell, int64_t I, int64_t H, Ptr w_ih, Ptr w_hh, Ptr b_ih, Ptr b_hh,
-                    Ptr h, Ptr c, Ptr xp, Ptr y, Ptr work) {
-                     s.add({Cell(cell), I, H, at<T>(w_ih), at<T>(w_hh), at<T>(b_ih), at<T>(b_hh), at<T>(h),
-                            at<T>(c), at<T>(xp), at<T>(y), at<void>(work)});
+                 [](Stream& s, int cell, int64_t I, int64_t H, Ptr w_ih, Ptr packed, Ptr h, Ptr c, Ptr xp,
+                    Ptr y, Ptr work) {
+                     s.add({Cell(cell), I, H, at<T>(w_ih), at<T>(packed), at<T>(h), at<T>(c), at<T>(xp),
+                            at<T>(y), at<void>(work)});
                  })
             .def("finish",
                  [](Stream& s, int64_t N, int64_t K, Ptr w, Ptr b, Ptr y) {
                      s.finish({N, K, at<T>(w), at<T>(b), at<T>(y)});
                  })
             .def("step", [](const Stream& s, Ptr x) { s.step(at<T>(x)); })
-            .def("step_tokens", [](const Stream& s, Ptr tokens, Ptr table) {
-                s.step_tokens(at<int64_t>(tokens), at<T>(table));
+            .def("step_tokens", [](const Stream& s, Ptr tokens, Ptr table, int64_t V) {
+                return s.step_tokens(at<int64_t>(tokens), at<T>(table), V);
             });
     }
 

@@ -15,9 +15,7 @@ struct StreamLayer {
     Cell cell;
     int64_t I, H;
     const T* w_ih;  // packed by pack_columns, (G*H, I); null where the input is projected already
-    const T* w_hh;  // packed by pack
-    const T* b_ih;  // (G*H) or null
-    const T* b_hh;
+    const T* packed;  // W_hh and the biases, as Kernels::pack leaves them
     T *h, *c;       // (B, H), read and written; c of an LSTM only
     T* xp;          // (B, columns_padded(G*H))
     T* y;           // (B, H)
@@ -45,9 +43,13 @@ public:
     void step(const T* x) const { layers_from(0, x); }
 
     // The first layer reads row tokens[b] of a table (V, G*H), its input product made beforehand.
-    void step_tokens(const int64_t* tokens, const T* table) const {
+    // False, and nothing done, if a token is not in 0..V-1.
+    bool step_tokens(const int64_t* tokens, const T* table, int64_t V) const {
+        for (int64_t b = 0; b < B_; ++b)
+            if (tokens[b] < 0 || tokens[b] >= V) return false;
         const StreamLayer<T>& first = layers_[0];
         layers_from(1, run(first, table, gates_of(first.cell) * first.H, tokens));
+        return true;
     }
 
 private:
@@ -67,8 +69,8 @@ private:
         // The kernel takes its copy of h and c before it writes either, so both may be updated in
         // place. One thread: a step is over before a second one would wake.
         const Problem p{1, B_, s.H, B_, 1, nullptr, nullptr, nullptr, false, 1};
-        kernels<T>(s.cell).forward(p, {xp, ldx, tokens, s.b_ih, s.b_hh, s.w_hh, true, s.h, s.c, s.y,
-                                       nullptr, 0, s.h, s.c, s.work});
+        kernels<T>(s.cell).forward(p, {xp, ldx, tokens, nullptr, nullptr, nullptr, s.packed, s.h, s.c,
+                                       s.y, nullptr, 0, s.h, s.c, s.work});
         return s.y;
     }
 

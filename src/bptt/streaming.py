@@ -79,32 +79,6 @@ class Stream:
         Raises:
             ShapeError, DtypeError, ArgumentError: what does not fit, and what to do.
         """
-        if not isinstance(x, Tensor):
-            raise DtypeError("one step as a tensor", type(x).__name__, "convert it first")
-        if x.shape != self._shape:
-            raise ShapeError(
-                f"one step of shape {describe(self._shape, 'BI')}",
-                describe(x.shape),
-                "feed one time step, and make the stream with the batch you feed",
-            )
-        if self._symbols is not None:
-            if x.dtype is not torch.int64 or not x.is_cpu:
-                raise DtypeError(
-                    "tokens of torch.int64 on the CPU",
-                    f"{x.dtype} on {x.device}",
-                    "convert with .long().cpu()",
-                )
-            low, high = x.aminmax()
-            if int(low) < 0 or int(high) >= self._symbols:
-                raise ArgumentError(
-                    f"tokens from 0 to V-1={self._symbols - 1}",
-                    f"{int(low)} to {int(high)}",
-                    "encode with the model's vocabulary",
-                )
-        elif x.dtype is not self._dtype or not x.is_cpu:
-            raise DtypeError(
-                f"a CPU tensor of {self._dtype}", f"{x.dtype} on {x.device}", "convert it first"
-            )
         return self._step(x)
 
     @property
@@ -167,7 +141,38 @@ class Stream:
         return y[-1]
 
     def _eager(self, x: Tensor) -> Tensor:
+        self._check(x)
         return self.warm_up(x.unsqueeze(0))
+
+    def _check(self, x: Tensor) -> None:
+        """Raise what a step raises, if x does not fit."""
+        if not isinstance(x, Tensor):
+            raise DtypeError("one step as a tensor", type(x).__name__, "convert it first")
+        if x.shape != self._shape:
+            raise ShapeError(
+                f"one step of shape {describe(self._shape, 'BI')}",
+                describe(x.shape),
+                "feed one time step, and make the stream with the batch you feed",
+            )
+        if self._symbols is None:
+            if x.dtype is not self._dtype or not x.is_cpu:
+                raise DtypeError(
+                    f"a CPU tensor of {self._dtype}", f"{x.dtype} on {x.device}", "convert it first"
+                )
+            return
+        if x.dtype is not torch.int64 or not x.is_cpu:
+            raise DtypeError(
+                "tokens of torch.int64 on the CPU",
+                f"{x.dtype} on {x.device}",
+                "convert with .long().cpu()",
+            )
+        low, high = x.aminmax()
+        if int(low) < 0 or int(high) >= self._symbols:
+            raise ArgumentError(
+                f"tokens from 0 to V-1={self._symbols - 1}",
+                f"{int(low)} to {int(high)}",
+                "encode with the model's vocabulary",
+            )
 
 
 def _streamable(model: nn.Module) -> nn.RNNBase:
@@ -219,16 +224,15 @@ def _compiled(stream: Stream) -> Callable[[Tensor], Tensor]:
     y = stream._h
     for row, weights in enumerate(layer.all_weights):
         w_ih, w_hh, *biases = (dense(w.detach()) for w in weights)
-        # A copy: a bias that an optimiser updates in place must not change half a stream.
-        b_ih, b_hh = (b.clone() for b in biases) if layer.bias else (None, None)
+        b_ih, b_hh = biases if layer.bias else (None, None)
         packed = w_hh.new_empty(kernel("packed_size")(number, hidden))
-        kernel("pack")(number, hidden, w_hh.data_ptr(), packed.data_ptr(), 1)
+        kernel("pack")(
+            number, hidden, w_hh.data_ptr(), pointer(b_ih), pointer(b_hh), packed.data_ptr(), 1
+        )
         width = w_ih.shape[0]
         buffers = {
             "w_ih": columns(w_ih),
-            "w_hh": packed,
-            "b_ih": b_ih,
-            "b_hh": b_hh,
+            "packed": packed,
             "h": stream._h[row],
             "c": None if stream._c is None else stream._c[row],
             "xp": w_ih.new_empty(batch * kernel("columns_padded")(width)),
@@ -238,11 +242,16 @@ def _compiled(stream: Stream) -> Callable[[Tensor], Tensor]:
         engine.add(number, w_ih.shape[1], hidden, *(pointer(b) for b in buffers.values()))
         kept.extend(buffers.values())
 
-    run = engine.step
+    # What a step asks of its input is asked here, on local names, once: at H=32 the class's own
+    # work would otherwise take as long as the kernel. `_check` says what was wrong.
+    shape, check, run = stream._shape, stream._check, engine.step
     if not isinstance(stream.model, LanguageModel):
 
         def step(x: Tensor) -> Tensor:
-            x = dense(x)  # bound to a name: a temporary would be gone when its address is read
+            if not (isinstance(x, Tensor) and x.shape == shape and x.dtype is dtype and x.is_cpu):
+                check(x)
+            if x.is_neg() or not x.is_contiguous():
+                x = dense(x)  # bound to a name: a temporary would be gone when its address is read
             run(x.data_ptr())
             return y
 
@@ -262,15 +271,22 @@ def _compiled(stream: Stream) -> Callable[[Tensor], Tensor]:
         model.vocabulary_size, hidden, output.data_ptr(), bias.data_ptr(), logits.data_ptr()
     )
     kept.extend((table, output, bias, logits))
-    result, rows, run_tokens = (
-        logits[:, : model.vocabulary_size],
-        table.data_ptr(),
-        engine.step_tokens,
-    )
+    symbols, rows, run_tokens = model.vocabulary_size, table.data_ptr(), engine.step_tokens
+    result = logits[:, :symbols]
 
     def step_tokens(tokens: Tensor) -> Tensor:
+        if not (
+            isinstance(tokens, Tensor)
+            and tokens.shape == shape
+            and tokens.dtype is torch.int64
+            and tokens.is_cpu
+        ):
+            check(tokens)
         tokens = dense(tokens)
-        run_tokens(tokens.data_ptr(), rows)
+        if not run_tokens(
+            tokens.data_ptr(), rows, symbols
+        ):  # a token that is none: nothing was done
+            check(tokens)
         return result
 
     step_tokens.kept = kept  # type: ignore[attr-defined]

@@ -112,7 +112,7 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     const Buffer<E> b_ih(coin() ? G * H : 0, 0.5), b_hh(coin() ? G * H : 0, 0.5);
     const Buffer<E> h0(coin() ? B * H : 0, 1), c0(lstm && coin() ? B * H : 0, 1);
     const Buffer<E> panels(packed ? int64_t(k.packed_size(H)) : 0);
-    if (packed) k.pack(H, w, panels, threads);
+    if (packed) k.pack(H, w, b_ih, b_hh, panels, threads);
     ref.w = w.doubles(0);
     ref.b_ih = b_ih.doubles(G * H);
     ref.b_hh = b_hh.doubles(G * H);
@@ -127,8 +127,9 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     const Buffer<E> hn(B * H), cn(lstm ? B * H : 0);
     {
         const Buffer<uint8_t> work(int64_t(k.workspace(p, false)));
-        k.forward(p, {x, ldx, tokens, b_ih, b_hh, packed ? panels : w, packed, h0, c0, y, saved, lds, hn, cn,
-                   work});
+        Forward<E> f{x, ldx, tokens, b_ih, b_hh, w, nullptr, h0, c0, y, saved, lds, hn, cn, work};
+        if (packed) f.b_ih = f.b_hh = f.w_hh = nullptr, f.packed = panels;
+        k.forward(p, f);
     }
     const double near = tolerance<E>(T, G * H);
     same_all("hn", hn, ref.hn, near);
@@ -259,7 +260,7 @@ void check_stream(Cell lower, Cell upper, int64_t B, bool with_tokens) {
         const Buffer<E> b_ih(coin() ? width : 0, 0.5), b_hh(coin() ? width : 0, 0.5);
         const bool projected = l == 0 && with_tokens, lstm = cells[l] == Cell::lstm;
         const Buffer<E> panels(int64_t(k.packed_size(H[l]))), h(B * H[l], 1), c(lstm ? B * H[l] : 0, 1);
-        k.pack(H[l], w_hh, panels, 1);
+        k.pack(H[l], w_hh, b_ih, b_hh, panels, 1);
 
         Reference& ref = whole.emplace_back(cells[l], T, B, H[l]);
         for (int64_t i = 0; i < T * B; ++i) {
@@ -279,7 +280,7 @@ void check_stream(Cell lower, Cell upper, int64_t B, bool with_tokens) {
         const Problem p{1, B, H[l], B, 1, nullptr, nullptr, nullptr, false, 1};
         work.emplace_back(int64_t(k.workspace(p, false)));
         layers.push_back({cells[l], I[l], H[l], projected ? nullptr : keep(columns(width, I[l], w_ih)),
-                          keep(panels), keep(b_ih), keep(b_hh), keep(h), keep(c),
+                          keep(panels), keep(h), keep(c),
                           keep(Buffer<E>(projected ? 0 : B * k.columns_padded(width))),
                           keep(Buffer<E>(B * H[l])), work.back()});
         stream.add(layers.back());
@@ -290,7 +291,7 @@ void check_stream(Cell lower, Cell upper, int64_t B, bool with_tokens) {
 
     const double near = tolerance<E>(2 * T, 4 * H[1]);
     for (int64_t t = 0; t < T; ++t) {
-        if (with_tokens) stream.step_tokens(tokens + t * B, table);
+        if (with_tokens) stream.step_tokens(tokens + t * B, table, V);
         else stream.step(x + t * B * I[0]);
         for (int64_t lane = 0; lane < B; ++lane) {
             const Doubles want = affine(w, &input[(t * B + lane) * H[1]], N, H[1], b.doubles(N));

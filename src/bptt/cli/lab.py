@@ -59,7 +59,8 @@ def run(arguments: list[str]) -> int:
     try:
         serve(asked.host, asked.port, run=asked.run, ready=ready)
     except KeyboardInterrupt:
-        print("\nbptt lab: stopped", flush=True)
+        pass  # not where this process was started to ignore it; the server stops in both cases
+    print("\nbptt lab: stopped", flush=True)
     if not ended(GRACE):
         # A cell that computes cannot be stopped from outside: its thread ends with the cell, however
         # long that takes. Nor can the interpreter be taken down around it: a thread that comes back

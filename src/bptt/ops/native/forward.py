@@ -71,7 +71,7 @@ def forward(
     work = torch.empty(function("workspace", w_hh.dtype)(cell, problem, False), dtype=torch.uint8)
     function("forward", w_hh.dtype)(
         cell, problem, xp.data_ptr(), ldx, pointer(tokens_), pointer(b_ih), pointer(b_hh),
-        w_hh.data_ptr(), False, pointer(h0), pointer(c0), y.data_ptr(),
+        w_hh.data_ptr(), pointer(h0), pointer(c0), y.data_ptr(),
         saved.data_ptr() if keep else 0, keep, h_n.data_ptr(), c_n.data_ptr(), work.data_ptr(),
     )  # fmt: skip
     hand_on(lengths, (h0, h_n), (c0, c_n))
