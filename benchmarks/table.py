@@ -33,7 +33,11 @@ Each row is one interleaved run: the sides take turns, the ratio is the median o
 quartiles are beside it, and no time is reported before outputs, final states and all gradients were
 found equal. A ratio above 1 means that ours is faster. "of matmul" is our rate as a share of the
 machine's own matrix product, measured in the same run. float32, {threads} threads, I = H.
-Other machines will see other numbers: run `./run bench`.
+Other machines will see other numbers. Made by `./run bench --json`, with `--batch 64`, `--peer jax
+--modes train` and `--modes model --steps 64` for the tables that say so, put together by
+`benchmarks/table.py`. Times are medians of each side and the ratio is the median over rounds, so it is
+not their quotient; the matrix product is timed before and after each row, so where the clock changes a
+share may exceed 1.
 """
 
 

@@ -1,6 +1,6 @@
 """How far back does a Lightning module learn? One callback, and the horizon stands among its metrics.
 
-python examples/lightning_horizon.py        pip install 'bptt[callbacks]'
+python examples/lightning_horizon.py        needs the optional part callbacks
 
 The module knows nothing of this package: it adds two marked numbers out of a sequence of forty. Its
 gradient begins short and grows until it spans the sequence, while the error falls.

@@ -1,6 +1,6 @@
 """How far back does a recurrent PPO agent learn? sb3-contrib's RecurrentPPO, watched without a change.
 
-python examples/recurrent_ppo.py [TIMESTEPS]        pip install 'bptt[callbacks]'
+python examples/recurrent_ppo.py [TIMESTEPS]        needs the optional part callbacks
 
 The task is a memory: a cue of -1 or 1 is shown at the first step only, and the action of the last step
 must repeat it. A policy whose gradient does not reach back over the delay cannot learn it. A rollout

@@ -118,6 +118,23 @@ def test_what_cannot_be_streamed(model, words):
         bptt.Stream(model)
 
 
+@pytest.mark.usefixtures("way")
+def test_a_layer_that_takes_lanes_first_is_warmed_up_time_first_too():
+    gru = nn.GRU(3, 5, batch_first=True)
+    x = torch.randn(4, 4, 3)  # as many steps as lanes, so that no shape tells them apart
+    stream = bptt.Stream(gru, batch=4)
+    whole = gru(x.transpose(0, 1))[0].detach()
+    assert_close(stream.warm_up(x[:2]), whole[:, 1], 2e-6)
+    assert_close(stream.step(x[2]), whole[:, 2], 2e-6)
+
+
+def test_a_warm_up_that_fails_leaves_the_model_in_training():
+    model = nn.GRU(3, 5, num_layers=2, dropout=0.5).train()
+    with pytest.raises((RuntimeError, ValueError)):
+        bptt.Stream(model).warm_up(torch.randn(4, 1, 2))
+    assert model.training
+
+
 def test_bad_steps():
     stream = bptt.Stream(nn.GRU(2, 3))
     with pytest.raises(ShapeError, match=r"\(B=1, I=2\)"):

@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include HEADER /* the exported network, with NAME, INPUT and ELEMENT given by the Makefile */
+#include HEADER /* the exported network, with NAME, INPUT, OUTPUT and their types given by the Makefile */
 
 #define SYST_CSR (*(volatile uint32_t *)0xE000E010U)
 #define SYST_RVR (*(volatile uint32_t *)0xE000E014U)
@@ -16,8 +16,8 @@
 int main(void)
 {
     static JOIN(NAME, _state) state;
-    static ELEMENT output[OUTPUT];
-    static ELEMENT input[INPUT];
+    static OUTPUT_TYPE output[OUTPUT];
+    static INPUT_TYPE input[INPUT];
     (void)input;
     JOIN(NAME, _init)(&state);
     SYST_RVR = 0xFFFFFFU;
@@ -28,7 +28,7 @@ int main(void)
 #if defined(TOKENS)
         (void)JOIN(NAME, _step)(&state, t % TOKENS, output);
 #else
-        input[0] = (ELEMENT)((t * 37U) % 100U);
+        input[0] = (INPUT_TYPE)((t * 37U) % 100U);
         JOIN(NAME, _step)(&state, input, output);
 #endif
     }

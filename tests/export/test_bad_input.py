@@ -43,6 +43,17 @@ def test_modules_outside_what_is_supported_are_named_with_their_path():
     refuse(WindowModel(5), "at least one recurrent layer", torch.zeros(4, 1, dtype=torch.long))
 
 
+def test_a_module_that_runs_twice_is_exported_twice():
+    twice = nn.Linear(4, 4)
+    network = export_c(nn.Sequential(nn.GRU(3, 4), twice, twice), X).network
+    assert [type(layer).__name__ for layer in network.layers] == ["Recurrent", "Linear", "Linear"]
+
+
+def test_an_option_of_the_other_precision_is_refused():
+    refuse(nn.GRU(3, 4), "output_bits for int8", output_bits=16)
+    refuse(nn.GRU(3, 4), "activations for float32", precision="int8", activations="libm")
+
+
 def test_a_subclass_may_compute_anything():
     class Mine(nn.GRU):
         pass
@@ -102,7 +113,9 @@ def test_weights_that_are_not_finite(value):
     refuse(module, r"1 NaN or infinite in 1\.weight", X.double())
 
 
-@pytest.mark.parametrize("name", ["", "2fast", "a-b", "für", "int", "a" * 22, "a__b", "x;", "_x"])
+@pytest.mark.parametrize(
+    "name", ["", "2fast", "a-b", "für", "int", "a" * 22, "a__b", "x;", "_x", "Example"]
+)
 def test_names_that_are_not_c_identifiers(name):
     refuse(nn.GRU(3, 4), "C identifier", name=name)
 

@@ -97,6 +97,12 @@ def test_instructions_are_counted(tmp_path):
     assert 4 * (3 * 32 * 33 + 6 * 32) < costs[1].flash < 15000
 
 
+def test_outputs_of_sixteen_bits_are_counted_too(tmp_path):
+    x = torch.randn(1000, 1, 1)
+    export = export_c(torch.nn.GRU(1, 8), x, tmp_path / "net", precision="int8", output_bits=16)
+    assert measure_on_board(export, "cortex-m0", tmp_path / "build").instructions > 0
+
+
 def test_the_ledgers_network_is_counted_on_both_boards():
     (result,) = (run_claim(claim) for claim in find(["C5"]))
     assert result.verdict == "holds in part", result.measured

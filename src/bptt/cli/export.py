@@ -58,6 +58,14 @@ class Export:
                 "one of them",
                 "they are of the C code; leave them out",
             )
+        if self.output_bits != 8 and self.precision != "int8":
+            raise ArgumentError(
+                "--output-bits with --precision int8", self.precision, "leave it out"
+            )
+        if self.activations != "own" and self.precision == "int8":
+            raise ArgumentError(
+                "--activations with --precision float32", "int8, which has tables", "leave it out"
+            )
 
 
 def run(arguments: list[str]) -> int:

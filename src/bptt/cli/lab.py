@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 import tyro
@@ -56,10 +57,9 @@ def run(arguments: list[str]) -> int:
 
             webbrowser.open(address)
 
-    try:
+    # Ctrl-C stops the server and is raised again after it, but for a process told to ignore it.
+    with suppress(KeyboardInterrupt):
         serve(asked.host, asked.port, run=asked.run, ready=ready)
-    except KeyboardInterrupt:
-        pass  # not where this process was started to ignore it; the server stops in both cases
     print("\nbptt lab: stopped", flush=True)
     if not ended(GRACE):
         # A cell that computes cannot be stopped from outside: its thread ends with the cell, however

@@ -96,7 +96,7 @@ def measure_on_board(export: Export, board: str, build: Path) -> BoardCost:
         raise ArgumentError(f"a board among {', '.join(CLOCKS)}", repr(board), "pick one of them")
     if export.folder is None:
         raise ArgumentError("an export in a folder", "one in memory", "pass out= to export_c")
-    name, network = export.name, export.network
+    name, network, quantised = export.name, export.network, export.quantised
     settings = [f"MODEL={export.folder.resolve()}", f"NAME={name}", f"BOARD={board}"]
     here = f"BUILD={build.resolve() / board}"
     said = make("run", *settings, here)
@@ -106,7 +106,8 @@ def measure_on_board(export: Export, board: str, build: Path) -> BoardCost:
     names = {
         "HEADER": f'\\"{name}.h\\"',
         "NAME": name,
-        "ELEMENT": "float" if export.quantised is None else "int8_t",
+        "INPUT_TYPE": "float" if quantised is None else "int8_t",
+        "OUTPUT_TYPE": "float" if quantised is None else f"int{quantised.output_bits}_t",
         "INPUT": network.input_size,
         "OUTPUT": network.output_size,
     } | ({"TOKENS": f"{network.tokens}U"} if network.tokens else {})

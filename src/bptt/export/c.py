@@ -101,6 +101,12 @@ def export_c(
     ):
         if value not in known:
             raise ArgumentError(f"{what} among {', '.join(known)}", repr(value), "pick one of them")
+    if precision == "int8" and activations != "own":
+        raise ArgumentError(
+            "activations for float32 only", repr(activations), "leave them out: int8 has tables"
+        )
+    if precision == "float32" and output_bits != 8:
+        raise ArgumentError("output_bits for int8 only", str(output_bits), "pass precision='int8'")
     if out is not None:
         check_free(out)
     network = read_network(module, example_input)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bptt.errors import ArgumentError
 
-# Of C99, of C++ (the code compiles as both), and main.
+# Of C99, of C++ (the code compiles as both), and main; and example.c is a file that every export has.
 _WORDS = """
 auto break case char const continue default do double else enum extern
 float for goto if inline int long register restrict return short signed
@@ -21,6 +21,7 @@ sizeof static struct switch typedef union unsigned void volatile while bool clas
 delete new private protected public template this throw try catch virtual namespace
 using operator friend explicit export typename true false and or not xor
 main asm
+example
 """
 _C_WORDS = frozenset(_WORDS.split())
 
@@ -37,7 +38,13 @@ def check_name(name: str) -> str:
     """
     plain = isinstance(name, str) and re.fullmatch(r"[a-z][a-z0-9_]*", name, re.ASCII | re.I)
     # C99 compilers need only tell 31 characters of an external name apart; the suffix takes 10.
-    if not plain or name in _C_WORDS or keyword.iskeyword(name) or "__" in name or len(name) > 21:
+    if (
+        not plain
+        or name.lower() in _C_WORDS
+        or keyword.iskeyword(name)
+        or "__" in name
+        or len(name) > 21
+    ):
         raise ArgumentError(
             "a name that is a C identifier: a letter, then letters, digits and single _, at most 21",
             repr(name),

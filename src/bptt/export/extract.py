@@ -140,7 +140,8 @@ def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
     if isinstance(module, nn.RNNBase | nn.Linear | nn.Embedding) or type(module) in _NOTHING:
         yield path, module
         return
-    children = list(module.named_children())
+    # Not named_children: it leaves out a module that is there twice, and a Sequential may run it twice.
+    children = [(name, child) for name, child in module._modules.items() if child is not None]
     if not children:
         _refuse(path, module)
     for name, child in children:

@@ -31,7 +31,7 @@ class MinGRU(LinearRecurrent):
 
     Parameters, layer l: ``weight_ih_l{l} (2·H, I)``, ``bias_ih_l{l} (2·H,)``, rows in the order z, n.
 
-    Cost: 4·T·B·H·I multiply-adds a layer forward, twice that backward; memory O(T·B·H). The steps
+    Cost: 2·T·B·H·I multiply-adds a layer forward, twice that backward; memory O(T·B·H). The steps
     are computed together, by :func:`bptt.ops.scan.scan`.
 
     Example:

@@ -183,7 +183,7 @@ class RNN(_Recurrent, nn.RNN):
     Takes ``torch.nn.RNN``'s whole signature and state dict; see the module's head for what a call
     takes beyond it.
 
-    Cost: 2·T·B·H·(I + H) multiply-adds forward, twice that backward; memory O(T·B·H).
+    Cost: T·B·H·(I + H) multiply-adds forward, twice that backward; memory O(T·B·H).
 
     Example:
         >>> import torch, bptt
@@ -204,7 +204,7 @@ class GRU(_Recurrent, nn.GRU):
 
     Takes ``torch.nn.GRU``'s whole signature and state dict.
 
-    Cost: 6·T·B·H·(I + H) multiply-adds forward, twice that backward; memory O(T·B·H).
+    Cost: 3·T·B·H·(I + H) multiply-adds forward, twice that backward; memory O(T·B·H).
 
     Example:
         >>> import torch, bptt
@@ -227,7 +227,7 @@ class LSTM(_Recurrent, nn.LSTM):
 
     Takes ``torch.nn.LSTM``'s whole signature and state dict.
 
-    Cost: 8·T·B·H·(I + H) multiply-adds forward, twice that backward; memory O(T·B·H).
+    Cost: 4·T·B·H·(I + H) multiply-adds forward, twice that backward; memory O(T·B·H).
 
     Example:
         >>> import torch, bptt
