@@ -36,7 +36,7 @@ def generate(
         length: tokens to generate.
         temperature: 1 samples what the model believes, less is bolder, 0 takes the most likely.
         top_k: only the k most likely tokens; None for all.
-        seed: of the draw; None for another text each time.
+        seed: of the draw, below 2^64; None for another text each time.
 
     Yields:
         The text as it becomes certain, usually a character at a time. The prompt is not repeated.
@@ -62,6 +62,8 @@ def generate(
         )
     if top_k is not None and top_k < 1:
         raise ArgumentError("top_k >= 1", f"top_k={top_k}", "leave it out to allow every token")
+    if seed is not None and not 0 <= seed < 2**64:
+        raise ArgumentError("0 <= seed < 2^64", f"seed={seed}", "choose one in that range")
     if not prompt:
         raise ArgumentError(
             "a prompt of at least one character", "an empty one", "give a line break"

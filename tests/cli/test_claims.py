@@ -30,7 +30,7 @@ def test_the_page_lists_what_was_not_run_and_keeps_what_is_known(capsys, tmp_pat
     assert main(words) == 0
     text = page.read_text(encoding="utf-8")
     assert "nine tenths to the tenth" in text  # from the file, not made again
-    assert "takes more than a minute" in text
+    assert "not asked for: `bptt claims P5` runs it" in text
     assert all(f"{id}" in text for id in ledger())
 
 
@@ -48,11 +48,22 @@ def test_what_is_wrong_is_said_in_one_line(capsys, tmp_path):
         (["B55"], "did you mean"),
         (["--jobs", "0"], "--jobs >= 1"),
         (["A3", "--known", str(tmp_path / "none.json")], "printed by bptt claims --json"),
+        (["A3", "--markdown", str(tmp_path / "no" / "page.md")], "no such folder"),
+        (["A3", "--markdown", str(tmp_path)], "received a folder"),
     ):
         assert main(["claims", *words]) == 2
-        error = capsys.readouterr().err
+        out, error = capsys.readouterr()
+        assert out == ""  # nothing was run
         assert message in error
         assert len(error.strip().splitlines()) == 1
+
+
+def test_results_are_printed_though_the_page_cannot_be_written(capsys):
+    # A disk that is full, whatever is written to it.
+    assert main(["claims", "A3", "--json", "--jobs", "1", "--markdown", "/dev/full"]) == 2
+    out, error = capsys.readouterr()
+    assert json.loads(out)[0]["id"] == "A3"
+    assert len(error.strip().splitlines()) == 1
 
 
 def test_code_that_fails_is_the_exit_status(capsys, monkeypatch):

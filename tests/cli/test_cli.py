@@ -1,7 +1,9 @@
 """The command line as its users meet it: what it prints, what it returns, what it refuses."""
 
+import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -108,6 +110,42 @@ def test_eval_agrees_with_train_and_scores_another_text(run, tmp_path, capsys):
     assert "1 of them are unknown" in capsys.readouterr().out
 
 
+def test_eval_counts_what_is_unknown_in_the_held_out_part(tmp_path, capsys):
+    text, out = tmp_path / "text.txt", str(tmp_path / "run")
+    text.write_text("a rose is a rose. " * 50 + "ßü" * 3, encoding="utf-8")
+    small = ["--hidden", "4", "--batch", "2", "--k", "8", "--steps", "1", "--out", out, "--json"]
+    assert main(["train", str(text), *small]) == 0
+    capsys.readouterr()
+    assert main(["eval", out]) == 0
+    assert "\n6 of them are unknown" in capsys.readouterr().out
+
+
+def test_bytes_that_are_not_utf_8_are_printed_as_they_came(run, tmp_path, monkeypatch):
+    text, out = tmp_path / os.fsdecode(b"b\xe9.txt"), str(tmp_path / "run")
+    text.write_text(TEXT)
+    small = ["--hidden", "4", "--batch", "2", "--k", "8", "--steps", "1", "--sample", "0"]
+    assert main(["train", "--bytes", *small, "--out", out]) == 0
+
+    def printed(*words):
+        stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main(list(words)) == 0
+        stdout.flush()
+        return stdout.buffer.getvalue()
+
+    prompt = os.fsdecode(b"caf\xe9 ")
+    assert printed("sample", out, "--prompt", prompt, "--length", "1").startswith(b"caf\xe9 ")
+    assert printed("eval", run, str(text)).startswith(os.fsencode(text))
+
+
+def test_a_text_whose_name_is_not_utf_8_is_refused_before_it_is_read(tmp_path, capsys):
+    name = str(tmp_path / os.fsdecode(b"b\xe9.txt"))
+    Path(name).write_text(TEXT)
+    out = tmp_path / "run"
+    assert "--out in UTF-8" in refuse(capsys, "train", name, "--out", str(out))
+    assert not out.exists()
+
+
 def test_sample(run, capsys):
     words = ["sample", run, "--prompt", "she ", "--length", "25", "--seed", "3"]
     assert main([*words, "--json"]) == 0
@@ -121,6 +159,35 @@ def test_resume_from_the_command_line(run, text, capsys):
     assert main(["train", "--resume", run, "--steps", "70", "--json"]) == 0
     assert only_json(capsys)["steps"] == 70
     assert "the run's own --hidden" in refuse(capsys, "train", "--resume", run, "--hidden", "16")
+
+
+def test_resume_refuses_another_folder(run, tmp_path, capsys):
+    other = str(tmp_path / "other")
+    assert "the run's own --out" in refuse(capsys, "train", "--resume", run, "--out", other)
+    shutil.copytree(run, other)
+    assert main(["train", "--resume", other, "--out", other, "--json"]) == 0
+    assert only_json(capsys)["run"] == other
+
+
+def test_what_was_changed_on_resume_is_named_when_it_is_interrupted(
+    run, tmp_path, capsys, monkeypatch
+):
+    from bptt.training import loop
+
+    mine = tmp_path / "my run"
+    shutil.copytree(run, mine)
+    whole = loop.train
+    stop = partial(whole, on_step=lambda session: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(loop, "train", stop)
+    changed = ["--lr", "0.0001", "--on-nonfinite", "skip", "--minutes", "10.0"]
+    assert main(["train", "--resume", str(mine), "--log-every", "10", *changed]) == 130
+    said = capsys.readouterr().out.split("go on: ")[1]
+    words = shlex.split(said)
+    assert words[:4] == ["bptt", "train", "--resume", str(mine)]
+    # The budget by steps is gone, and --log-every is the run's own.
+    assert sorted(words[4:]) == sorted(changed)
+    assert main(words[1:]) == 130  # and it is a command
+    assert capsys.readouterr().out.split("go on: ")[1] == said
 
 
 def test_data_list_and_fetch(tmp_path, capsys):
@@ -180,6 +247,7 @@ def test_prompts_the_model_cannot_read(run, capsys):
     refuse(capsys, "sample", run, "--temperature", "-1")
     refuse(capsys, "sample", run, "--top-k", "0")
     refuse(capsys, "sample", run, "--length", "-1")
+    assert "seed < 2^64" in refuse(capsys, "sample", run, "--seed", str(2**64))
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,11 @@ from bptt.data import Lanes
 from bptt.models import LanguageModel, WindowModel, token_loss
 from bptt.training import RunFolder, nonfinite, train
 from bptt.training import checkpoint as checkpoints
+from bptt.training.build import open_corpus
 from bptt.training.locate import Origin, locate
 from bptt.training.nonfinite import ROLLBACKS, SKIPS, NonFiniteError
+from bptt.training.session import Session
+from bptt.training.update import update
 from compare import assert_close
 from small_runs import small as longer
 
@@ -146,6 +149,26 @@ def test_rollback_goes_back_and_on_with_other_data(text, tmp_path, monkeypatch):
     assert places == sorted(places)  # the data never goes back
     logged = [r["step"] for r in RunFolder(outcome.run).read_metrics() if "loss" in r]
     assert logged == sorted(set(logged))  # lines of updates that were taken back are gone
+
+
+def test_every_rollback_to_a_checkpoint_restores_all_of_it(text, tmp_path):
+    settings = small(text, tmp_path, on_nonfinite="rollback")
+    session = Session(settings, open_corpus(settings))
+
+    def go_on():
+        for _ in range(3):
+            assert update(session, session.optimizer, 0.01) is None
+
+    go_on()
+    session.guard.remember(session, 0)
+    saved = session.checkpoint()
+    model, training = ({n: t.clone() for n, t in p.items()} for p in (saved.model, saved.training))
+    assert any(name.startswith("optimizer.") for name in training)
+    for _ in range(3):
+        go_on()
+        session.guard.roll_back(session)
+        assert_close(session.checkpoint().model, model, 0.0)
+        assert_close(session.checkpoint().training, training, 0.0)
 
 
 def test_rollbacks_come_to_an_end(text, tmp_path):

@@ -32,6 +32,16 @@ OUT_OF_RANGE = [
     ({"steps": 3, "epochs": 1.0}, "one of --minutes"),
     ({"forget_bias": 1.0}, "--cell lstm"),
     ({"chunk": 8}, "--chunk at least --k"),
+    ({"optimizer": "adam"}, "one of adamw, sgd for --optimizer, received 'adam'"),
+    ({"model": "Attention"}, "one of recurrent, bigram, .* for --model"),
+    ({"cell": "GRU"}, "--cell"),
+    ({"partition": "Random"}, "--partition"),
+    ({"decay": "linar"}, "--decay"),
+    ({"on_nonfinite": "ignore"}, "one of stop, skip, rollback for --on-nonfinite"),
+    ({"gradient": "x"}, "--gradient"),
+    ({"files": ("b\udce9.txt",)}, r"--out in UTF-8, received 'b\\udce9.txt'"),
+    ({"documents": "\udce9"}, "--out in UTF-8"),
+    ({"out": "runs/b\udce9"}, "--out in UTF-8"),
 ]
 
 
@@ -53,7 +63,7 @@ BROKEN = [
     ("hidden = true", "hidden in config.toml"),
     ("bytes = 1", "bytes in config.toml as bool"),
     ("files = 3", "files in config.toml"),
-    ('cell = "gruu"', "cell in config.toml"),
+    ('cell = "gruu"', "cell in config.toml as one of rnn, rnn-relu, gru, lstm"),
     ("colour = 1", "known settings in config.toml, received 'colour'"),
 ]
 

@@ -1,5 +1,6 @@
 """The whole path on a small text: training, stopping, going on, scoring, generating."""
 
+import importlib
 import itertools
 import json
 import math
@@ -11,12 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from bptt.data import CharVocabulary, Stream
-from bptt.errors import RunError
+from bptt.errors import ArgumentError, RunError
 from bptt.generation import generate
 from bptt.models import LanguageModel
 from bptt.training import RunFolder, evaluate, train
 from bptt.training import checkpoint as checkpoints
 from bptt.training.restore import load_model
+from bptt.training.variants import run_variants
 from compare import assert_close
 from small_runs import small
 
@@ -169,6 +171,24 @@ def test_score_equals_ten_independent_lines(starts):
         assert_close(score.nats, total / count, 1e-6)  # float32 states, another order of sums
 
 
+def test_a_large_vocabulary_is_scored_in_shorter_pieces_with_the_same_score(monkeypatch):
+    model = LanguageModel(50, hidden=6)
+    torch.nn.init.normal_(model.output.weight)
+    tokens = np.random.default_rng(3).integers(50, size=900)
+    text = Stream(tokens, np.array([0, 300, 301]))
+    whole = evaluate(model, text, lanes=4)
+    sizes = []
+    model.register_forward_hook(lambda module, given, output: sizes.append(output[0].numel()))
+    scoring = importlib.import_module("bptt.training.evaluate")
+    for most, largest in ((2500, 12 * 4 * 50), (1, 4 * 50)):
+        sizes.clear()
+        monkeypatch.setattr(scoring, "AT_ONCE", most)
+        pieces = evaluate(model, text, lanes=4)
+        assert max(sizes) == largest
+        assert pieces.tokens == whole.tokens
+        assert_close(pieces.nats, whole.nats, 1e-6)  # float32 states, another order of sums
+
+
 def test_uniform_model_has_perplexity_v():
     model = LanguageModel(37, hidden=4)  # its output layer starts at zero
     tokens = np.random.default_rng(0).integers(37, size=500)
@@ -201,6 +221,15 @@ def test_generation_warms_up_and_repeats_with_its_seed():
     assert first == vocabulary.decode([int(logits[1:].argmax()) + 1])
     only = "".join(generate(model, vocabulary, "abcab", length=5, temperature=5.0, top_k=1, seed=1))
     assert only == "".join(generate(model, vocabulary, "abcab", length=5, temperature=0))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_that_no_generator_takes_is_refused(seed):
+    vocabulary = CharVocabulary.from_text("ab")
+    model = LanguageModel(vocabulary.size, hidden=2)
+    with pytest.raises(ArgumentError, match=r"0 <= seed < 2\^64"):
+        generate(model, vocabulary, "a", seed=seed)
+    assert "".join(generate(model, vocabulary, "a", length=1, seed=2**64 - 1)) in ("a", "b")
 
 
 def test_language_model_in_chunks_is_the_language_model():
@@ -253,3 +282,11 @@ def test_a_clip_may_change_on_resume(text, tmp_path):
 def test_no_clip_stays_none_in_the_run_folder(text, tmp_path):
     done = train(small(text, tmp_path, clip=None, steps=3))
     assert RunFolder.open(done.run).read_settings().clip == "none"
+
+
+@pytest.mark.parametrize("clip", [None, "none", 1.0, "auto:10"])
+def test_a_run_is_offered_the_clip_it_did_not_have(clip, text, tmp_path):
+    variants = run_variants(small(text, tmp_path, clip=clip), 10, steps=16, k=8)
+    offered = {v.name: v.clip for v in variants if v.name in ("no clipping", "clipped to 1")}
+    none = clip in (None, "none")
+    assert offered == ({"clipped to 1": 1.0} if none else {"no clipping": "none"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib import import_module
@@ -32,6 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0 done, 2 wrong input (one line on stderr says what to do), 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A prompt or a file name that is not UTF-8 is printed as the bytes it came as.
+        sys.stdout.reconfigure(errors="surrogateescape")
     if not words or words[0] in ("-h", "--help"):
         print(_help())
         return 0 if words else 2

@@ -68,6 +68,14 @@ def run(arguments: list[str]) -> int:
             for c in chosen:
                 print(f"{c.id:<4} {'quick' if c.quick else 'long':<6} {c.statement}")
         return 0
+    if asked.markdown is not None:  # known now, or only after hours
+        page = Path(asked.markdown)
+        if page.is_dir() or not page.absolute().parent.is_dir():
+            raise ArgumentError(
+                f"a file that can be written at {page}",
+                "a folder" if page.is_dir() else "no such folder",
+                "choose another place",
+            )
     if asked.data is not None:
         os.environ[VARIABLE] = str(Path(asked.data).resolve())
     kept = {} if asked.known is None else read_results(Path(asked.known))
@@ -79,9 +87,6 @@ def run(arguments: list[str]) -> int:
         ) if fresh else []  # fmt: skip
     found = kept | {r.id: r for r in made}
     results = [found[c.id] for c in chosen]
-    if asked.markdown is not None:
-        every = [found.get(c.id, not_asked(c)) for c in claims.values()]
-        Path(asked.markdown).write_text(markdown(claims, every, provenance()), encoding="utf-8")
     if asked.json:
         print(json.dumps(document(claims, results)))
     else:
@@ -91,6 +96,9 @@ def run(arguments: list[str]) -> int:
             if r.instead:
                 console.print(f"{r.id} {r.verdict}. {r.instead}", markup=False)
         console.print(summary(results))
+    if asked.markdown is not None:  # last: a disk that is full takes no result with it
+        every = [found.get(c.id, not_asked(c)) for c in claims.values()]
+        page.write_text(markdown(claims, every, provenance()), encoding="utf-8")
     failed = [r.id for r in results if r.failed]
     if failed:
         print(f"bptt claims: the code of {', '.join(failed)} failed", file=sys.stderr)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bptt.data import Corpus, Stream, Vocabulary
+from bptt.data.mapped import release
+from bptt.data.source import BLOCK
 from bptt.errors import ArgumentError
 from bptt.training.build import open_corpus, reading, texts_folder
 from bptt.training.settings import Settings
@@ -30,7 +33,7 @@ def open_text(
         stream = open_corpus(settings, vocabulary).valid
         if stream is None:
             raise ArgumentError("a file", "none, and the run holds nothing out", "name a text")
-        return stream, "the held-out part", 0
+        return stream, "the held-out part", _unknown(stream, vocabulary)
     corpus = Corpus.open(
         [file],
         vocabulary=vocabulary,
@@ -40,6 +43,17 @@ def open_text(
         progress=reading.get(),
     )
     return corpus.train, file, corpus.unknown
+
+
+def _unknown(stream: Stream, vocabulary: Vocabulary) -> int:
+    """How many tokens are the unknown symbol; of a large text a block is held at a time."""
+    found, tokens = 0, stream.tokens
+    if vocabulary.unknown_id is None:
+        return 0
+    for begin in range(0, len(tokens), BLOCK):
+        found += int(np.count_nonzero(tokens[begin : begin + BLOCK] == vocabulary.unknown_id))
+        release(tokens)
+    return found
 
 
 LARGE = 64 << 20  # bytes: texts from here on are encoded into a folder, which takes a while

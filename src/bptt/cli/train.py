@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -56,7 +58,7 @@ CHANGEABLE = {
 def run(arguments: list[str]) -> int:
     """Train, and print the score and a sample."""
     asked = parse(Train, "train", arguments)
-    settings, resume = _settings(asked, arguments)
+    settings, resume, changed = _settings(asked, arguments)
 
     from bptt.cli.text import shown_reading
     from bptt.report import write_run_report
@@ -82,7 +84,8 @@ def run(arguments: list[str]) -> int:
         print(json.dumps(document))
         return 130 if outcome.interrupted else 0
     if outcome.interrupted:
-        print(f"interrupted at step {outcome.steps}; go on: bptt train --resume {outcome.run}")
+        again = shlex.join(["bptt", "train", "--resume", str(outcome.run), *changed])
+        print(f"interrupted at step {outcome.steps}; go on: {again}")
         return 130
     print(_summary(outcome, "byte" if settings.bytes else "character"))
     for advice in health(RunFolder.open(outcome.run).read_metrics(), settings):
@@ -92,14 +95,19 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _settings(asked: Train, arguments: list[str]) -> tuple[Settings, str | None]:
+def _settings(asked: Train, arguments: list[str]) -> tuple[Settings, str | None, list[str]]:
+    """What to train, the run to go on with, and the words that change that run's own settings."""
     if asked.resume is None:
-        return _without_ours(asked), None
+        return _without_ours(asked), None, []
 
     from bptt.errors import ArgumentError
     from bptt.training.run_folder import RunFolder
 
     saved = RunFolder.open(asked.resume).read_settings()
+    if asked.out is not None and Path(asked.out).resolve() != Path(asked.resume).resolve():
+        raise ArgumentError(
+            "the run's own --out on --resume", asked.out, "leave it out, or start a new run"
+        )
     base = {field.name: getattr(saved, field.name) for field in dataclasses.fields(Settings)}
     given = [b for b in BUDGETS if any(w.split("=")[0] == f"--{b}" for w in arguments)]
     if given:  # a new budget takes the place of the run's own
@@ -113,7 +121,17 @@ def _settings(asked: Train, arguments: list[str]) -> tuple[Settings, str | None]
         raise ArgumentError(
             f"the run's own {flag} on --resume", "another one", "leave it out, or start a new run"
         )
-    return _without_ours(now), asked.resume
+    return _without_ours(now), asked.resume, _changed(now, saved)
+
+
+def _changed(now: Settings, saved: Settings) -> list[str]:
+    words = []
+    for name in (f.name for f in dataclasses.fields(Settings) if f.name in CHANGEABLE):
+        value = getattr(now, name)
+        # A budget that is None gave way to another one.
+        if value != getattr(saved, name) and (value is not None or name not in BUDGETS):
+            words += ["--" + name.replace("_", "-"), str(value)]
+    return words
 
 
 def _without_ours(asked: Train) -> Settings:

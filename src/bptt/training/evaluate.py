@@ -16,6 +16,8 @@ from bptt.data import IGNORED, Lanes, Stream
 from bptt.errors import DataError
 from bptt.training.distributed import Group
 
+AT_ONCE = 1 << 24  # logits; in double and with their logarithms they take 320 MB
+
 
 @dataclass(frozen=True)
 class Score:
@@ -79,7 +81,8 @@ def evaluate(
         model: a language model; its mode is kept.
         stream: tokens, and where documents begin.
         lanes: B.
-        chunk: steps per call of the model; it changes the memory used, not the score.
+        chunk: steps per call of the model, fewer where the vocabulary is large; it changes the memory
+            used, not the score.
         group: processes that score together, each its lanes where there are enough; otherwise each
             scores all of it, and the first one's score counts.
 
@@ -92,7 +95,8 @@ def evaluate(
     if length < 2:
         raise DataError("at least 2 tokens to score", f"{length}", "give a longer text")
     lanes = min(lanes, length - 1)
-    chunk = min(chunk, (length - 1) // lanes)
+    symbols = lanes * int(getattr(model, "vocabulary_size", 1))
+    chunk = max(1, min(chunk, (length - 1) // lanes, AT_ONCE // symbols))
     total, tokens, carry = 0.0, 0, None
     split = lanes >= group.size
     own = group.lanes(lanes) if split else None

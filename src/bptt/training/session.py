@@ -188,7 +188,8 @@ class Session:
         for key, value in training.items():
             if key.startswith("optimizer."):
                 _, index, name = key.split(".")
-                states.setdefault(int(index), {})[name] = value
+                # load_state_dict keeps the tensors it is given, and a checkpoint may be restored twice.
+                states.setdefault(int(index), {})[name] = value.clone()
         whole = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**whole, "state": states})
 

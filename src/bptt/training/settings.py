@@ -129,6 +129,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "files", tuple(str(file) for file in self.files))
+        for name, hint in _hints().items():
+            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
+                self._refuse(name, _choices(hint), f"{getattr(self, name)!r:.80}")
+        for text in (*self.files, self.documents or "", self.out or ""):
+            # So Python holds a byte that is not UTF-8, which config.toml could not.
+            if any("\ud800" <= c <= "\udfff" for c in text):
+                raise ArgumentError(
+                    "files, --documents and --out in UTF-8", f"{text!r:.200}", "choose another name"
+                )
         for name in ("hidden", "layers", "embedding", "context", "batch", "k", "chunk", "steps"):
             self._at_least(name, 1)
         for name in ("window", "states", "order", "eval_every", "log_every", "keep", "threads"):
@@ -147,10 +156,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 self._refuse(name, "a share from 0 up to, not including, 1", value)
-        if self.clip in (
-            None,
-            "None",
-        ):  # TOML has no None, and a run that is read back keeps its clip
+        # TOML has no None, and a run that is read back keeps its clip.
+        if self.clip in (None, "None"):
             object.__setattr__(self, "clip", "none")
         self._check_form("init", self.init, STARTS)
         self._check_form("clip", clip_form(self.clip), CLIPS)
@@ -259,6 +266,10 @@ def _hints() -> dict[str, Any]:
     return get_type_hints(Settings)
 
 
+def _choices(hint: Any) -> str:
+    return "one of " + ", ".join(get_args(hint))
+
+
 def _checked(name: str, value: Any, file: str) -> Any:
     hint = _hints().get(name)
     if hint is None:
@@ -274,6 +285,7 @@ def _checked(name: str, value: Any, file: str) -> Any:
         fits = fits and not (type(value) is int and abs(value) >= 2**63)  # as TOML itself has it
     if not fits:
         kind = getattr(hint, "__name__", str(hint).replace("typing.", ""))
+        kind = _choices(hint) if get_origin(hint) is Literal else kind
         raise RunError(f"{name} in {file} as {kind}", f"{value!r:.200}", "mend that line")
     return value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from bptt.forms import clip_form
 from bptt.training.build import build_model
 from bptt.training.settings import Settings
 from bptt.trials import Variant
@@ -37,7 +38,7 @@ def run_variants(
     for cell in CELLS:
         if cell != settings.cell and (settings.init, settings.orthogonal) == ("default", False):
             found.append(variant(cell.upper(), f"--cell {cell}", cell=cell, forget_bias=None))
-    if settings.clip is None:
+    if clip_form(settings.clip) == "none":
         found.append(variant("clipped to 1", "--clip 1", clip=1.0))
     else:
         found.append(variant("no clipping", "--clip none", clip=None))
