@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -106,3 +108,44 @@ def test_wrong_use() -> None:
     free = torch.ones((), requires_grad=True)
     with pytest.raises(WatchError, match="on a loss of this model's output"):
         bptt.diagnose(nn.GRU(3, 4), batch, lambda y, _: free * 2)
+
+
+class TwoLayers(nn.Module):
+    """Two recurrences whose gradients have nothing to do with each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.GRU(3, 4), nn.GRU(3, 4)
+
+    def forward(self, x):
+        return self.one(x)[0] + self.two(x)[0]
+
+
+@pytest.mark.parametrize("broken", ["one", "two"])
+def test_a_gradient_that_is_not_finite_is_the_main_one(broken: str) -> None:
+    found = bptt.diagnose(TwoLayers(), (torch.randn(9, 2, 3), torch.zeros(9, 2, 4)), mse)
+    modules = [
+        replace(m, watched=replace(m.watched, spectrum=replace(m.watched.spectrum,
+                gradient_norm=math.nan))) if m.watched.name == broken else m
+        for m in found.modules
+    ]  # fmt: skip
+    assert replace(found, modules=tuple(modules)).main.watched.name == broken
+
+
+def test_a_weight_that_is_not_a_number_is_reported() -> None:
+    model = nn.RNN(3, 4)
+    with torch.no_grad():
+        model.weight_hh_l0[1, 2] = math.nan
+    found = bptt.diagnose(model, (torch.randn(20, 2, 3), torch.zeros(20, 2, 4)), mse).main
+    assert found.watched.verdict == "exploding"
+    assert (found.jacobians, found.lyapunov, found.capacity) == (None, None, None)
+    assert [n.split(" not measured: ")[0] for n in found.notes] == [
+        "Jacobian products", "Lyapunov exponents", "memory",
+    ]  # fmt: skip
+
+
+def test_memory_of_too_few_steps_is_a_note() -> None:
+    found = bptt.diagnose(nn.GRU(3, 4), (torch.randn(8, 2, 3), torch.zeros(8, 2, 4)), mse).main
+    assert found.capacity is None
+    assert len(found.notes) == 1
+    assert "record a longer sequence" in found.notes[0]

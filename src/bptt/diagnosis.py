@@ -24,6 +24,7 @@ from bptt.probes import (
     jacobian_products,
     lyapunov_spectrum,
 )
+from bptt.probes.carried import carried
 from bptt.recurrence import Found
 from bptt.trials import Trial, model_variants, try_remedies
 from bptt.watching import Watched, watch
@@ -75,8 +76,11 @@ class Diagnosis:
 
     @property
     def main(self) -> ModuleDiagnosis:
-        """The module that carries most: the one whose parameters' gradient is the longest."""
-        return max(self.modules, key=lambda m: m.watched.spectrum.gradient_norm)
+        """The module that carries most: the one whose parameters' gradient is the longest.
+
+        One that is not finite comes before any other: it is what has to be looked at.
+        """
+        return max(self.modules, key=lambda m: m.watched.carries)
 
 
 def diagnose(
@@ -160,7 +164,7 @@ def _untouched(model: nn.Module) -> Iterator[None]:
 
 def _measure(watched: Watched, found: Found) -> ModuleDiagnosis:
     recurrence, notes = found.recurrence, []
-    T, S = recurrence.steps, sum(recurrence.sizes)
+    T, S = recurrence.steps, sum(carried(recurrence).sizes)
 
     def attempt(what: str, measure: Callable[[], Any], possible: str = "") -> Any:
         try:

@@ -7,6 +7,7 @@ eager code rounds it. Second derivatives through a watched step are not measured
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -59,6 +60,12 @@ class Watched:
         """``"vanishing"``, ``"healthy"`` or ``"exploding"``."""
         return verdict(self.spectrum)
 
+    @property
+    def carries(self) -> float:
+        """Norm of its parameters' gradient; infinite where it is not finite, so that it comes first."""
+        norm = self.spectrum.gradient_norm
+        return norm if math.isfinite(norm) else math.inf
+
     def explain(self) -> str:
         """The verdict in sentences, with the numbers behind it."""
         return explain(self.spectrum, self.saturation)
@@ -74,7 +81,7 @@ class Measured:
     @property
     def main(self) -> Watched:
         """The module that carries most: the one whose parameters' gradient is the longest."""
-        return max(self.modules, key=lambda m: m.spectrum.gradient_norm)
+        return max(self.modules, key=lambda m: m.carries)
 
 
 @dataclass(eq=False)

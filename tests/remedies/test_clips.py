@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bptt.errors import ArgumentError
-from bptt.remedies import AutoClip, ClipUnits, ClipValue, Rescale, ZClip, build_clip
+from bptt.remedies import (
+    AutoClip,
+    ClipNorm,
+    ClipUnits,
+    ClipValue,
+    Rescale,
+    ZClip,
+    build_clip,
+    clip_norm,
+)
 from compare import assert_close
 
 FORMS = ["norm:1", "value:0.5", "rescale:2", "auto:30", "z:1", "unit:0.1", "none"]
@@ -101,6 +110,18 @@ def test_rescaling_keeps_the_direction_and_gives_the_norm(values, wanted):
     # A norm, a division and a product: a few units of 2⁻⁵³.
     assert_close(parameter.grad.norm(), torch.tensor(wanted, dtype=torch.float64), 1e-14)
     assert_close(parameter.grad, before / norm * wanted, 1e-14)
+
+
+@pytest.mark.parametrize("clip", [lambda t: ClipNorm(t), lambda t: lambda p: clip_norm(p, t)])
+@pytest.mark.parametrize("threshold", [1e-7, 1e-3])
+def test_a_norm_within_the_threshold_is_left_bit_for_bit(clip, threshold):
+    for share in (0.5, 0.99999, 1.0):
+        parameter = one(share * threshold)
+        done = clip(threshold)([parameter])
+        assert (done.acted, float(parameter.grad)) == (False, share * threshold)
+    parameter = one(2 * threshold)
+    assert clip(threshold)([parameter]).acted
+    assert 0 < float(parameter.grad) <= threshold
 
 
 def test_rescaling_a_subnormal_gradient():

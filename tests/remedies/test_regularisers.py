@@ -217,6 +217,17 @@ def test_what_is_not_finite_leaves_everything_as_it_was(regulariser, kind):
         assert torch.equal(p.detach().nan_to_num(7.0), before[name].nan_to_num(7.0))
 
 
+def test_flossing_finds_the_whole_lanes_among_all():
+    model, x = bptt.nn.GRU(I, H), torch.randn(T, 6, I)
+    reset = torch.zeros(T, 6, dtype=torch.bool)
+    reset[3, [0, 3]] = True  # where two lanes of six, evenly spaced, would be
+    with Floss(count=2).on(model) as done:
+        model(x, reset=reset)[0].sum().backward()
+    assert done.acted
+    with pytest.raises(ArgumentError, match="a lane without reset"), Floss(count=2).on(model):
+        model(x, reset=reset | (torch.arange(T) == 2)[:, None])[0].sum().backward()
+
+
 def test_nothing_recurrent_in_the_block():
     with pytest.raises(ArgumentError, match="inside the block"), Omega().on(nn.GRU(I, H)):
         pass

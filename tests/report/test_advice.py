@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from io import StringIO
+
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
-from bptt.report import advise
+from bptt.report import advise, document, show, write_report
 from bptt.report.advice import mean
 from models_to_watch import OwnLoop
 from report_cases import of
@@ -95,3 +98,43 @@ def test_mean_of_a_gate() -> None:
     gate = of(filled(nn.LSTM(3, 6), weight_ih_l0=0, weight_hh_l0=0, bias_hh_l0=0, bias_ih_l0=1.0))
     # σ(1) = 0.731, known to half a bin of 1/20.
     assert abs(mean(gate.main.watched.saturation.layers[0]["forget"]) - 0.731) <= 0.025
+
+
+def dead() -> nn.Module:
+    """Every unit below zero at every step: no gradient passes."""
+    model = nn.RNN(3, 6, nonlinearity="relu")
+    return filled(model, weight_ih_l0=0, weight_hh_l0=0, bias_ih_l0=-1.0, bias_hh_l0=0)
+
+
+def test_no_gradient_says_nothing_of_lengths() -> None:
+    found = of(dead(), k=2)
+    assert found.main.watched.spectrum.gradient_norm == 0
+    assert rules(found) == {"no gradient"}
+    assert document(found)["modules"][0]["verdict"] is None
+    text = StringIO()
+    show(found, Console(file=text, width=100))
+    assert "healthy" not in text.getvalue()
+    assert "no gradient" in text.getvalue()
+    assert "≥" not in text.getvalue()
+
+
+def test_no_gradient_on_the_page(tmp_path) -> None:
+    text = write_report(of(dead()), tmp_path / "x.html").read_text("utf-8")
+    assert 'class="no gradient">no gradient<' in text
+    assert ">healthy<" not in text
+
+
+def test_a_gradient_that_is_not_a_number_says_nothing_of_lengths() -> None:
+    model = nn.RNN(3, 6)
+    with torch.no_grad():
+        model.weight_hh_l0[0, 0] = torch.nan
+    assert rules(of(model, k=4)) == {"exploding"}
+
+
+def test_a_k_beyond_what_was_measured_is_not_called_too_long() -> None:
+    model = nn.RNN(3, 6)  # of which 1 % is left after fewer than ten steps
+    near = of(model).main.watched.spectrum.horizon(0.01)
+    assert "k too long" not in rules(of(model, steps=4 * near + 1, k=4 * near + 2))
+    assert "k too long" in rules(of(model, steps=4 * near + 1, k=4 * near + 1))
+    # Eight steps of a memory that is longer than they are.
+    assert "k too long" not in rules(of(filled(nn.LSTM(3, 6), bias_hh_l0=6.0), steps=8, k=100))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bptt.carry import Carry
 from bptt.errors import ArgumentError
-from bptt.gradients.reduction import count_terms, reduction_of
+from bptt.gradients.reduction import class_weight, count_terms, reduction_of, weigh_terms
 from bptt.gradients.step import Loss, call_loss, check_call, check_lengths, run_model
 
 
@@ -27,6 +27,7 @@ class Chunks:
         axis: the time axis of inputs, targets and reset.
         mean: whether the loss is a mean over its terms; a sum otherwise.
         terms: number of terms over the whole sequence.
+        weight: what a mean over the whole sequence divides by; of a sum, the number of terms.
     """
 
     model: nn.Module
@@ -38,6 +39,7 @@ class Chunks:
     lengths: Tensor | None
     mean: bool
     terms: int
+    weight: float
 
     @classmethod
     def of(
@@ -59,7 +61,8 @@ class Chunks:
         lengths = check_lengths(lengths, inputs, axis)
         mean = reduction_of(loss, reduction) == "mean"
         terms = count_terms(loss, targets)
-        return cls(model, inputs, targets, loss, axis, reset, lengths, mean, terms)
+        weight = weigh_terms(loss, targets) if mean else terms
+        return cls(model, inputs, targets, loss, axis, reset, lengths, mean, terms, weight)
 
     @property
     def steps(self) -> int:
@@ -90,12 +93,14 @@ class Chunks:
     def score(self, output: Any, start: int, stop: int) -> Tensor | None:
         """A piece's part of the loss over the whole sequence; None where no term is scored."""
         target = self._cut(self.targets, start, stop)
-        whole = self.terms == self.targets.numel()  # nothing is ignored anywhere
-        here = target.numel() if whole else count_terms(self.loss, target)
+        # Where nothing is ignored or weighed anywhere, no value has to be looked at.
+        even = self.terms == self.targets.numel() and class_weight(self.loss) is None
+        weigh = weigh_terms if self.mean else count_terms
+        here = target.numel() if even else weigh(self.loss, target)
         if not here:
             return None
         value = call_loss(self.loss, output, target)
-        return value * (here / self.terms) if self.mean and here != self.terms else value
+        return value * (here / self.weight) if self.mean and here != self.weight else value
 
     def _cut(self, value: Tensor, start: int, stop: int) -> Tensor:
         return value.narrow(self.axis, start, stop - start)

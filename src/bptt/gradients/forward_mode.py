@@ -15,7 +15,7 @@ from bptt.errors import ArgumentError, ShapeError
 from bptt.gradients.elementwise import ElementWise, find_layer
 from bptt.gradients.lane_step import LaneStep
 from bptt.gradients.randomness import check_generator, source_of
-from bptt.gradients.reduction import count_terms, reduction_of
+from bptt.gradients.reduction import count_terms, reduction_of, weigh_terms
 from bptt.gradients.rtrl import Exact, Influence, Recorded, Rule
 from bptt.gradients.step import Estimator, Loss, Step, call_loss, check_call
 from bptt.gradients.uoro import RankOne
@@ -121,7 +121,8 @@ class ForwardMode(Estimator):
         axis = 1 if self.batch_first else 0
         loss = check_call(carry, loss, inputs, targets, axis)
         terms = count_terms(loss, targets)
-        share = terms if reduction_of(loss, self.reduction) == "mean" else None
+        mean = reduction_of(loss, self.reduction) == "mean"
+        share = weigh_terms(loss, targets) if mean else None
         total, depth, step = torch.zeros((), device=inputs.device), [], None
         for step in self._steps(model, inputs, targets, carry, loss, reset, lengths, share):
             total = total + step.loss
@@ -170,7 +171,7 @@ class ForwardMode(Estimator):
         loss: Loss,
         reset: Tensor | None,
         lengths: Tensor | None,
-        share: int | None,
+        share: float | None,
     ) -> Iterator[Step]:
         axis = 1 if self.batch_first else 0
         if self.lane_axis is not None and inputs.dim() < 2:
@@ -196,10 +197,11 @@ class ForwardMode(Estimator):
             with torch.enable_grad():
                 output, after, each = run(now(inputs), before, now(reset), live)
                 here = count_terms(loss, now(targets))
+                weight = here if share is None else weigh_terms(loss, now(targets))
                 value = torch.zeros((), device=inputs.device)
-                if here:
+                if weight:
                     value = call_loss(loss, output, now(targets))
-                    value = value if share is None else value * (here / share)
+                    value = value if share is None else value * (weight / share)
                     self._collect(run, rule, influence, before, value)
             recorded = Recorded(before, after, each, self.vectorize)
             rule, influence = self._settle(rule, influence, recorded)

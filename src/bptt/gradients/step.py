@@ -61,7 +61,12 @@ class Estimator(ABC):
             inputs: ``(T, B, …)``, or ``(B, T, …)`` with ``batch_first``.
             targets: same leading axes as the inputs.
             carry: the state the sequence begins with, detached; None starts fresh.
-            loss: ``loss(output, target) -> scalar``, a mean or a sum over its terms.
+            loss: ``loss(output, target) -> scalar``, a mean or a sum over its terms. What a mean over
+                pieces must know, ``reduction``, ``ignore_index`` and class weights, is read from
+                ``torch.nn.CrossEntropyLoss`` and ``NLLLoss``, and from a ``functools.partial`` of
+                ``F.cross_entropy`` or ``F.nll_loss``. What a function of your own ignores or weighs
+                cannot be seen, and its mean is then taken per target: pass such a partial, or make
+                it a sum and say ``reduction="sum"``.
             reset: bool, the inputs' leading two axes; the state is zero before a marked step.
             lengths: ``(B,)`` int, valid steps of each lane, 0…T. The carry that comes back is that
                 after each lane's last one. The loss stays the one given: name the padding in the

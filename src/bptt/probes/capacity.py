@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bptt.errors import ArgumentError
+from bptt.probes.carried import carried
 from bptt.recurrence import Recurrence
 
 
@@ -18,8 +19,8 @@ class Capacity:
     Attributes:
         name: of the recurrent module.
         explained: ``(lags,)`` float64: share of the variance of x_{t-k} that the state at t explains
-            on lanes and steps it was not fitted to, k = 0 … lags-1; 1 is perfect memory, 0 none
-            (a fit no better than the mean counts as 0).
+            at steps it was not fitted to, k = 0 … lags-1; 1 is perfect memory, 0 none (a fit no better
+            than the mean counts as 0, and so does a lag over which no lane runs without a border).
         total: their sum: how many steps' worth of input the state holds.
     """
 
@@ -32,16 +33,19 @@ def capacity(recurrence: Recurrence, lags: int, *, ridge: float = 1e-6) -> Capac
     """Read x_{t-k} back from the states after step t by ridge regression, for every k below ``lags``.
 
     W_k = argmin Σ ‖W h_t + b - x_{t-k}‖² + ridge·n·s²·‖W‖², fitted on every other block of steps and
-    scored on the rest; s² is the mean variance of the state's units. Unlike the gradient's horizon it
-    tells what the state holds, not what the loss would change.
+    scored on the rest, in every lane; s² is the mean variance of the state's units. Unlike the
+    gradient's horizon it tells what the state holds, not what the loss would change. What a cell
+    returns beside its states is not read.
 
     Args:
-        recurrence: as it ran, with an input that differs from step to step.
+        recurrence: as it ran, with an input that differs from step to step, for more than one block:
+            max(lags, 8) steps.
         lags: how far back, from 1 to T / 2.
         ridge: relative strength of the penalty.
 
     Raises:
-        ArgumentError: lags out of range.
+        ArgumentError: lags out of range, no step is left to score a fit on, the inputs are not
+            floating-point numbers, or inputs or states are not finite.
 
     Cost: one decomposition (S, S) and a product for each lag.
 
@@ -54,13 +58,14 @@ def capacity(recurrence: Recurrence, lags: int, *, ridge: float = 1e-6) -> Capac
 
     Source: H. Jaeger, 2001, Short term memory in echo state networks.
     """
+    recurrence = carried(recurrence)
     T = recurrence.steps
     if not 1 <= lags <= max(1, T // 2):
         raise ArgumentError(
             f"lags from 1 to T/2={max(1, T // 2)}", f"{lags}", "record a longer sequence"
         )
-    states = torch.cat(recurrence.after, -1).double()
-    x = recurrence.inputs[0].double()
+    states = _scaled("states", torch.cat(recurrence.after, -1), recurrence.live)
+    x = _scaled("inputs", recurrence.inputs[0], recurrence.live)
     passed = _unbroken(recurrence.link)
     # Blocks longer than the lags, so that what is scored was not next to what was fitted.
     block = torch.arange(T, device=states.device) // max(lags, 8)
@@ -73,11 +78,33 @@ def capacity(recurrence: Recurrence, lags: int, *, ridge: float = 1e-6) -> Capac
         past[k:] = x[: T - k]
         held = (block % 2 == 1).unsqueeze(1) & good
         fit = (block % 2 == 0).unsqueeze(1) & good
-        if not bool(held.any()):
-            held = fit
+        if bool(fit.any()) and not bool(held.any()):
+            raise ArgumentError(
+                f"steps to score a fit on, beyond the {max(lags, 8)} it was fitted to",
+                f"none at lag {k} of T={T} steps",
+                "record a longer sequence, or ask for fewer lags",
+            )
         explained.append(_explained(states, past, fit, held, ridge))
     values = torch.tensor(explained, dtype=torch.float64)
     return Capacity(recurrence.name, values, float(values.sum()))
+
+
+def _scaled(name: str, values: Tensor, live: Tensor | None) -> Tensor:
+    """In float64, by a power of two below 1 in size: shares of variance stay, squares cannot overflow."""
+    if not values.is_floating_point():
+        raise ArgumentError(
+            f"floating-point {name}",
+            str(values.dtype),
+            "probe the recurrence behind the embedding, whose inputs are vectors",
+        )
+    ran = values if live is None else values.masked_fill(~live.unsqueeze(-1), 0)
+    if not bool(ran.isfinite().all()):
+        raise ArgumentError(
+            f"finite {name}", "NaN or infinity", "look for weights or inputs that are not finite"
+        )
+    ran = ran.double()
+    largest = ran.abs().amax().clamp(min=torch.finfo(torch.float64).tiny)
+    return ran * 2.0 ** -int(torch.frexp(largest).exponent)
 
 
 def _unbroken(link: Tensor) -> Tensor:

@@ -28,9 +28,7 @@ def explain(spectrum: LagSpectrum, gates: Saturation | None = None) -> str:
     horizon, T = spectrum.horizon(), spectrum.steps
     lines = [f"The gradient is {word}." if word != "healthy" else "The gradient is healthy."]
     if horizon >= T:
-        lines.append(
-            f"It reaches over all {T} steps of the sequence: any truncation biases it by > 5 %."
-        )
+        lines.append(_reach(spectrum))
     else:
         lines.append(f"Truncated to {horizon} steps of {T} it is within 5 % of the full one.")
     lines.append(_share(spectrum))
@@ -51,12 +49,30 @@ def explain(spectrum: LagSpectrum, gates: Saturation | None = None) -> str:
         units = "values are at or near the flat ends of their activation"
         lines.append(f"{100 * gates.share:.0f} % of the units' {units}.")
     if spectrum.lanes[0] < spectrum.lanes[1] or spectrum.sources < 1:
-        error = float(spectrum.bias_error.max())
+        error = float(spectrum.bias_error.nan_to_num(-1.0).max())  # NaN: no two halves to compare
+        by = f"by up to {100 * error:.2g} %" if error >= 0 else "by what one step cannot tell"
         lines.append(
             f"Measured on {spectrum.lanes[0]} of {spectrum.lanes[1]} lanes: the biases are uncertain "
-            f"by up to {100 * error:.2g} %."
+            f"{by}."
         )
     return " ".join(lines)
+
+
+def _reach(spectrum: LagSpectrum) -> str:
+    """How far a gradient reaches of which no measured truncation says enough."""
+    T, at = spectrum.steps, spectrum.truncations.tolist()
+    shorter = [
+        pair for pair in zip(at, spectrum.measured_bias.tolist(), strict=True) if pair[0] < T
+    ]
+    if T == 1:
+        return "It has one step, and so nothing to truncate."
+    if not shorter:
+        return f"No truncation of its {T} steps was measured."
+    k, bias = shorter[-1]
+    return (
+        f"Truncated to {k} steps of {T}, the longest truncation measured, it is still off by "
+        f"{100 * bias:.2g} %: it reaches farther back than that."
+    )
 
 
 def _share(spectrum: LagSpectrum) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bptt.errors import ArgumentError
+from bptt.probes.carried import carried
 from bptt.recurrence import Recurrence
 from bptt.recurrence.stack import Stack
 
@@ -15,6 +16,8 @@ from bptt.recurrence.stack import Stack
 @dataclass(frozen=True, eq=False)
 class JacobianProducts:
     """What :func:`jacobian_products` found; all float64, S the size of all states side by side.
+
+    What a cell returns beside its states is none of them: it is not fed back.
 
     Attributes:
         name: of the recurrent module.
@@ -62,7 +65,8 @@ def jacobian_products(
             an LSTM's cell state apart; the product itself is always that of the joint map.
 
     Raises:
-        ArgumentError: lags below 1, an end outside the sequence, or a label that is not there.
+        ArgumentError: lags below 1, an end outside the sequence, a label that is not there, or a
+            Jacobian or product that is not finite.
 
     Cost: n·lags products (S, S) and as many singular value decompositions.
 
@@ -76,6 +80,7 @@ def jacobian_products(
     Source: R. Pascanu, T. Mikolov and Y. Bengio, 2013, On the difficulty of training recurrent neural
     networks, section 2.1.
     """
+    recurrence = carried(recurrence)
     T, B, sizes = recurrence.steps, recurrence.lanes, recurrence.sizes
     if lags < 1:
         raise ArgumentError("lags >= 1", f"{lags}", "ask for products of one Jacobian or more")
@@ -102,6 +107,12 @@ def jacobian_products(
         jacobian = linear.jacobian(rows, sizes).double().cpu()
         alone = jacobian if k == 0 else alone
         product = product @ jacobian
+        if not bool(product[whole].isfinite().all()):
+            raise ArgumentError(
+                "Jacobians whose products are finite",
+                f"one that is not, {k + 1} steps back",
+                "look for weights or states that are not finite, or ask for fewer lags",
+            )
         block = product[whole][:, kept][:, :, kept]
         values[whole, k] = torch.linalg.svdvals(block)
     alone = alone[:, kept][:, :, kept]

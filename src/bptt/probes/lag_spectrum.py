@@ -110,23 +110,21 @@ def lag_spectrum(
         )
     truncations = _asked(at, T, cap)
     kept = min(B, lanes or B)
-    followed = T if sources is None else min(T, sources)
+    times = _evenly(T, T if sources is None else min(T, sources))
+    followed = len(times)
     of = B if sample_of is None else max(B, sample_of)
     passes: Sequence[Walk | ShortWalk]
     if floor is None:
-        parts = _parts(recurrence, direct, kept, followed, kept < of)
+        parts = _parts(recurrence, direct, kept, times, kept < of)
         passes = [Walk(r, d, truncations, cap, half) for r, d, half in parts]
     else:
         r, d, half = _lanes(recurrence, direct, kept, kept < of or followed < T)
-        every = _evenly(T, followed)
-        # One lane has no half: its sources are halved, each half walked for itself.
-        halved = kept == 1 and (kept < of or followed < T) and len(every) > 1
         linear = linear if linear is not None and r is recurrence else r.linearize()
+        sampled = kept < of or followed < T
         passes = [
-            ShortWalk(r, d, truncations, half, times, floor, linear)
-            for times in ((every[::2], every[1::2]) if halved else (every,))
+            ShortWalk(r, d, truncations, half, part, floor, linear)
+            for part in (_halved(times) if sampled and not half else (times,))
         ]
-        followed = len(every)
     return _result(recurrence, passes, truncations, (kept, of), followed)
 
 
@@ -150,6 +148,11 @@ def _evenly(steps: int, sources: int) -> range:
     return range((steps - 1) % apart, steps, apart)
 
 
+def _halved(times: range) -> tuple[range, ...]:
+    """One lane has no half: its sources are halved, each half walked for itself; one has none."""
+    return (times[::2], times[1::2]) if len(times) > 1 else (times,)
+
+
 def _lanes(
     recurrence: Recurrence, direct: States, lanes: int, sampled: bool
 ) -> tuple[Recurrence, States, int]:
@@ -168,19 +171,18 @@ def _lanes(
 
 
 def _parts(
-    recurrence: Recurrence, direct: States, lanes: int, sources: int, sampled: bool
+    recurrence: Recurrence, direct: States, lanes: int, times: range, sampled: bool
 ) -> Iterator[tuple[Recurrence, States, int]]:
     """What is measured: all of it, or a sample, and how many of its lanes are its first half."""
     T = recurrence.steps
-    sampled = sampled or sources < T
+    sampled = sampled or len(times) < T
     recurrence, direct, half = _lanes(recurrence, direct, lanes, sampled)
     if not sampled:
         yield recurrence, direct, 0
         return
-    marks = torch.arange(sources, device=direct[0].device) * T // sources
-    for followed in (marks,) if half else (marks[::2], marks[1::2]):
+    for part in (times,) if half else _halved(times):
         others = torch.ones(T, 1, 1, dtype=torch.bool, device=direct[0].device)
-        others[followed] = False
+        others[part.start :: part.step] = False
         yield recurrence, tuple(d.masked_fill(others, 0) for d in direct), half
 
 
@@ -221,6 +223,9 @@ def _result(
     tallies: list[_Tally] = []
     blocks: list[float] = []
     errors: list[float] = []
+    # One time step of one lane has no halves to compare, and does not say how far it is off.
+    sampled = lanes[0] < lanes[1] or sources < recurrence.steps
+    unknown = math.nan if sampled else 0.0
     before = gradient
     for missing in zip(*passes, strict=False):
         together = _sum([whole_part for whole_part, _ in missing])
@@ -230,7 +235,7 @@ def _result(
         before = together
         parts = _halves(together, missing)
         if not halves or (len(parts) < 2 and together):
-            errors.append(errors[-1] if errors else 0.0)
+            errors.append(errors[-1] if errors else unknown)
         else:
             one, other = (
                 _ratio(sum(map(square, half.values())), n) ** 0.5

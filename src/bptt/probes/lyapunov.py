@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bptt.errors import ArgumentError
+from bptt.probes.carried import carried
 from bptt.recurrence import Recurrence
 
 # Jacobians are made this many steps at a time: (steps, S, S) numbers.
@@ -41,12 +42,14 @@ def lyapunov_spectrum(
 
     Args:
         recurrence: as it ran; lanes with resets, cuts or padding are left out.
-        count: how many exponents, the largest first; default all S.
+        count: how many exponents, the largest first; default all S, the states' size side by side.
+            What a cell returns beside its states is none of them.
         warm_up: steps before growth is counted, in which Q finds its directions.
         lanes: the most lanes to follow.
 
     Raises:
-        ArgumentError: no lane runs through, or no step is left after the warm-up.
+        ArgumentError: no lane runs through, no step is left after the warm-up, or a Jacobian is not
+            finite.
 
     Cost: T·lanes Jacobians (S, S) and QR decompositions (S, count).
 
@@ -59,6 +62,7 @@ def lyapunov_spectrum(
     Source: R. Engelken, F. Wolf and L. F. Abbott, 2023, Lyapunov spectra of chaotic recurrent neural
     networks; G. Benettin et al., 1980.
     """
+    recurrence = carried(recurrence)
     T, B, sizes = recurrence.steps, recurrence.lanes, recurrence.sizes
     total = sum(sizes)
     count = total if count is None else count
@@ -82,6 +86,12 @@ def lyapunov_spectrum(
         clock = torch.arange(start, stop, device=whole.device)
         rows = (clock[:, None] * B + whole).flatten()
         jacobians = linear.jacobian(rows, sizes).double().cpu().view(stop - start, n, total, total)
+        if not bool(jacobians.isfinite().all()):
+            raise ArgumentError(
+                "finite Jacobians",
+                f"one that is not, in steps {start} to {stop - 1}",
+                "look for weights or states that are not finite",
+            )
         for t, jacobian in enumerate(jacobians, start):
             q, r = torch.linalg.qr(jacobian @ q)
             if t >= warm_up:

@@ -104,7 +104,9 @@ def _gate(name: str, values: Tensor, live: Tensor | None) -> Gate:
         highest = (float(finite.max()) if finite.numel() else 0.0) or 1.0
     else:
         low, high = values < lowest + EDGE, values > highest - EDGE
-    counts = torch.histc(values.float(), BINS, lowest, highest).double()
+    # histc takes no half precision, and what float64 holds may be beyond float32.
+    binned = values if values.dtype == torch.float64 else values.float()
+    counts = torch.histc(binned, BINS, lowest, highest).double()
     edges = torch.linspace(lowest, highest, BINS + 1, dtype=torch.float64)
     return Gate(
         float(low.double().mean()), float(high.double().mean()), edges,

@@ -54,7 +54,7 @@ class ShortWalk:
         (self.gradient, self.half_gradient), *self._missing = reversed(missing)
         # A sample's error changes slowly with K: its half is measured for several blocks together.
         for place, (whole, _) in enumerate(self._missing):
-            if (place + 1) % HALVES:
+            if place % HALVES:
                 self._missing[place] = (whole, {})
         self._missing += [({}, {})] * (len(truncations) - len(self._missing))
 
@@ -107,7 +107,7 @@ class ShortWalk:
                 g[:, : self._half].add_(b[:, : self._half])
             half: Gradients = {}
             whole = slice(0, recurrence.steps * B)
-            if self._half and (over or not (place + 1) % HALVES):
+            if self._half and (over or not place % HALVES):
                 half = self._linear.gradient(flat(together), whole)
                 together = tuple(torch.zeros_like(d) for d in direct)
             yield self._linear.gradient(flat(block), whole), half

@@ -28,7 +28,8 @@ def verdict(spectrum: LagSpectrum) -> str:
 
     Exploding: the gradient is not finite, or grows tenfold on its way back, or by more than 2 % a
     step. Vanishing: it falls by more than a tenth a step, and to under the horizon's 5 % before the
-    sequence ends. Healthy: neither.
+    sequence ends. Healthy: neither, which is also said of a gradient that is nothing: ask
+    ``gradient_norm`` whether there is one.
 
     Example:
         >>> import torch

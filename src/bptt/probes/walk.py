@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bptt.recurrence import Linear, Recurrence, States, flat, total_gradient
 
-# The error of a sample changes slowly with K: it is measured at every so many of them.
+# The error of a sample changes slowly with K: it is measured at the first and at every so many on.
 HALVES = 4
 
 
@@ -42,7 +42,8 @@ class Walk:
             return {}, {}
         found = self._linear.gradient(delta, slice(0, n))
         self._turn += 1
-        if not self._half or self._turn % HALVES != 1:
+        # The first turn is the whole gradient, the second the first K.
+        if not self._half or (self._turn > 1 and self._turn % HALVES != 2):
             return found, {}
         part = tuple(d.clone() for d in delta)
         for d in part:

@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from bptt import carry
 from bptt.errors import ArgumentError, BpttError
-from bptt.recurrence.cellcalls import KNOWN, CellCall, chain_cells, normal_cell_call
+from bptt.recurrence.cellcalls import KNOWN, CellCall, chain_cells, normal_cell_call, states_of
 from bptt.recurrence.layercalls import normal_layer_call, time_major
 from bptt.recurrence.layers import LayerCall, layer_direct, layer_recurrences
 from bptt.recurrence.linear import States
@@ -33,7 +33,7 @@ from bptt.recurrence.recurrence import (
     merge,
     padded,
 )
-from bptt.recurrence.replay import check_replay
+from bptt.recurrence.replay import check_replay, lowest
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +73,7 @@ def assemble(calls: list[Call], lanes: int | None = None) -> list[Found]:
         groups.setdefault(id(call.module), []).append(call)
     found: list[Found] = []
     inside: set[int] = set()
+    refused: set[int] = set()
     refusal: BpttError | None = None
     # The outermost step takes all that is in it: its states are cut together.
     for group in sorted(groups.values(), key=lambda g: g[0].name.count(".") + bool(g[0].name)):
@@ -80,12 +81,14 @@ def assemble(calls: list[Call], lanes: int | None = None) -> list[Found]:
         if isinstance(module, (nn.RNNBase, *KNOWN)) or id(module) in inside:
             continue
         within = [groups[id(m)] for m in module.modules() if m is not module and id(m) in groups]
-        if any(isinstance(g[0].module, nn.RNNBase) and _long(g[0]) for g in within):
+        layers = [g for g in within if isinstance(g[0].module, nn.RNNBase)]
+        if any(_long(g[0]) or _hands_through(group, g) for g in layers):
             continue  # a model called chunk by chunk: the layer in it is the recurrence
         try:
             made = _cells(group, lanes)
         except BpttError as error:
             refusal = error
+            refused |= {id(m) for m in module.modules()}
             continue
         if made:
             found += made
@@ -94,7 +97,10 @@ def assemble(calls: list[Call], lanes: int | None = None) -> list[Found]:
         module = group[0].module
         if key in inside or not isinstance(module, (nn.RNNBase, *KNOWN)):
             continue
-        found += _layers(group, lanes) if isinstance(module, nn.RNNBase) else _cells(group, lanes)
+        made = _layers(group, lanes) if isinstance(module, nn.RNNBase) else _cells(group, lanes)
+        if refusal and key in refused and not any(bool(f.recurrence.link.any()) for f in made):
+            raise refusal  # what goes on from call to call is in the step around it
+        found += made
     if not found and refusal is not None:
         raise refusal
     return found
@@ -108,6 +114,30 @@ def _long(call: Call) -> bool:
     return y.shape[1 if y.dim() == 3 and module.batch_first else 0] > 1
 
 
+def _hands_through(wrapper: list[Call], layer: list[Call]) -> bool:
+    """Whether every call of a wrapper gives a layer its own state and returns the layer's as it is.
+
+    Such a state has the layer's axes: what comes first in it are not the lanes.
+    """
+    if len(wrapper) != len(layer):
+        return False
+    for outer, inner in zip(wrapper, layer, strict=True):
+        given = _places([*outer.args[1:], *outer.kwargs.values()])
+        if given and given != _places(_state_of(inner)):  # at the first step there may be none
+            return False
+        if _places(states_of(outer.module, outer.output)) != _places(inner.output[1]):
+            return False
+    return True
+
+
+def _places(value: Any) -> list[tuple[int, torch.Size]]:
+    return [(t.data_ptr(), t.shape) for t in carry.tensors(value)]
+
+
+def _state_of(call: Call) -> Any:
+    return call.args[1] if len(call.args) > 1 else call.kwargs.get("hx")
+
+
 def _chosen(total: int, lanes: int | None, like: Tensor) -> Tensor | None:
     if lanes is None or lanes >= total:
         return None
@@ -116,6 +146,7 @@ def _chosen(total: int, lanes: int | None, like: Tensor) -> Tensor | None:
 
 def _cells(group: list[Call], lanes: int | None) -> list[Found]:
     known = isinstance(group[0].module, KNOWN)
+    dtype = lowest(c.dtype for c in group)
     calls = [
         normal_cell_call(c.name, c.module, c.args, c.kwargs, c.output, outputs=not known)
         for c in group
@@ -137,7 +168,7 @@ def _cells(group: list[Call], lanes: int | None) -> list[Found]:
         columns = zip(*(arrived[i] for i in places), strict=True)
         seen = tuple(torch.stack(c).flatten(2) for c in columns)
         whole = torch.ones(one.steps, dtype=torch.bool)
-        check_replay(one)
+        check_replay(one, dtype=dtype)
         gradients.append(direct_gradient(one, one.check_gradient(seen), whole))
         parts.append(one)
     return [_joined(group[0], parts, gradients, total)]
@@ -157,13 +188,12 @@ def _layers(group: list[Call], lanes: int | None) -> list[Found]:
     total = 0
     for call in group:
         module: Any = call.module
-        state = call.args[1] if len(call.args) > 1 else call.kwargs.get("hx")
         given = call.args[0] if call.args else call.kwargs["input"]
         normal = normal_layer_call(
             call.name,
             module,
             given,
-            state,
+            _state_of(call),
             call.kwargs,
             call.output,
             call.generator,
@@ -177,7 +207,8 @@ def _layers(group: list[Call], lanes: int | None) -> list[Found]:
             gradients = tuple(None if g is None else g.index_select(1, chosen) for g in gradients)
         calls.append(normal)
         outside.append(gradients)
-    made = [tuple(check_replay(r) for r in layer_recurrences(c)) for c in calls]
+    dtype = lowest(c.dtype for c in group)
+    made = [tuple(check_replay(r, dtype=dtype) for r in layer_recurrences(c)) for c in calls]
     direct = [
         layer_direct(c, rs, dy, list(final))
         for c, rs, (dy, *final) in zip(calls, made, outside, strict=True)
@@ -192,7 +223,8 @@ def _layers(group: list[Call], lanes: int | None) -> list[Found]:
     parts, whole_gradients = [], []
     for places, masks in chains:
         pieces = [made[i][0] for i in places]
-        one = concatenate(pieces, masks[1:])
+        borders = [_unstopped(calls[i], mask) for i, mask in zip(places, masks, strict=True)]
+        one = concatenate(pieces, borders[1:])
         seen = tuple(
             torch.cat(column) for column in zip(*(direct[i][0] for i in places), strict=True)
         )
@@ -202,6 +234,14 @@ def _layers(group: list[Call], lanes: int | None) -> list[Found]:
         parts.append(one)
         whole_gradients.append(direct_gradient(one, seen, whole))
     return [_joined(group[0], parts, whole_gradients, total)]
+
+
+def _unstopped(call: LayerCall, lanes: Tensor) -> Tensor:
+    """(B,): the lanes that go on from the call before, without those stopped at the first step."""
+    for stops in (call.reset, call.cut):
+        if stops is not None:
+            lanes = lanes & ~stops[0]
+    return lanes
 
 
 def _final_states(output: Any, call: Call, normal: LayerCall) -> States:

@@ -18,6 +18,7 @@ from bptt import carry
 from bptt.errors import ShapeError
 from bptt.recurrence.linear import States, Step
 from bptt.recurrence.recurrence import Recurrence
+from bptt.recurrence.replay import lowest
 from bptt.recurrence.stack import Stack
 from bptt.recurrence.userstep import FunctionStep
 
@@ -140,6 +141,7 @@ def chain_cells(calls: Sequence[CellCall], links: Sequence[Tensor] | None = None
     ]
     before = tuple(_rows(column) for column in zip(*start, strict=True))
     inputs = tuple(_rows(column) for column in zip(*(c.inputs for c in calls), strict=True))
+    after, before, inputs = (_raised(values, first.module) for values in (after, before, inputs))
     if len(first.after) == 1:
         labels: tuple[str, ...] = ("h",)
     elif isinstance(first.module, nn.LSTMCell):
@@ -150,6 +152,17 @@ def chain_cells(calls: Sequence[CellCall], links: Sequence[Tensor] | None = None
     link = torch.stack(list(links))
     link[0] = False
     return Recurrence(first.name, _step(calls), inputs, before, after, link, None, labels)
+
+
+def _raised(values: States, module: nn.Module) -> States:
+    """In the parameters' dtype what is of a lower one: autocast lowered it, the replay is without."""
+    own = [p.dtype for p in module.parameters()]
+    if not own:
+        return values
+    least = lowest(own)
+    return tuple(
+        v.to(torch.promote_types(v.dtype, least)) if v.is_floating_point() else v for v in values
+    )
 
 
 def _rows(column: Sequence[Tensor]) -> Tensor:

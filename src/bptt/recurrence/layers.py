@@ -160,7 +160,7 @@ def _one_direction(call: LayerCall) -> Recurrence:
     weights, names, labels = [], [], []
     value = x
     for layer in range(module.num_layers):
-        ws, ns = layer_weights(module, layer)
+        ws, ns = layer_weights(module, layer, call.y.dtype)
         start = tuple(s[layer] for s in call.state)
         if layer == module.num_layers - 1:
             y = call.y
@@ -188,7 +188,7 @@ def _both_directions(call: LayerCall) -> tuple[Recurrence, ...]:
         outputs = []
         for direction in (0, 1):
             row = 2 * layer + direction
-            ws, ns = layer_weights(module, row)
+            ws, ns = layer_weights(module, row, call.y.dtype)
             start = tuple(s[row] for s in call.state)
             if layer == module.num_layers - 1:
                 y = call.y.chunk(2, -1)[direction]
@@ -214,8 +214,14 @@ def _both_directions(call: LayerCall) -> tuple[Recurrence, ...]:
     return tuple(found)
 
 
-def layer_weights(module: nn.RNNBase, row: int) -> tuple[Weights, tuple[str | None, ...]]:
-    """Weights of one layer and direction, detached, and their names: w_ih, w_hh, b_ih, b_hh (, w_hr)."""
+def layer_weights(
+    module: nn.RNNBase, row: int, dtype: torch.dtype | None = None
+) -> tuple[Weights, tuple[str | None, ...]]:
+    """Weights of one layer and direction, detached, and their names: w_ih, w_hh, b_ih, b_hh (, w_hr).
+
+    Args:
+        dtype: that of the call, which is float32 at least; None for the weights' own.
+    """
     directions = 2 if module.bidirectional else 1
     suffix = f"l{row // directions}{'_reverse' if row % directions else ''}"
     kinds = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
@@ -224,7 +230,8 @@ def layer_weights(module: nn.RNNBase, row: int) -> tuple[Weights, tuple[str | No
     ]
     if module.proj_size:
         names.append(f"weight_hr_{suffix}")
-    weights = tuple(None if n is None else getattr(module, n).detach() for n in names)
+    own = (None if n is None else getattr(module, n).detach() for n in names)
+    weights = tuple(w if w is None or dtype is None else w.to(dtype) for w in own)
     return weights, tuple(names)
 
 

@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import PackedSequence
 from bptt import carry
 from bptt.errors import ArgumentError
 from bptt.recurrence.cellcalls import KNOWN, is_silent, outputs_of, states_of
+from bptt.recurrence.replay import lowest
 
 
 @dataclass(eq=False)
@@ -35,6 +36,8 @@ class Call:
         embedding: the vectors of tokens, where the layer was given tokens.
         gradients: by the place of the output tensor, what arrived at it in the backward pass.
         versions: of the tensors, so that a change in place is noticed.
+        autocast: the dtype it was lowered to, where autocast was on: what went in and came out may
+            all be of a higher one.
     """
 
     name: str
@@ -47,6 +50,13 @@ class Call:
     embedding: Tensor | None = None
     gradients: dict[int, Tensor] = field(default_factory=dict)
     versions: list[tuple[Tensor, int]] = field(default_factory=list)
+    autocast: torch.dtype | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The lowest dtype it was computed in."""
+        found = {t.dtype for t, _ in self.versions}
+        return lowest(found if self.autocast is None else {*found, self.autocast})
 
     def check_unchanged(self) -> None:
         """Raise if a recorded tensor was written to since."""
@@ -185,6 +195,9 @@ class Recorder:
             self._generators.pop(module, None), None if embedding is None else embedding.detach(),
         )  # fmt: skip
         call.versions = [(t, t._version) for t in _tensors([call.args, call.kwargs, call.output])]
+        device = call.versions[-1][0].device.type
+        if torch.is_autocast_enabled(device):
+            call.autocast = torch.get_autocast_dtype(device)
         for place, tensor in enumerate(watched_outputs(module, output)):
             if tensor.requires_grad:
                 tensor.register_hook(lambda g, place=place: self._arrive(call, place, g))
@@ -192,8 +205,10 @@ class Recorder:
         self._calls.append(call)
         return None if isinstance(module, nn.RNNBase) else output
 
-    def _arrive(self, call: Call, place: int, gradient: Tensor) -> None:
-        call.gradients[place] = gradient.detach()
+    def _arrive(self, call: Call, place: int, gradient: Tensor | None) -> None:
+        # Outputs of one operator are all reported; None came to those the loss does not touch.
+        if gradient is not None:
+            call.gradients[place] = gradient.detach()
         self._queue()
 
     def _queue(self, _: Tensor | None = None) -> None:

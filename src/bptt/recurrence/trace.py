@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from bptt import carry
 from bptt.errors import ArgumentError
 from bptt.recurrence.cellcalls import chain_cells, normal_cell_call
 from bptt.recurrence.layercalls import normal_layer_call
 from bptt.recurrence.layers import layer_recurrences
 from bptt.recurrence.recurrence import Recurrence
-from bptt.recurrence.replay import check_replay
+from bptt.recurrence.replay import check_replay, lowest
 
 
 def trace(module: nn.Module, x: Any, state: Any = None, **options: Any) -> tuple[Recurrence, ...]:
@@ -46,7 +47,8 @@ def trace(module: nn.Module, x: Any, state: Any = None, **options: Any) -> tuple
         with torch.no_grad():
             output = module(x, *(() if state is None else (state,)), **options)
         call = normal_layer_call("", module, x, state, options, output, generator)
-        return tuple(check_replay(r) for r in layer_recurrences(call))
+        dtype = lowest(o.dtype for o in carry.tensors(output[1]))
+        return tuple(check_replay(r, dtype=dtype) for r in layer_recurrences(call))
     calls = []
     with torch.no_grad():
         for value in x:

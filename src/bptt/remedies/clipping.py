@@ -16,6 +16,7 @@ def clip_norm(parameters: Iterable[Tensor], threshold: float | None) -> Clipped:
     """Scale all gradients together so that their global norm is at most ``threshold``.
 
     g ← g · θ / ‖g‖ where ‖g‖ > θ, the norm taken over all parameters at once, so the direction stays.
+    The divisor is torch's ‖g‖ + 1e-6, so that the norm ends just below θ.
 
     Args:
         parameters: those without a gradient are passed over.
@@ -43,8 +44,14 @@ def clip_norm(parameters: Iterable[Tensor], threshold: float | None) -> Clipped:
         raise ArgumentError("a threshold above 0", f"{threshold}", "leave it out to switch it off")
     kept, norm = measure(parameters)
     if threshold is not None and norm.isfinite():
-        nn.utils.clip_grads_with_norm_(kept, threshold, norm)
+        _hold(kept, norm, threshold)
     return Clipped(norm, threshold)
+
+
+def _hold(parameters: list[Tensor], norm: Tensor, threshold: float) -> None:
+    # Not left to torch: its ‖g‖ + 1e-6 also shrinks a gradient that is within a tiny threshold.
+    if bool(norm > threshold):
+        nn.utils.clip_grads_with_norm_(parameters, threshold, norm)
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class ClipNorm(Clip):
         above_zero("threshold", self.threshold)
 
     def _act(self, parameters: list[Tensor], norm: Tensor) -> Clipped:
-        nn.utils.clip_grads_with_norm_(parameters, self.threshold, norm)
+        _hold(parameters, norm, self.threshold)
         return Clipped(norm, self.threshold)
 
 

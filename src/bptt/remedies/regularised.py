@@ -80,7 +80,7 @@ class Regulariser(ABC):
         found: list[Found] = []
 
         def finished(calls: list[Call]) -> None:
-            found.extend(assemble(calls, getattr(self, "lanes", None)))
+            found.extend(assemble(calls))
 
         recorder = Recorder(model, lambda: True, finished)
         try:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from bptt.diagnosis import ModuleDiagnosis
 from bptt.probes import Gate
+from bptt.report.numbers import has_gradient
 
 # Twice the tolerance of the horizon: a truncation that changes every update by a tenth.
 TOO_SHORT = 0.10
@@ -20,6 +23,8 @@ SATURATED = 0.25
 FORGETS = 0.7
 # Mean update of a GRU's state in a step: at 0.5 half of it is new, and a tenth is left after 4 steps.
 OVERWRITES = 0.5
+
+Say: TypeAlias = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,23 @@ def advise(found: ModuleDiagnosis, k: int | None = None) -> tuple[Advice, ...]:
             "The gradient grows on its way back: clip its norm (--clip 1), lower the learning rate, or "
             "start the recurrent matrix smaller (--init orthogonal, spectral norm 1).",
         )
+    if has_gradient(spectrum):
+        _truncations(found, k, say)
+    elif spectrum.gradient_norm == 0:
+        say(
+            "no gradient",
+            "No gradient reaches this module, so there is nothing to truncate: look for units that "
+            "are all shut (a ReLU that is 0 everywhere), a detach() on the way, or a loss that does "
+            "not ask for its output.",
+        )
+    if verdict == "vanishing":
+        _longer(found, say)
+    return tuple(given)
+
+
+def _truncations(found: ModuleDiagnosis, k: int | None, say: Say) -> None:
+    """What the bias of truncations says of k and of the sequence's length."""
+    spectrum = found.watched.spectrum
     if k is not None and k < spectrum.steps and spectrum.bias_of(k) > TOO_SHORT:
         at = spectrum.horizon()
         say(
@@ -70,7 +92,8 @@ def advise(found: ModuleDiagnosis, k: int | None = None) -> tuple[Advice, ...]:
             f"{100 * TOO_SHORT:.0f} %: use k = {at}, where it is within 5 %.",
         )
     near = spectrum.horizon(0.01)
-    if k is not None and k > TOO_LONG * near:
+    # A horizon as long as the sequence is one that was not found, and a k beyond it was not tried.
+    if k is not None and near < spectrum.steps and TOO_LONG * near < k <= spectrum.steps:
         say(
             "k too long",
             f"k = {k} is more than {TOO_LONG} times the {near} steps after which the bias is under 1 %: "
@@ -91,12 +114,9 @@ def advise(found: ModuleDiagnosis, k: int | None = None) -> tuple[Advice, ...]:
             f"The horizon is as long as the {spectrum.steps} steps that were measured, so it may be "
             f"longer: measure {4 * spectrum.steps} (--steps {4 * spectrum.steps}).",
         )
-    if verdict == "vanishing":
-        _longer(found, say)
-    return tuple(given)
 
 
-def _longer(found: ModuleDiagnosis, say) -> None:
+def _longer(found: ModuleDiagnosis, say: Say) -> None:
     """What makes a gradient that vanishes reach farther, by the kind of cell."""
     known = found.watched.saturation
     gates = {} if known is None else known.layers[-1]

@@ -43,7 +43,8 @@ def _module(found: ModuleDiagnosis, k: int | None) -> dict[str, Any]:
         "horizon": watched.horizon,
         "horizon_1_percent": spectrum.horizon(0.01),
         "decay": _finite(watched.decay),
-        "verdict": watched.verdict,
+        # Where no gradient arrives none of the three words is true.
+        "verdict": watched.verdict if spectrum.gradient_norm != 0 else None,
         "explain": watched.explain(),
         "advice": [{"rule": a.rule, "text": a.text} for a in advise(found, k)],
         "gradient_norm": _finite(spectrum.gradient_norm),

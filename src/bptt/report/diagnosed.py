@@ -13,15 +13,12 @@ from bptt.report.gates import draw_gates
 from bptt.report.jacobians import draw_products, draw_spectrum
 from bptt.report.lags import draw_lags
 from bptt.report.memory import draw_memory
-from bptt.report.numbers import percent
+from bptt.report.numbers import has_gradient, percent, verdict_in_words
 from bptt.report.page import Fact, Picture, Section, page, picture, write
 from bptt.report.tried import on_tried, tried_rows, tried_title
 from bptt.report.truncation import draw_bias, draw_cosine
 
-FOOTER = (
-    "Measured by bptt on the named batch. The bias of a truncation is exact there; another batch "
-    "gives somewhat other numbers."
-)
+FOOTER = "Measured by bptt on the named batch; another batch gives somewhat other numbers."
 GATES_SHOWN = 4  # layers whose gates are drawn, the lowest ones
 
 
@@ -52,7 +49,13 @@ def write_report(
         ...     write_report(found, folder + "/report.html").stat().st_size < 1e6
         True
     """
-    return write(path, page(title, subtitle(found), diagnosis_sections(found), FOOTER))
+    return write(path, page(title, subtitle(found), diagnosis_sections(found), footer(found)))
+
+
+def footer(found: Diagnosis) -> str:
+    """Where the numbers come from, and whether they are those of the whole batch."""
+    exact = words.how_exact(found.main.watched.spectrum)
+    return f"{FOOTER} The bias of a truncation is {exact}."
 
 
 def subtitle(found: Diagnosis) -> str:
@@ -79,10 +82,12 @@ def diagnosis_sections(found: Diagnosis) -> list[Section]:
 
 def _module(found: ModuleDiagnosis, k: int | None, place: str) -> Section:
     watched, spectrum = found.watched, found.watched.spectrum
+    word = verdict_in_words(spectrum, watched.verdict)
+    measured = has_gradient(spectrum)
     facts = [
-        Fact("verdict", watched.verdict, watched.verdict),
-        Fact("horizon, 5 %", f"{watched.horizon} steps"),
-        Fact("horizon, 1 %", f"{spectrum.horizon(0.01)} steps"),
+        Fact("verdict", word, word),
+        Fact("horizon, 5 %", f"{watched.horizon} steps" if measured else "-"),
+        Fact("horizon, 1 %", f"{spectrum.horizon(0.01)} steps" if measured else "-"),
         Fact("factor per step", f"{watched.decay:.3f}"),
     ]
     if k is not None:

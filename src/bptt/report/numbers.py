@@ -4,6 +4,21 @@ from __future__ import annotations
 
 import math
 
+from bptt.probes import LagSpectrum
+
+
+def has_gradient(spectrum: LagSpectrum) -> bool:
+    """Whether there is a gradient to measure a truncation by: neither nothing, nor not finite.
+
+    Without one no truncation has a bias, and a horizon as long as the sequence says nothing of it.
+    """
+    return 0 < spectrum.gradient_norm < math.inf
+
+
+def verdict_in_words(spectrum: LagSpectrum, verdict: str) -> str:
+    """The verdict, but of a gradient that is nothing nobody should read that it is healthy."""
+    return "no gradient" if spectrum.gradient_norm == 0 else verdict
+
 
 def percent(value: float) -> str:
     """A share with two significant digits, and no more than two after the point.

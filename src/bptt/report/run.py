@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bptt.diagnosis import Diagnosis
 from bptt.report.course import Record, draw_heat, draw_horizon, draw_loss, series, spectra
-from bptt.report.diagnosed import FOOTER, diagnosis_sections, subtitle
+from bptt.report.diagnosed import FOOTER, diagnosis_sections, footer, subtitle
 from bptt.report.numbers import thousands
 from bptt.report.page import Fact, Picture, Section, page, picture, write
 from bptt.training.run_folder import RunFolder
@@ -42,7 +42,8 @@ def write_run_report(
     sections = [] if found is None else diagnosis_sections(found)
     sections.append(course_section(records, settings))
     under = _what(settings) if found is None else f"{_what(settings)}. {subtitle(found)}"
-    text = page(folder.path.resolve().name, under, sections, FOOTER)
+    below = FOOTER if found is None else footer(found)
+    text = page(folder.path.resolve().name, under, sections, below)
     return write(folder.path / "report.html" if path is None else path, text)
 
 

@@ -8,13 +8,15 @@ from typing import Any
 from bptt.diagnosis import Diagnosis, ModuleDiagnosis
 from bptt.probes import LagSpectrum
 from bptt.report.advice import advise
-from bptt.report.numbers import percent
+from bptt.report.numbers import has_gradient, percent, verdict_in_words
 from bptt.report.tried import on_tried, tried_rows, tried_title
 from bptt.trials import Trial
 
 BAR = 24  # characters that the largest share of a table takes
 ACROSS = 3  # modules side by side
-COLORS = {"healthy": "green", "vanishing": "yellow", "exploding": "red"}
+COLORS = {
+    "healthy": "green", "vanishing": "yellow", "exploding": "red", "no gradient": "red",
+}  # fmt: skip
 
 
 def show(found: Diagnosis, console: Any = None) -> None:
@@ -70,8 +72,9 @@ def _block(modules: tuple[ModuleDiagnosis, ...], k: int | None) -> Any:
 
 def _numbers(module: ModuleDiagnosis, k: int | None) -> list[tuple[str, str]]:
     watched, spectrum = module.watched, module.watched.spectrum
+    word = verdict_in_words(spectrum, watched.verdict)
     found = [
-        ("verdict", f"[{COLORS[watched.verdict]}]{watched.verdict}[/]"),
+        ("verdict", f"[{COLORS[word]}]{word}[/]"),
         ("horizon, 5 % bias (steps)", _steps(spectrum, 0.05)),
         ("horizon, 1 % bias (steps)", _steps(spectrum, 0.01)),
         ("decay (factor per step)", _number(watched.decay)),
@@ -162,6 +165,8 @@ def bar(share: float, width: int = BAR) -> str:
 
 
 def _steps(spectrum: LagSpectrum, tolerance: float) -> str:
+    if not has_gradient(spectrum):
+        return "-"
     horizon = spectrum.horizon(tolerance)
     return f"≥ {horizon}" if horizon >= spectrum.steps else str(horizon)
 

@@ -24,7 +24,7 @@ def draw_bias(axes: Any, spectrum: LagSpectrum, k: int | None = None) -> None:
     at = spectrum.truncations.numpy()
     bias = spectrum.measured_bias.numpy()
     axes.loglog(at, np.where(bias >= LEAST / 2, bias, np.nan), color=BLUE)
-    error = spectrum.bias_error.numpy()
+    error = np.nan_to_num(spectrum.bias_error.numpy())
     if error.any():
         low, high = np.clip(bias - error, LEAST, None), np.clip(bias + error, LEAST, None)
         axes.fill_between(at, low, high, color=BLUE, alpha=0.18, linewidth=0)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 
 from bptt.diagnosis import ModuleDiagnosis
+from bptt.probes import JacobianProducts, LagSpectrum
 from bptt.report.numbers import percent
+
+# A factor per step this near 1 is tenfold, or a tenth, only after two thousand steps: an orthogonal
+# matrix has it to rounding, on either side.
+NEAR = 1e-3
 
 
 def on_lags(found: ModuleDiagnosis) -> str:
@@ -23,8 +28,8 @@ def on_bias(found: ModuleDiagnosis, k: int | None) -> str:
     """What the bias against K says."""
     spectrum = found.watched.spectrum
     text = (
-        "How far the gradient truncated to K steps is from the full one, as a share of it: exact on "
-        "this batch, for every loss counted K steps back."
+        "How far the gradient truncated to K steps is from the full one, as a share of it: "
+        f"{how_exact(spectrum)}, for every loss counted K steps back."
     )
     if k is not None:
         text += (
@@ -32,6 +37,17 @@ def on_bias(found: ModuleDiagnosis, k: int | None) -> str:
             "harder than that: a loss near the start of a chunk reaches only to that start."
         )
     return text
+
+
+def how_exact(spectrum: LagSpectrum) -> str:
+    """Whether the biases are those of the batch, or of a sample of it."""
+    kept, of = spectrum.lanes
+    if kept == of and spectrum.sources >= 1:
+        return "exact on this batch"
+    sample = f"measured on {kept} of {of} lanes"
+    if spectrum.sources < 1:
+        sample += f" and on {percent(spectrum.sources)} of the loss's steps"
+    return f"{sample}, and an estimate for this batch"
 
 
 def on_cosine(found: ModuleDiagnosis) -> str:
@@ -59,15 +75,26 @@ def on_products(found: ModuleDiagnosis) -> str:
         "1 it shrinks."
     )
     if jacobians.weight_norm is not None:
-        text += (
-            f" The recurrent matrix has spectral radius {jacobians.weight_radius:.2f} and spectral norm "
-            f"{jacobians.weight_norm:.2f}: the dotted bound follows from the norm, and the real products "
-            "lie far below it because the units saturate."
-            if jacobians.weight_norm > 1
-            else f" The recurrent matrix has spectral norm {jacobians.weight_norm:.2f}, below 1: the "
-            "gradient must vanish."
-        )
+        text += _on_weight(jacobians.weight_norm, jacobians)
     return text
+
+
+def _on_weight(norm: float, jacobians: JacobianProducts) -> str:
+    """What follows from the recurrent matrix alone: a bound, and so nothing where it is above 1."""
+    if norm < 1 - NEAR:
+        return (
+            f" The recurrent matrix has spectral norm {norm:.3f}, below 1: every step back shrinks the "
+            "gradient, and it must vanish."
+        )
+    if norm <= 1 + NEAR:
+        return (
+            f" The recurrent matrix has spectral norm {norm:.3f}, about 1: it lets the gradient neither "
+            "grow nor, in its best direction, shrink; what shrinks is the slope of the units."
+        )
+    return (
+        f" The recurrent matrix has spectral radius {jacobians.weight_radius:.2f} and spectral norm "
+        f"{norm:.2f}: the dotted bound follows from the norm, and the real products may lie far below it."
+    )
 
 
 def on_spectrum(found: ModuleDiagnosis) -> str:
@@ -81,18 +108,18 @@ def on_spectrum(found: ModuleDiagnosis) -> str:
         first = float(exponents.exponents[0])
         text += (
             "Orange: the factor per step in the long run; the largest, "
-            f"e^λ = {math.exp(first):.3f}, is "
-            + (
-                "above 1: nearby states drift apart, and a gradient explodes."
-                if first > 0
-                else f"below 1: the slowest memory fades to a tenth in {_tenth(first)} steps."
-            )
+            f"e^λ = {math.exp(first):.3f}, is {_on_exponent(first)}"
         )
     return text
 
 
-def _tenth(exponent: float) -> str:
-    return f"{max(1, round(-2.302585 / exponent)):,}" if exponent < -1e-9 else "endless"
+def _on_exponent(first: float) -> str:
+    if abs(first) <= NEAR:
+        return "about 1: the slowest memory neither fades nor grows."
+    if first > 0:
+        return "above 1: nearby states drift apart, and a gradient explodes."
+    steps = max(1, round(math.log(0.1) / first))
+    return f"below 1: the slowest memory fades to a tenth in {steps:,} steps."
 
 
 def on_gates(found: ModuleDiagnosis) -> str:
