@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 import bptt
 from bptt import export_c
+from bptt.export.ctext import fill
 from bptt.models import LanguageModel
-from c_code import SANITIZE, Library, call, compile_program
+from c_code import SANITIZE, Library, call, compile_program, tool
 from compare import assert_close, assert_equal
 
 # The bound that is promised. Both sides round each step to 6e-8 of the largest term; the cells of
@@ -222,3 +223,32 @@ def test_header_sizes_are_those_of_the_code(tmp_path):
     library = Library(export, tmp_path / "net")
     assert f"{len(library.state)} bytes" in header
     assert f"Multiply-adds of one step    {3 * 5 * (3 + 5)}" in header
+
+
+TANH = r"""
+#include <math.h>
+#include <stdio.h>
+%s
+int main(void)
+{
+    double worst = 0.0;
+    for (float x = 1e-20f; x < 20.0f; x = (x < 0.125f || x > 9.1f) ? x * 1.001f : nextafterf(x, 99.0f)) {
+        const double want = tanh((double)x);
+        const float near = (float)want;
+        const double unit = (double)(nextafterf(near, 2.0f) - near);
+        worst = fmax(worst, fabs((double)tanh_of(x) - want) / unit);
+        worst = fmax(worst, (double)fabsf(tanh_of(x) + tanh_of(-x)) / unit);
+    }
+    printf("%%.3f\n", worst);
+    return 0;
+}
+"""
+
+
+def test_own_tanh_is_within_some_units_in_the_last_place(tmp_path):
+    """At every number between 1/8 and where it is 1, and at some below."""
+    source = tmp_path / "tanh.c"
+    source.write_text(TANH % fill("own_tanh.c"))
+    flags = ["-std=c99", "-O2", "-ffp-contract=off"]
+    call(tool("gcc"), *flags, source, "-lm", "-o", tmp_path / "tanh")
+    assert 0.5 < float(call(tmp_path / "tanh")) <= 6.5

@@ -1,5 +1,5 @@
-/* tanh x = x P(x^2) / Q(x^2), both of degree 4, to 3 units in the last place; beyond 9.02 it rounds
- * to 1. No table, no branch, the same bits on every machine that does not fuse a*b+c. */
+/* tanh x = x P(x^2) / Q(x^2), both of degree 4, to 6.5 units in the last place; beyond 9.02 it
+ * rounds to 1. No table, no branch, the same bits on every machine that does not fuse a*b+c. */
 static float tanh_of(float x)
 {
     float c = (x > 9.02f) ? 9.02f : x;
