@@ -24,6 +24,14 @@ def test_every_claim_it_names_was_measured():
     assert not [id for id in sorted(named) if verdicts[id] == "not run"]
 
 
+def test_the_page_says_what_the_code_judges_by():
+    """A statement, a published figure or a rule that was changed wants its claim measured again."""
+    page = (Path(__file__).parents[2] / "docs" / "claims.md").read_text("utf-8")
+    for claim in ledger().values():
+        for words in (claim.statement, claim.published, claim.rule):
+            assert words.replace("|", "\\|") in page, claim.id
+
+
 def test_every_symptom_names_one():
     sections = re.split(r"^## ", GUIDE, flags=re.M)[1:]
     bare = [text.splitlines()[0] for text in sections if "](claims.md)" not in text]
