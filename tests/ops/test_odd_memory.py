@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 import bptt
 from bptt import ops
-from bptt.errors import BpttError, DeviceError, ShapeError
+from bptt.errors import BpttError, DeviceError, DtypeError, ShapeError
 from bptt.ops import native
 from compare import assert_close
 from processes import interpreter
@@ -205,3 +205,12 @@ def test_a_stream_refuses_what_is_no_tensor():
     first = stream.step(x).clone()
     stream.reset()
     assert_close(stream.step(negated(x)), first, tol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+@pytest.mark.parametrize("name", ["lengths", "reset", "cut"])
+def test_marks_that_a_conversion_would_cut_are_refused(name, dtype):
+    given = {name: torch.ones((2,) if name == "lengths" else (4, 2), dtype=dtype)}
+    weights = (torch.randn(5, 3), torch.randn(5, 5), None, None)
+    with pytest.raises(DtypeError, match=str(dtype)):
+        ops.recur("RNN_TANH", torch.randn(4, 2, 3), (torch.zeros(2, 5),), weights, **given)

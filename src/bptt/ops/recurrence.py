@@ -77,6 +77,7 @@ def recur_tokens(
         embedding: ``(V, I)``.
     """
     w_ih, w_hh, b_ih, b_hh, *_ = weights
+    _check_marks(lengths, reset, cut)
     options: dict[str, Any] = {"lengths": lengths, "reset": reset, "cut": cut, "reverse": reverse}
     if embedding.shape[0] < tokens.numel():
         reason = native.covers(cell, embedding, state, weights, tokens=tokens)
@@ -128,8 +129,20 @@ def _check(
     for optional in (*weights[2:], *marks):
         if optional is not None and not isinstance(optional, Tensor):
             raise DtypeError("tensors, or None", type(optional).__name__, "convert it first")
+    _check_marks(*marks)
     for other in (*state, *weights):
         # torch multiplies a tensor by one on "meta" without a word, and the product is whatever lay
         # in memory.
         if other is not None and other.device != x.device:
             raise DeviceError(f"all on {x.device}", f"a tensor on {other.device}", "move it")
+
+
+def _check_marks(*marks: Tensor | None) -> None:
+    """Raise where lengths or marks are numbers that a conversion would cut or take for true."""
+    for mark in marks:
+        if mark is not None and (mark.is_floating_point() or mark.is_complex()):
+            raise DtypeError(
+                "integer lengths and batch_sizes, bool reset and cut",
+                str(mark.dtype),
+                "convert with .long() or .bool()",
+            )
