@@ -6,6 +6,7 @@ import tempfile
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ import bptt
 from bptt import carry as carries
 from bptt.claims.learn import SEEDS, spread
 from bptt.claims.registry import Measurement, claim
-from bptt.data import Corpus, Lanes, RandomChunks
+from bptt.data import Corpus, Lanes, RandomChunks, Stream
 from bptt.models import AttentionModel, CountModel, LanguageModel, WindowModel, token_loss
 from bptt.remedies import clip_norm
 
@@ -61,8 +62,8 @@ def train_text(
 
 def held_out(corpus: Corpus, lanes: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and targets ``(steps, lanes)`` from evenly spaced places of the held-out text."""
-    assert corpus.valid is not None  # a text read from one file has its last tenth held out
-    tokens = torch.from_numpy(np.asarray(corpus.valid.tokens).astype(np.int64))
+    valid = cast(Stream, corpus.valid)  # a text read from one file has its last tenth held out
+    tokens = torch.from_numpy(np.asarray(valid.tokens).astype(np.int64))
     begins = torch.linspace(0, len(tokens) - steps - 1, lanes).long()
     window = tokens[begins + torch.arange(steps + 1)[:, None]]
     return window[:-1], window[1:]
