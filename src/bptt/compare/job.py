@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from bptt import tasks
 from bptt.compare.grid import Job
-from bptt.errors import BpttError
+from bptt.errors import ArgumentError, BpttError
 from bptt.forms import GRADIENTS, parse_form
 from bptt.gradients import (
     Adaptive,
@@ -40,7 +40,8 @@ def build_task(name: str, length: int | None, folder: str | None = None) -> Task
         return tasks.Digits("row" if length == 8 else "pixel", folder)
     if name == "japanese-vowels":
         return tasks.JapaneseVowels(folder=folder)
-    assert length is not None
+    if length is None:
+        raise ArgumentError(f"a length for {name}", "none", "give one: --lengths 50")
     if name == "co2":
         return tasks.CO2(length, folder=folder)
     kinds: dict[str, Any] = {
@@ -161,7 +162,10 @@ def _grown(task: Task, whole: Task, model: nn.Module, job: Job) -> Task:
     """The task to go on with: one twice as long where the present one is solved, the whole at most."""
     if task is whole or not task.solved(_score(model, task, task.held_out())):
         return task
-    assert job.length is not None
     present: Any = task
     longer = 2 * present.steps
-    return whole if longer >= job.length else build_task(job.task, longer, job.budget.folder)
+    return (
+        whole
+        if longer >= cast(int, job.length)
+        else build_task(job.task, longer, job.budget.folder)
+    )
