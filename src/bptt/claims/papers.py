@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from typing import cast
 
@@ -38,8 +39,10 @@ def copy_loss(model: nn.Module, task: Copy, generator: torch.Generator, lanes: i
     return task.loss(model(batch.inputs), batch.targets)
 
 
-def train_copy(layer: nn.RNNBase, task: Copy, updates: int, seed: int, rate: float = 1e-3) -> float:
-    """Mean loss on fresh batches over the last tenth of the updates, batch 32, clipped at 1."""
+def train_copy(
+    layer: nn.RNNBase, task: Copy, updates: int, seed: int, rate: float = 1e-3
+) -> list[float]:
+    """Losses on fresh batches in the last tenth of the updates; batch 32, Adam, clipped at 1."""
     generator = torch.Generator().manual_seed(seed)
     model = Copier(layer, task)
     run = torch.optim.Adam(model.parameters(), lr=rate)
@@ -51,8 +54,7 @@ def train_copy(layer: nn.RNNBase, task: Copy, updates: int, seed: int, rate: flo
         clip_norm(model.parameters(), 1.0)
         run.step()
         losses.append(float(loss.detach()))
-    tail = losses[-max(1, updates // 10) :]
-    return sum(tail) / len(tail)
+    return losses[-max(1, updates // 10) :]
 
 
 @claim(
@@ -60,24 +62,29 @@ def train_copy(layer: nn.RNNBase, task: Copy, updates: int, seed: int, rate: flo
     source="Arjovsky, Shah & Bengio, Unitary evolution recurrent neural networks, 2016, and after",
     statement="On copy with T=200, 10 symbols of 8, a plain RNN stays at the memoryless baseline.",
     published="10·ln 8/220 = .0945",
-    rule="baseline .0945 to 4 digits; tanh RNN of 128, Adam 1e-3, batch 32, 1,500 updates, 3 "
-    "seeds: the last 150 updates' mean loss is within 5 % of it on every seed",
+    rule="baseline .0945 to 4 digits; tanh RNN of 128, Adam 1e-3, clip 1, batch 32, 2,000 updates, 3 "
+    "seeds: the median loss of the last 200 updates is within 5 % of it on every seed; updates "
+    "that are farther off are counted",
     quick=False,
 )
 def copy_baseline() -> Measurement:
-    found, task = [], Copy(200)
+    found, off, task = [], [], Copy(200)
+    base = task.memoryless
     for seed in SEEDS:
         torch.manual_seed(seed)
-        found.append(train_copy(layers.RNN(task.inputs, 128), task, 1500, seed))
-    base = task.memoryless
+        losses = train_copy(layers.RNN(task.inputs, 128), task, 2000, seed)
+        # An explosion throws a plain RNN off for a few updates: a mean would tell of those alone.
+        found.append(statistics.median(losses))
+        off.append(sum(abs(v / base - 1) >= 0.05 for v in losses))
     return Measurement(
-        f"baseline {base:.4f}; trained {spread(found, 4)}",
+        f"baseline {base:.4f}; trained {spread(found, 4)}; {', '.join(map(str, off))} of the last "
+        "200 updates farther off",
         {
             "the baseline is .0945": abs(base - 0.0945) < 5e-5,
             "a plain RNN stays at it": all(abs(v / base - 1) < 0.05 for v in found),
         },
         f"It ends at {spread(found, 4)}, where the baseline is {base:.4f}.",
-        {"baseline": base, "losses": found},
+        {"baseline": base, "losses": found, "off": off},
     )
 
 
@@ -135,7 +142,8 @@ def chrono_widens() -> Measurement:
             with watch(model) as flow:
                 copy_loss(model, task, torch.Generator().manual_seed(99), 16).backward()
             horizons.setdefault(name, []).append(flow.horizon)
-            losses.setdefault(name, []).append(train_copy(layer, task, 400, seed) / task.memoryless)
+            tail = train_copy(layer, task, 400, seed)
+            losses.setdefault(name, []).append(statistics.fmean(tail) / task.memoryless)
     return Measurement(
         "untrained horizon: "
         + "; ".join(f"{n} {', '.join(map(str, h))}" for n, h in horizons.items())
