@@ -17,6 +17,7 @@ neural networks for efficient integer-arithmetic-only inference.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,8 +202,7 @@ def quantise(network: Network, calibration: NDArray[np.generic], output_bits: in
     if isinstance(final, QLinear):
         output_shift = final.output_shift
     else:
-        assert isinstance(final, QRecurrent)
-        output_shift = final.state_shift - (16 - output_bits)
+        output_shift = cast(QRecurrent, final).state_shift - (16 - output_bits)
     return QNetwork(network, tuple(layers), input_shift, output_shift, output_bits)
 
 

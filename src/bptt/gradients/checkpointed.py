@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, sqrt
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +120,5 @@ class Checkpointed(Estimator):
             if segment.value is not None:
                 total = total + segment.value.detach()
             del segment
-        assert end is not None  # every plan reverses the last segment
-        carry = replay.restore(end)
+        carry = replay.restore(cast(Snapshot, end))  # every plan reverses the last segment
         return Step(total, carry, chunks.terms, torch.arange(chunks.steps))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -127,8 +127,8 @@ class ForwardMode(Estimator):
         for step in self._steps(model, inputs, targets, carry, loss, reset, lengths, share):
             total = total + step.loss
             depth.append(step.depth)
-        assert step is not None  # check_call has seen at least one time step
-        return Step(total, step.carry, terms, torch.cat(depth))
+        # check_call has seen at least one time step
+        return Step(total, cast(Step, step).carry, terms, torch.cat(depth))
 
     def steps(
         self,

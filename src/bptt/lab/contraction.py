@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
+from torch import Tensor
 
 from bptt.claims.products import lag_below
 from bptt.lab.chart import Band, Line, Mark, chart, number, raised
@@ -104,20 +105,17 @@ def contraction(
         x = x * TINY
     (recurrence,) = trace(rnn, x)
     found = jacobian_products(recurrence, steps, count=LANES)
-    assert found.weight_radius is not None  # one RNN layer has all three
-    assert found.weight_norm is not None
-    assert found.bound is not None
     # The quantile takes the mean of the two middle ones; torch's median is the lower.
     typical = found.norms.quantile(0.5, 0)
     return Contraction(
         activation,
         start,
-        found.weight_radius,
-        found.weight_norm,
+        cast(float, found.weight_radius),  # one RNN layer has all three
+        cast(float, found.weight_norm),
         stretch,
         found,
         typical.tolist(),
-        found.bound.tolist(),
+        cast(Tensor, found.bound).tolist(),
         lag_below(typical.numpy(), LEFT),
     )
 

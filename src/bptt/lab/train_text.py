@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, cast
 
 from bptt.errors import ArgumentError, RunError
 from bptt.lab.live import Tick
@@ -71,8 +72,7 @@ def train_text(
                 break
             time.sleep(0.1)
         if child.returncode:
-            assert child.stderr is not None
-            said = child.stderr.read().strip().splitlines() or ["no word"]
+            said = cast(IO[str], child.stderr).read().strip().splitlines() or ["no word"]
             raise RunError("a training that ends well", said[-1], "drop another text")
     finally:
         if child.poll() is None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,11 @@ class Measured:
     def complete(self) -> bool:
         """Whether everything is there."""
         return len(self.by_k) == len(KS)
+
+    @property
+    def exact(self) -> LagSpectrum:
+        """The spectrum, of a measurement that is there to be drawn."""
+        return cast(LagSpectrum, self.spectrum)
 
 
 class _Counted(nn.Module):
@@ -208,16 +213,15 @@ def draw_training(found: Measured) -> str:
 
 def draw(found: Measured, k: int) -> str:
     """Everything for one K; milliseconds, nothing is computed."""
-    assert found.spectrum is not None
     here = found.by_k[k]
-    bias, cosine = found.spectrum.bias_of(k), found.spectrum.cosine_of(k)
+    bias, cosine = found.exact.bias_of(k), found.exact.cosine_of(k)
     return (
         facts(
             {
                 f"bias at K = {k}": percent(bias),
                 "cosine": f"{cosine:.3f}",
-                "horizon, 5 %": f"{found.spectrum.horizon()} steps",
-                "kept by Truncated": f"{here[0].kept} of {found.spectrum.steps} steps",
+                "horizon, 5 %": f"{found.exact.horizon()} steps",
+                "kept by Truncated": f"{here[0].kept} of {found.exact.steps} steps",
             }
         )
         + charts(
@@ -230,7 +234,7 @@ def draw(found: Measured, k: int) -> str:
                 "k": k,
                 "bias": bias,
                 "cosine": cosine,
-                "horizon": found.spectrum.horizon(),
+                "horizon": found.exact.horizon(),
                 "seen": [[s.name, s.bias, s.cosine, s.run, s.kept] for s in (*found.seen, *here)],
             }
         )
@@ -246,12 +250,11 @@ _LOOKS: dict[str, tuple[Color, Any]] = {
 
 def draw_bias(found: Measured, k: int) -> str:
     """Relative distance from the full gradient against K."""
-    assert found.spectrum is not None
-    every = found.spectrum.truncations.tolist()
+    every = found.exact.truncations.tolist()
     parts: list[Line | Mark] = [
         Mark("5 %", y=0.05),
         Mark(f"K = {k}", x=k),
-        Line("every loss K steps", every, found.spectrum.measured_bias.tolist()),
+        Line("every loss K steps", every, found.exact.measured_bias.tolist()),
     ]
     parts += [
         Line(name, KS, [max(found.by_k[at][n].bias, LEAST) for at in KS], *_LOOKS[name])
@@ -264,7 +267,7 @@ def draw_bias(found: Measured, k: int) -> str:
         x="K",
         y="relative distance",
         log=True,
-        xlim=(1, found.spectrum.steps),
+        xlim=(1, found.exact.steps),
         ylim=(1e-3, 2 * top),
         caption="Randomized is one draw: its distance is variance, its mean is exact.",
     )
@@ -272,11 +275,10 @@ def draw_bias(found: Measured, k: int) -> str:
 
 def draw_cosine(found: Measured, k: int) -> str:
     """Cosine with the full gradient against K."""
-    assert found.spectrum is not None
-    every = found.spectrum.truncations.tolist()
+    every = found.exact.truncations.tolist()
     parts: list[Line | Mark] = [
         Mark(f"K = {k}", x=k),
-        Line("every loss K steps", every, found.spectrum.measured_cosine.tolist()),
+        Line("every loss K steps", every, found.exact.measured_cosine.tolist()),
     ]
     parts += [
         Line(name, KS, [found.by_k[at][n].cosine for at in KS], *_LOOKS[name])
@@ -288,7 +290,7 @@ def draw_cosine(found: Measured, k: int) -> str:
         parts,
         x="K",
         y="cosine with the full gradient",
-        xlim=(1, found.spectrum.steps),
+        xlim=(1, found.exact.steps),
         ylim=(low - 0.1 * (1 - low), 1 + 0.3 * (1 - low)),
         caption="1 points the same way; below 0 an update would make the batch worse.",
     )
@@ -296,8 +298,7 @@ def draw_cosine(found: Measured, k: int) -> str:
 
 def draw_lags(found: Measured, k: int) -> str:
     """Gradient by lag, and where K cuts it."""
-    assert found.spectrum is not None
-    norms = found.spectrum.norms.tolist()
+    norms = found.exact.norms.tolist()
     top = max(norms)
     kept = [n / top if lag < k else math.nan for lag, n in enumerate(norms)]
     lost = [n / top if lag >= k - 1 else math.nan for lag, n in enumerate(norms)]
@@ -320,8 +321,7 @@ def draw_lags(found: Measured, k: int) -> str:
 
 def draw_depth(found: Measured, k: int) -> str:
     """How far back the loss at each step reaches."""
-    assert found.spectrum is not None
-    steps = list(range(found.spectrum.steps))
+    steps = list(range(found.exact.steps))
     parts: list[Line | Mark] = [
         Line(s.name, steps, s.depth, *_LOOKS[s.name]) for s in found.by_k[k]
     ]
@@ -352,10 +352,9 @@ def table(found: Measured, k: int) -> str:
 
 def tell(found: Measured, k: int) -> tuple[str, ...]:
     """The same in words."""
-    assert found.spectrum is not None
-    horizon, bias = found.spectrum.horizon(), found.spectrum.bias_of(k)
+    horizon, bias = found.exact.horizon(), found.exact.bias_of(k)
     chunk, window, _ = found.by_k[k]
-    if k >= found.spectrum.steps:
+    if k >= found.exact.steps:
         first = f"K is the whole sequence, T = {k}: nothing is left out."
     else:
         where = "within" if k >= horizon else "short of"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -141,8 +142,7 @@ class LinearRecurrent(nn.Module):
             reset=reset,
             cut=cut,
         )
-        assert sequence.tokens is not None
-        vectors = F.embedding(sequence.tokens, embedding)
+        vectors = F.embedding(cast(Tensor, sequence.tokens), embedding)
         return self._finish(replace(sequence, x=vectors, tokens=None), hx)
 
     def _finish(self, sequence: Sequence, hx: Tensor | None):

@@ -9,6 +9,7 @@ pushed through as well as δ itself. ``dz`` are the cotangents at the pre-activa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -35,9 +36,7 @@ class LinearCell(ABC):
 
     def __init__(self, x: Tensor, h: Tensor, weights: Weights) -> None:
         w_ih, w_hh, self._b, _ = weights[:4]
-        assert w_ih is not None
-        assert w_hh is not None
-        self._w_ih, self._w_hh = w_ih, w_hh
+        self._w_ih, self._w_hh = cast(Tensor, w_ih), cast(Tensor, w_hh)
         self._x, self._h = x, h
 
     @abstractmethod

@@ -43,12 +43,10 @@ def normal_layer_call(
         lengths = lengths.to(x.device)
         batched = True
     else:
-        tokens = embedding is not None
         batched = y_raw.dim() == 3
         y = time_major(y_raw.detach(), module, batched)
         x = time_major(input.detach(), module, batched)
-        if tokens:
-            assert embedding is not None
+        if embedding is not None:
             x = F.embedding(x, embedding.detach())
         if lengths is not None:
             lengths = torch.as_tensor(lengths).to(y.device, torch.int64)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor
 
@@ -115,8 +116,7 @@ class LinearStack(Linear):
                 if name is not None and value is not None:
                     found[name] = value
             arriving = self._below(layer, below, rows)
-        assert arriving is not None
-        return found, arriving
+        return found, cast(Tensor, arriving)
 
     def _here(self, delta: States, layer: int, arriving: Tensor | None) -> States:
         h, *rest = delta[layer * self._each : (layer + 1) * self._each]

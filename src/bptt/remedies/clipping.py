@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -177,11 +178,11 @@ class ClipUnits(Clip):
     def _act(self, parameters: list[Tensor], norm: Tensor) -> Clipped:
         beyond, units = norm.new_zeros(()), 0
         for p in parameters:
-            assert p.grad is not None
-            weights, gradient = _unit_norms(p), _unit_norms(p.grad)
+            grad = cast(Tensor, p.grad)
+            weights, gradient = _unit_norms(p), _unit_norms(grad)
             most = self.ratio * weights.clamp_min(self.floor)
             over = gradient > most
-            p.grad.mul_(torch.where(over, most / gradient, 1.0))
+            grad.mul_(torch.where(over, most / gradient, 1.0))
             beyond, units = beyond + over.sum(), units + over.numel()
         return Clipped(norm, self.ratio, beyond / units)
 

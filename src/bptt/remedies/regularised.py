@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -135,8 +135,7 @@ def differentiable(found: Found) -> tuple[Steps, dict[str, Tensor]]:
             for names, ws in zip(step.names, step.weights, strict=True)
         )
         return replace(step, weights=weights), leaves
-    assert isinstance(step, FunctionStep)
-    return replace(step, parameters=leaves), leaves
+    return replace(cast(FunctionStep, step), parameters=leaves), leaves
 
 
 def _weight(owner: nn.Module, name: str) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -192,8 +193,7 @@ def _gates(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _given(number: float | None) -> float:
-    assert number is not None  # the table says that one must be given
-    return number
+    return cast(float, number)  # the table says that one must be given
 
 
 def _small(gate: Tensor, deviation: float, generator: Generator) -> None:

@@ -53,14 +53,11 @@ seconds show what a remedy does to the gradient, not who wins in the end.
     """
     own, *others = trials
     said = []
-    known = [t for t in others if t.horizon is not None]
+    known = [(t.horizon, t.name) for t in others if t.horizon is not None]
     if known and own.horizon is not None:
-        best = max(known, key=lambda t: t.horizon or 0)
-        assert best.horizon is not None
-        if best.horizon > FARTHER * own.horizon:
-            said.append(
-                f"Farthest back: {best.name}, {best.horizon} steps against {own.horizon} as it is."
-            )
+        farthest, name = max(known, key=lambda pair: pair[0])
+        if farthest > FARTHER * own.horizon:
+            said.append(f"Farthest back: {name}, {farthest} steps against {own.horizon} as it is.")
         else:
             said.append(f"None reaches clearly farther than the {own.horizon} steps as it is.")
     finite = [t for t in trials if math.isfinite(t.loss)]

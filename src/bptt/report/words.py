@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 from bptt.diagnosis import ModuleDiagnosis
-from bptt.probes import JacobianProducts, LagSpectrum
+from bptt.probes import Capacity, JacobianProducts, LagSpectrum, Saturation
 from bptt.report.numbers import percent
 
 # A factor per step this near 1 is tenfold, or a tenth, only after two thousand steps: an orthogonal
@@ -67,8 +68,7 @@ def on_cosine(found: ModuleDiagnosis) -> str:
 
 def on_products(found: ModuleDiagnosis) -> str:
     """What the products of Jacobians say."""
-    jacobians = found.jacobians
-    assert jacobians is not None
+    jacobians = cast(JacobianProducts, found.jacobians)
     text = (
         "What the recurrence alone does to a gradient, whatever the loss: the gain of the direction that "
         "survives best, and of the middle one; the band is the range over places in the text. Below "
@@ -124,8 +124,7 @@ def _on_exponent(first: float) -> str:
 
 def on_gates(found: ModuleDiagnosis) -> str:
     """What the gates' histograms say."""
-    gates = found.watched.saturation
-    assert gates is not None
+    gates = cast(Saturation, found.watched.saturation)
     return (
         "Where the activations stand within their range, over all steps, lanes and units. Orange: within "
         "a twentieth of either end, where a sigmoid or tanh passes a fifth of the gradient or less. "
@@ -136,8 +135,7 @@ def on_gates(found: ModuleDiagnosis) -> str:
 
 def on_memory(found: ModuleDiagnosis) -> str:
     """What the capacity says."""
-    memory = found.capacity
-    assert memory is not None
+    memory = cast(Capacity, found.capacity)
     held, horizon = memory.total, found.watched.horizon
     text = (
         "How much of the input of so many steps ago a linear map reads back from the state: what the "

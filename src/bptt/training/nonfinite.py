@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -117,9 +117,8 @@ class Guard:
 
     def roll_back(self, session: Session) -> None:
         """To the last sound state; the clock and the count of rollbacks go on."""
-        assert self._sound is not None
         seconds, rollbacks = session.progress.seconds, session.progress.rollbacks
-        session.restore(self._sound)
+        session.restore(cast(Checkpoint, self._sound))  # remembered before the first update
         session.progress.seconds, session.progress.rollbacks = seconds, rollbacks + 1
         session.progress.tally.seconds = seconds
 
