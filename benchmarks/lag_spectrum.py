@@ -20,6 +20,7 @@ from bptt.probes import lag_spectrum
 from bptt.recurrence import trace
 
 EVERY = 50  # one step in so many is measured
+OFTEN = 5  # and here, so that there are enough of them; odd, to stand in both places of a pair
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,13 @@ def median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
+def seconds(function: Callable[[], object]) -> float:
+    """Of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
 def interleaved(rounds: int, *functions: Callable[[], object]) -> list[float]:
     """Median seconds of each, run in turn so that a slow moment of the machine meets them all."""
     times: list[list[float]] = [[] for _ in functions]
@@ -46,9 +54,7 @@ def interleaved(rounds: int, *functions: Callable[[], object]) -> list[float]:
         function()
     for _ in range(rounds):
         for kept, function in zip(times, functions, strict=True):
-            start = time.perf_counter()
-            function()
-            kept.append(time.perf_counter() - start)
+            kept.append(seconds(function))
     return [median(kept) for kept in times]
 
 
@@ -91,38 +97,44 @@ def probe(cell: str, size: Sizes) -> None:
     )
 
 
-def watched(cell: str, size: Sizes, rounds: int) -> None:
-    """One row: a step of training; what measuring it adds; and that of one in fifty, hooks included."""
-    model = bptt.models.LanguageModel(80, cell.lower(), size.hidden)
-    optimizer = torch.optim.Adam(model.parameters())
-    tokens = torch.randint(80, (size.steps + 1, size.batch))
+def watched(cell: str, size: Sizes, turns: int) -> None:
+    """One row: two models alike trained in turn, one of them watched, a step of each at a time.
 
-    def step() -> None:
-        optimizer.zero_grad()
-        logits, _ = model(tokens[:-1])
-        bptt.models.token_loss(logits, tokens[1:]).backward()
-        optimizer.step()
+    What one measurement adds and what any other step adds, medians of the differences; and from
+    both, what watching every fiftieth adds to fifty steps.
+    """
 
-    def timed(steps: int) -> list[float]:
-        found = []
-        for _ in range(steps):
-            start = time.perf_counter()
-            step()
-            found.append(time.perf_counter() - start)
-        return found
+    def trained() -> tuple[torch.nn.Module, Callable[[], None]]:
+        torch.manual_seed(0)
+        model = bptt.models.LanguageModel(80, cell.lower(), size.hidden)
+        optimizer = torch.optim.Adam(model.parameters())
+        tokens = torch.randint(80, (size.steps + 1, size.batch))
 
-    timed(50)  # so that there is something learned to look at
-    plain, passed, measured = [], [], []
-    for _ in range(rounds):
-        plain += timed(7)[2:]
-        with bptt.watch(model, every=EVERY):
-            measured += timed(1)
-            passed += timed(7)[2:]
-    own = median(measured) - median(plain)
-    whole = own + (EVERY - 1) * (median(passed) - median(plain))
+        def step() -> None:
+            optimizer.zero_grad()
+            logits, _ = model(tokens[:-1])
+            bptt.models.token_loss(logits, tokens[1:]).backward()
+            optimizer.step()
+
+        return model, step
+
+    (_, plain), (model, observed) = trained(), trained()
+    for _ in range(50):  # so that there is something learned to look at
+        plain()
+        observed()
+    alone, measured, passed = [], [], []
+    with bptt.watch(model, every=OFTEN):
+        for turn in range(turns):
+            pair = (plain, observed) if turn % 4 < 2 else (observed, plain)
+            times = {function: seconds(function) for function in pair}
+            alone.append(times[plain])
+            kept = passed if turn % OFTEN else measured
+            kept.append(times[observed] - times[plain])
+    own, other = median(measured), median(passed)
+    share = (own + (EVERY - 1) * other) / (EVERY * median(alone))
     print(
-        f"| {cell} | {size.steps} | {1e3 * median(plain):.1f} ms | {1e3 * own:.1f} ms "
-        f"| {100 * whole / (EVERY * median(plain)):.1f} % |",
+        f"| {cell} | {size.steps} | {1e3 * median(alone):.1f} ms | {1e3 * own:.1f} ms "
+        f"| {1e6 * other:.0f} µs | {100 * share:.1f} % |",
         flush=True,
     )
 
@@ -135,9 +147,11 @@ def main(size: Sizes) -> None:
     print("| cell | lags | K | horizon | passes of BPTT | error |\n|---|--:|--:|--:|--:|--:|")
     for cell in size.cells:
         probe(cell, size)
-    print("\n| model | training step | a measurement | of every 50th step |\n|---|--:|--:|--:|")
-    for cell in size.cells:
-        watched(cell, Sizes(**{**vars(size), "steps": min(size.steps, 64), "rounds": 9}))
+    heads = ("model", "T", "training step", "a measurement", "another step", "of every 50th step")
+    print(f"\n| {' | '.join(heads)} |\n|---{'|--:' * 5}|")
+    for steps in sorted({min(size.steps, 64), size.steps}):
+        for cell in size.cells:
+            watched(cell, Sizes(**{**vars(size), "steps": steps}), 120 * size.rounds)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -185,7 +185,7 @@ class watch:
     Args:
         model: any module that holds recurrent layers or cells, wrapped or compiled as it may be.
         every: measure each n-th step, from the first on. With more than 1 the block may hold a whole
-            training run: to keep it cheap, ``lanes`` is then 2, ``sources`` 32 of more than 64 and ``at``
+            training run: to keep it cheap, ``lanes`` is then 2, ``sources`` at most 32 and ``at``
             a geometric grid, unless given, and lags are followed until those to come carry a hundredth
             of the gradient.
         at, cap, lanes, sources: as :func:`bptt.probes.lag_spectrum` takes them.
@@ -248,8 +248,7 @@ class watch:
         return self._flow
 
     def __exit__(self, kind: Any, *_: object) -> None:
-        recorder = self._recorder
-        assert recorder is not None
+        recorder = cast(Recorder, self._recorder)
         recorder.remove()
         self._leave_stance()
         if kind is not None or self._flow.history:
@@ -293,7 +292,7 @@ class watch:
             options["at"] = coarse_truncations(one.recurrence.steps)
         if self._sampled and options["cap"] is None:
             options["floor"] = FLOOR
-            if options["sources"] is None and one.recurrence.steps > 2 * SOURCES:
+            if options["sources"] is None and one.recurrence.steps > SOURCES:
                 options["sources"] = SOURCES
         linear = one.recurrence.linearize()
         spectrum = lag_spectrum(
@@ -317,8 +316,8 @@ class watch:
             self._stance = None
 
 
-# In a training run: so many lanes, and in long sequences so many time steps of the loss, show what
-# the batch does at a small part of its cost.
+# In a training run: so many lanes, and at most so many time steps of the loss, show what the batch
+# does at a small part of its cost.
 LANES, SOURCES = 2, 32
 # Lags that together carry less than this share of the gradient are not followed there: two lanes
 # of a batch tell its horizon no better than that.

@@ -75,7 +75,7 @@ class Linear(ABC):
 
 def take(value: Tensor, rows: Rows) -> Tensor:
     """The rows of a tensor: a view for a range, a copy for numbers."""
-    return value[rows]
+    return value[rows] if isinstance(rows, slice) else value.index_select(0, rows)
 
 
 def add_gradients(total: dict[str, Tensor], more: Mapping[str, Tensor]) -> dict[str, Tensor]:

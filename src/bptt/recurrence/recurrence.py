@@ -67,17 +67,25 @@ class Recurrence:
 
     def select(self, lanes: Tensor) -> Recurrence:
         """The same recurrence on some of its lanes, ``lanes (n,)`` int64."""
+        return self._picked(1, lanes)
+
+    def at(self, times: Tensor) -> Recurrence:
+        """Its steps in another order, ``times (n,)`` int64, for what looks at each by itself."""
+        return self._picked(0, times)
+
+    def _picked(self, axis: int, places: Tensor) -> Recurrence:
+        places = places.to(self.link.device)
 
         def pick(values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return tuple(v.index_select(1, lanes) for v in values)
+            return tuple(v.index_select(axis, places) for v in values)
 
         return replace(
             self,
             inputs=pick(self.inputs),
             before=pick(self.before),
             after=pick(self.after),
-            link=self.link.index_select(1, lanes),
-            live=None if self.live is None else self.live.index_select(1, lanes),
+            link=self.link.index_select(axis, places),
+            live=None if self.live is None else self.live.index_select(axis, places),
         )
 
     def check_gradient(self, direct: States) -> States:
