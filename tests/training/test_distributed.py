@@ -188,8 +188,9 @@ def words(text, out, **changes):
 
 def quiet(command, **environment):
     done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=100
-    )
+        command, capture_output=True, text=True, timeout=100,
+        env={**os.environ, "PYTHONFAULTHANDLER": "1", **environment},
+    )  # fmt: skip
     assert done.returncode == 0, what_each_said(done.stderr)
     return done
 
