@@ -26,7 +26,8 @@ class ShortWalk:
     Only the losses at ``times`` are followed, and lags only until those to come are next to nothing:
     if each is r times the last, as the last was of the one before, they sum to at most
     ‖δ^j‖ r / (1 - r). The walk ends where that is below ``floor`` times the norm of what has been
-    followed; what comes after is taken for nothing.
+    followed; what comes after is taken for nothing. ``linear`` is the recurrence's own; where
+    sources lie apart another is made, of its steps in the order of :class:`_Order`.
     """
 
     def __init__(
