@@ -98,22 +98,28 @@ def probe(cell: str, size: Sizes) -> None:
 
 
 def watched(cell: str, size: Sizes, turns: int) -> None:
-    """One row: two models alike trained in turn, one of them watched, a step of each at a time.
+    """One row: two models alike, trained on the default text in turn, one of them watched.
 
     What one measurement adds and what any other step adds, medians of the differences; and from
-    both, what watching every fiftieth adds to fifty steps.
+    both, what watching every fiftieth adds to fifty steps. How many lags a measurement follows, and
+    so what it costs, depends on what the model learns; the last one's number stands beside it.
     """
+    text = bptt.data.default_text()
+    vocabulary = bptt.data.CharVocabulary.from_text(text)
+    tokens = vocabulary.encode(text)
 
     def trained() -> tuple[torch.nn.Module, Callable[[], None]]:
         torch.manual_seed(0)
-        model = bptt.models.LanguageModel(80, cell.lower(), size.hidden)
+        model = bptt.models.LanguageModel(vocabulary.size, cell.lower(), size.hidden)
         optimizer = torch.optim.Adam(model.parameters())
-        tokens = torch.randint(80, (size.steps + 1, size.batch))
+        chunks = bptt.data.RandomChunks(tokens, [0], batch=size.batch, chunk=size.steps, seed=0)
 
         def step() -> None:
+            chunk = chunks.take()
             optimizer.zero_grad()
-            logits, _ = model(tokens[:-1])
-            bptt.models.token_loss(logits, tokens[1:]).backward()
+            logits, _ = model(torch.as_tensor(chunk.inputs).long())
+            target = torch.as_tensor(chunk.targets).long()
+            bptt.models.token_loss(logits, target).backward()
             optimizer.step()
 
         return model, step
@@ -123,7 +129,7 @@ def watched(cell: str, size: Sizes, turns: int) -> None:
         plain()
         observed()
     alone, measured, passed = [], [], []
-    with bptt.watch(model, every=OFTEN):
+    with bptt.watch(model, every=OFTEN) as flow:
         for turn in range(turns):
             pair = (plain, observed) if turn % 4 < 2 else (observed, plain)
             times = {function: seconds(function) for function in pair}
@@ -134,7 +140,7 @@ def watched(cell: str, size: Sizes, turns: int) -> None:
     share = (own + (EVERY - 1) * other) / (EVERY * median(alone))
     print(
         f"| {cell} | {size.steps} | {1e3 * median(alone):.1f} ms | {1e3 * own:.1f} ms "
-        f"| {1e6 * other:.0f} µs | {100 * share:.1f} % |",
+        f"| {int((flow.spectrum.norms > 0).sum())} | {1e6 * other:.0f} µs | {100 * share:.1f} % |",
         flush=True,
     )
 
@@ -147,8 +153,8 @@ def main(size: Sizes) -> None:
     print("| cell | lags | K | horizon | passes of BPTT | error |\n|---|--:|--:|--:|--:|--:|")
     for cell in size.cells:
         probe(cell, size)
-    heads = ("model", "T", "training step", "a measurement", "another step", "of every 50th step")
-    print(f"\n| {' | '.join(heads)} |\n|---{'|--:' * 5}|")
+    heads = ("model", "T", "a step", "a measurement", "lags", "another step", "of every 50th step")
+    print(f"\n| {' | '.join(heads)} |\n|---{'|--:' * 6}|")
     for steps in sorted({min(size.steps, 64), size.steps}):
         for cell in size.cells:
             watched(cell, Sizes(**{**vars(size), "steps": steps}), 120 * size.rounds)
