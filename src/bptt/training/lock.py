@@ -37,7 +37,7 @@ def held(folder: Path) -> Iterator[None]:
             f"one held by {_holder(folder)}",
             "wait until that process ends, or stop it",
         ) from None
-    except (OSError, NotImplementedError) as error:  # the second is filelock's own
+    except (OSError, RuntimeError) as error:  # the second where a file system has no locks
         raise _unwritable(folder, error) from None
     try:
         now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
