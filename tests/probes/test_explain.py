@@ -42,3 +42,14 @@ def test_only_what_was_measured_is_said(steps: int, at, said: str) -> None:
     assert spectrum.horizon() == steps
     assert said in explain(spectrum)
     assert "any truncation" not in explain(spectrum)
+
+
+def test_a_sample_is_named() -> None:
+    torch.manual_seed(0)
+    (one,) = trace(torch.nn.RNN(3, 4), torch.randn(30, 6, 3))
+    sample = lag_spectrum(one, (torch.ones(30, 6, 4),), lanes=2, sources=10)
+    assert "Measured on 2 of 6 lanes and the losses of 10 of 30 steps: the biases" in explain(
+        sample
+    )
+    sample = lag_spectrum(one, (torch.ones(30, 6, 4),), lanes=2)
+    assert "Measured on 2 of 6 lanes: the biases" in explain(sample)

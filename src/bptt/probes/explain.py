@@ -51,10 +51,11 @@ def explain(spectrum: LagSpectrum, gates: Saturation | None = None) -> str:
     if spectrum.lanes[0] < spectrum.lanes[1] or spectrum.sources < 1:
         error = float(spectrum.bias_error.nan_to_num(-1.0).max())  # NaN: no two halves to compare
         by = f"by up to {100 * error:.2g} %" if error >= 0 else "by what one step cannot tell"
-        lines.append(
-            f"Measured on {spectrum.lanes[0]} of {spectrum.lanes[1]} lanes: the biases are uncertain "
-            f"{by}."
-        )
+        some = f"{spectrum.lanes[0]} of {spectrum.lanes[1]} lanes"
+        if spectrum.sources < 1:
+            followed = round(spectrum.sources * spectrum.steps)
+            some += f" and the losses of {followed} of {spectrum.steps} steps"
+        lines.append(f"Measured on {some}: the biases are uncertain {by}.")
     return " ".join(lines)
 
 
