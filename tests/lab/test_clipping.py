@@ -118,6 +118,7 @@ def test_the_notebook_runs_as_a_script():
     assert names["work"].state == "done"
 
 
+@pytest.mark.timing  # it stops within a second
 @pytest.mark.browser
 def test_every_slider_begins_the_run_it_names_and_it_stops(open_page):
     lab = open_page("clipping").wait("setting")

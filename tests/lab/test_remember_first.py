@@ -137,6 +137,7 @@ def test_it_trains_in_front_of_the_reader(open_page):
     assert tell(course)[:12] in lab.page.locator(".words").inner_text()
 
 
+@pytest.mark.timing  # it stops within a second
 @pytest.mark.browser
 def test_stop_a_changed_setting_and_two_readers(open_page):
     """Each of two readers stops his own run; a changed setting ends one; both pages go on answering."""
