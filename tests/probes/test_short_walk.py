@@ -60,6 +60,7 @@ def test_times_that_are_followed_are_those_of_a_masked_loss(sources, kept):
     )
     assert_close(short.measured_bias, exact.measured_bias, TOLERANCE, floor=1.0)
     assert_close(short.gradient_norm, exact.gradient_norm, TOLERANCE)
+    assert_close(short.state_gradient_norms, exact.state_gradient_norms, TOLERANCE)
     if len(times) > 1:
         assert short.bias_error.any()  # of a sample it is said how far it may be off
 

@@ -257,7 +257,10 @@ def _result(
     # Lags that were not followed, because nothing is left to follow, are zeros.
     squares = padded(squares, truncations[-1])
     norms = squares.sum(1)
-    total = torch.stack([_by_step(p.total) for p in passes])
+    # Passes are halves of the same lane's losses: their gradients add up, their squares do not.
+    total = tuple(
+        sum(parts[1:], parts[0]) for parts in zip(*(p.total for p in passes), strict=True)
+    )
     return LagSpectrum(
         name=recurrence.name,
         steps=recurrence.steps,
@@ -272,7 +275,7 @@ def _result(
         parameters=by_parameter,
         layers=by_layer,
         gradient_norm=size**0.5,
-        state_gradient_norms=total.sum(0).sqrt(),
+        state_gradient_norms=_by_step(total).sqrt(),
         lanes=lanes,
         sources=sources / recurrence.steps,
         bias_error=torch.tensor(errors, dtype=torch.float64),
