@@ -38,6 +38,7 @@ struct Gru {
                     store(saved + H + v, z, part);
                     store(saved + 2 * H + v, n, part);
                     store(saved + 3 * H + v, hn, part);
+                    store(saved + 4 * H + v, h, part);
                 }
                 store(y + v, h, part);
                 store(s.next + k * s.ld + u.j + v, h);
@@ -49,7 +50,7 @@ struct Gru {
     static void dz_lane(BackwardLanes<T>& s, const LaneStep<T>& lane) {
         const int64_t H = s.p.H;
         const T* saved = s.f.saved + lane.row * s.f.lds;
-        const T* before = s.before(lane.t, lane.b, s.f.y, H, s.f.h0);
+        const T* before = s.before(lane.t, lane.b, s.f.saved + 4 * H, s.f.lds, s.f.h0);
         by_vector<T>(H, [&](int64_t j, auto part) {
             const Vec<T> r = load(saved + j, part), z = load(saved + H + j, part);
             const Vec<T> n = load(saved + 2 * H + j, part), hn = load(saved + 3 * H + j, part);

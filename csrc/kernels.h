@@ -35,10 +35,11 @@ struct Problem {
 };
 
 // Widths, in multiples of H, of the rows that forward saves and backward returns.
-//   saved: RNN none; GRU r, z, n, W_hn h + b_hn; LSTM i, f, g, o, c.
+//   saved: RNN h; GRU r, z, n, W_hn h + b_hn, h; LSTM i, f, g, o, c, h. The state h stands here a
+//          second time because y is the caller's, who may write over it before backward.
 //   dz:    RNN dz; GRU dr, dz, dn, dn * r (input side = first three, hidden side = 1, 2, 4); LSTM 4.
 constexpr int64_t gates_of(Cell c) { return c == Cell::gru ? 3 : c == Cell::lstm ? 4 : 1; }
-constexpr int64_t saved_of(Cell c) { return c == Cell::gru ? 4 : c == Cell::lstm ? 5 : 0; }
+constexpr int64_t saved_of(Cell c) { return c == Cell::gru ? 5 : c == Cell::lstm ? 6 : 1; }
 constexpr int64_t dz_of(Cell c) { return c == Cell::gru || c == Cell::lstm ? 4 : 1; }
 
 template <class T>
@@ -52,7 +53,7 @@ struct Forward {
     const T* packed;        // or these three as `pack` leaves them, made beforehand; else null
     const T* h0;            // (B, H) or null = zeros
     const T* c0;            // LSTM only
-    T* y;                   // rows of H; zero beyond a lane's length. May be xp itself (RNN)
+    T* y;                   // rows of H; zero beyond a lane's length. May be xp itself (RNN, not saved)
     T* saved;               // rows of lds, or null: nothing is kept. May be xp itself
     int64_t lds;
     T* hn;                  // (B, H) state at each lane's last step
@@ -66,8 +67,7 @@ struct Backward {
     int64_t dy_step, dy_lane;
     const T* dhn;    // (B, H) or null = zeros
     const T* dcn;
-    const T* y;      // as forward wrote them
-    const T* saved;
+    const T* saved;  // as forward wrote it
     int64_t lds;
     const T* h0;
     const T* c0;

@@ -41,6 +41,7 @@ struct Lstm {
                     store(saved + 2 * H + v, g, part);
                     store(saved + 3 * H + v, o, part);
                     store(saved + 4 * H + v, c, part);
+                    store(saved + 5 * H + v, h, part);
                 }
                 store(cell + v, c);
                 store(y + v, h, part);

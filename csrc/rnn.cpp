@@ -15,13 +15,16 @@ struct Rnn {
         for (int64_t r = 0; r < live; ++r) {
             const int64_t b = s.slice.lane[r];
             const T* x = s.input(t, b) + u.j;
-            T* y = s.f.y + s.p.row(t, b) * s.p.H + u.j;
+            const int64_t row = s.p.row(t, b);
+            T* y = s.f.y + row * s.p.H + u.j;
+            T* saved = s.f.saved ? s.f.saved + row * s.f.lds + u.j : nullptr;
             BPTT_UNROLL
             for (int i = 0; i < 2; ++i) {
                 const auto part = inside<All>(u, i);
                 const Vec<T> z = load(u.product + r * NR + i * L) + load(x + i * L, part) +
                                  load(s.bias + u.j + i * L);
                 const Vec<T> h = Relu ? relu<T>(z) : tanh<T>(z);
+                if (saved) store(saved + i * L, h, part);
                 store(y + i * L, h, part);
                 store(s.next + r * s.ld + u.j + i * L, h);
             }
@@ -31,9 +34,9 @@ struct Rnn {
     // dz = dh act'(z), written in terms of h = act(z)
     template <bool Bias>
     static void dz_lane(BackwardLanes<T>& s, const LaneStep<T>& lane) {
-        const T* y = s.f.y + lane.row * s.p.H;
+        const T* saved = s.f.saved + lane.row * s.f.lds;
         by_vector<T>(s.p.H, [&](int64_t j, auto part) {
-            const Vec<T> h = load(y + j, part);
+            const Vec<T> h = load(saved + j, part);
             const Vec<T> dh = load(lane.dy + j, part) + load(lane.carry + j, part);
             const Vec<T> dz = Relu ? (h <= T(0) ? Vec<T>{} : dh) : dh * (T(1) - h * h);
             store(lane.dz + j, dz, part);

@@ -43,7 +43,8 @@ struct Simd<float> {
     static constexpr int L = vector_bytes / 4;
     static constexpr int mantissa = 23, bias = 127;
     static constexpr float magic = 0x1.8p23f;      // adding it rounds to an integer in the low bits
-    static constexpr float largest = 87.0f;        // exp(±largest) is a normal number
+    static constexpr float largest = 88.37f;       // 2^(largest / ln 2), rounded, is still finite
+    static constexpr float overflow = 88.722839f;  // exp of more is infinite
     static constexpr float saturated = 10.0f;      // tanh(saturated) rounds to 1
     static constexpr float log2e = 0x1.715476p0f;
     static constexpr float ln2_hi = 0x1.62e4p-1f;  // few enough bits that n * ln2_hi is exact
@@ -60,7 +61,8 @@ struct Simd<double> {
     static constexpr int L = vector_bytes / 8;
     static constexpr int mantissa = 52, bias = 1023;
     static constexpr double magic = 0x1.8p52;
-    static constexpr double largest = 708.0;
+    static constexpr double largest = 709.43;
+    static constexpr double overflow = 709.782712893384;
     static constexpr double saturated = 20.0;
     static constexpr double log2e = 0x1.71547652b82fep0;
     static constexpr double ln2_hi = 0x1.62e42feep-1;
@@ -161,13 +163,15 @@ BPTT_INLINE void reduce_exp(Vec<T> x, Vec<T>& scale, Vec<T>& p) {
     scale = (Vec<T>)((bits << S::mantissa) + (I{} + ((decltype(bits[0] + 0))S::bias << S::mantissa)));
 }
 
-// Error: a few units in the last place for every x; NaN gives NaN.
+// Error: a few units in the last place for every x; NaN gives NaN. Zero exactly from where exp(-x)
+// is infinite: an infinite state times a closed gate is NaN, and a gate that never closes would hide it.
 template <class T>
 BPTT_INLINE Vec<T> sigmoid(Vec<T> x) {
     Vec<T> scale, p;
     const Vec<T> limit = splat(Simd<T>::largest);
     reduce_exp<T>(at_least(at_most(-x, limit), -limit), scale, p);
-    return T(1) / (scale * p + scale + T(1));
+    const Vec<T> s = T(1) / (scale * p + scale + T(1));
+    return x < -splat(Simd<T>::overflow) ? Vec<T>{} : s;
 }
 
 template <class T>

@@ -65,21 +65,23 @@ struct Reference {
                     }
                     before[row * H + j] = old[j];
                     c_before[row * H + j] = c[j];
-                    double kept[5] = {};
+                    double kept[6] = {};
                     if (cell == Cell::gru) {
                         const double r = sigmoid(z[0] + product[0]), u = sigmoid(z[1] + product[1]);
                         const double n = std::tanh(z[2] + r * product[2]);
                         h[j] = (1 - u) * n + u * old[j];
-                        kept[0] = r, kept[1] = u, kept[2] = n, kept[3] = product[2];
+                        kept[0] = r, kept[1] = u, kept[2] = n, kept[3] = product[2], kept[4] = h[j];
                     } else if (cell == Cell::lstm) {
                         const double i = sigmoid(z[0] + product[0]), f = sigmoid(z[1] + product[1]);
                         const double g = std::tanh(z[2] + product[2]), o = sigmoid(z[3] + product[3]);
                         c[j] = f * c[j] + i * g;
                         h[j] = o * std::tanh(c[j]);
                         kept[0] = i, kept[1] = f, kept[2] = g, kept[3] = o, kept[4] = c[j];
+                        kept[5] = h[j];
                     } else {
                         const double sum = z[0] + product[0];
                         h[j] = cell == Cell::rnn_tanh ? std::tanh(sum) : sum > 0 ? sum : 0;
+                        kept[0] = h[j];
                     }
                     y[row * H + j] = h[j];
                     for (int64_t s = 0; s < S; ++s) saved[(row * S + s) * H + j] = kept[s];

@@ -317,7 +317,7 @@ def operator_call(random: Random) -> tuple[Any, dict[str, Any]]:
         forward["lengths"], forward["reset"], None, None, False, False, True, None,
     )  # fmt: skip
     arguments = {
-        **forward, "dy": torch.randn(T, B, H), "dh_n": torch.randn(B, H), "y": head[0], "saved": head[3],
+        **forward, "dy": torch.randn(T, B, H), "dh_n": torch.randn(B, H), "saved": head[3],
         "_": "native",
     }  # fmt: skip
 
@@ -329,7 +329,7 @@ def operator_call(random: Random) -> tuple[Any, dict[str, Any]]:
         )  # fmt: skip
         back = torch.ops.bptt.recur_backward(
             cell, a["dy"], a["dh_n"], None, a["x"], a["tokens"], a["h0"], a["c0"], a["w_ih"],
-            a["w_hh"], a["lengths"], a["reset"], a["cut"], False, False, a["y"], a["saved"],
+            a["w_hh"], a["lengths"], a["reset"], a["cut"], False, False, a["saved"],
             [True, True, cell == 3, a["w_ih"] is not None, True, True, True], True, None,
         )  # fmt: skip
         return forth[:2], back

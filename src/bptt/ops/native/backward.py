@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -36,7 +38,6 @@ def backward(
     cut: Tensor | None,
     reverse: bool,
     batch_major: bool,
-    y: Tensor,
     saved: Tensor,
     needs: list[bool],
     record: bool,
@@ -55,7 +56,7 @@ def backward(
     starts = None
     if counts is not None:
         lengths, starts = unpack_sizes(sizes, counts)
-    check_backward(sizes, w_hh, dy, dh_n, dc_n, y, saved, needs)
+    check_backward(sizes, w_hh, dy, dh_n, dc_n, saved, needs)
     need_x, need_h0, need_c0, need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs
     problem = sizes.problem(lengths, reset, cut, reverse, starts)
     check_values(problem, sizes, lengths, tokens_, x.shape[0])
@@ -70,12 +71,13 @@ def backward(
     if dy is not None and (dy.is_neg() or (H > 1 and dy.stride(-1) != 1)):
         dy = dense(dy)
     dh_n, dc_n, h0, c0, w_hh = dense(dh_n), dense(dc_n), dense(h0), dense(c0), dense(w_hh)
-    y_rows, saved = dense(sizes.flat(y)), dense(saved)
+    saved = dense(saved)
+    states = saved[:, -H:]  # h_t of each row
     # dh0 is what makes the last product of the chain; only LSTM's c0 comes without it.
     work = torch.empty(function("workspace", w_hh.dtype)(cell, problem, True), dtype=torch.uint8)
     function("backward", w_hh.dtype)(
         cell, problem, pointer(dy), *((0, 0) if dy is None else dy.stride()[:2]), pointer(dh_n),
-        pointer(dc_n), y_rows.data_ptr(), pointer(saved), saved.shape[-1], pointer(h0), pointer(c0),
+        pointer(dc_n), pointer(saved), saved.shape[-1], pointer(h0), pointer(c0),
         w_hh.data_ptr(), dz.data_ptr(), dh0.data_ptr(), dc0.data_ptr(), db.data_ptr(),
         norms.data_ptr(), work.data_ptr(),
     )  # fmt: skip
@@ -109,10 +111,10 @@ def backward(
         before = _packed_before(counts)
         lanes = torch.arange(B)
         first = starts[lengths - 1] + lanes if reverse else lanes
-        left, h = (dz[before], y_rows[B:]) if reverse else (dz[B:], y_rows[before])
+        left, h = (dz[before], states[B:]) if reverse else (dz[B:], states[before])
         dw_hh = _outer_sum(sizes, left, h, dz[first], h0)
     else:
-        dw_hh = _hidden_weight(sizes, dz, y_rows, h0, lengths, reset, reverse)
+        dw_hh = _hidden_weight(sizes, dz, states, h0, lengths, reset, reverse)
     return dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, norms
 
 
@@ -120,7 +122,7 @@ def _input_weight(sizes: Sizes, dz: Tensor, x: Tensor, lengths: Tensor | None) -
     """Sum over steps of dz_t x_t^T."""
     rows = sizes.flat(x)
     dw = torch.mm(dz.t(), rows)
-    if lengths is not None and sizes.packed is None and not bool(dw.isfinite().all()):
+    if lengths is not None and sizes.packed is None and not _is_finite(dw):
         # dz is zero in the padding, but zero times what may lie there, NaN included, need not be.
         padding = torch.arange(sizes.T)[:, None] >= lengths
         dw = torch.mm(dz.t(), sizes.flat(x.masked_fill(padding.unsqueeze(-1), 0)))
@@ -137,36 +139,75 @@ def _packed_before(counts: Tensor) -> Tensor:
 def _hidden_weight(
     sizes: Sizes,
     dz: Tensor,
-    y: Tensor,
+    states: Tensor,
     h0: Tensor | None,
     lengths: Tensor | None,
     reset: Tensor | None,
     reverse: bool,
 ) -> Tensor:
-    """Sum over steps of dz_t h_{t-1}^T, read in place: the rows of y, shifted by a step, are h_{t-1}.
+    """Sum over steps of dz_t h_{t-1}^T, read in place: the rows of h, shifted by a step, are h_{t-1}.
 
-    ``dz`` is ours to spoil: rows whose h_{t-1} is not in ``y`` are cleared instead of copying ``y``.
+    ``dz`` is ours to spoil: rows whose h_{t-1} is not in ``states`` are cleared instead of copying
+    the states.
     """
     T, B = sizes.T, sizes.B
+    first = T - 1 if reverse else 0
+    by_step = sizes.unflat(dz)
+    cleared: list[tuple[Tensor, Tensor, Tensor]] = []  # array, rows, what stood there
     if reset is not None:
         rows = (reset.t() if sizes.batch_major else reset).reshape(-1).nonzero().squeeze(1)
         if rows.numel():
+            cleared.append((dz, rows, dz[rows]))
             dz.index_fill_(0, rows, 0)
-    by_step = sizes.unflat(dz)
     start = None
     if h0 is not None:
         if reverse and lengths is not None:
             start = by_step[lengths - 1, torch.arange(B)]
         else:
-            start = by_step[T - 1 if reverse else 0].clone()
+            start = by_step[first].clone()
     shift = B
     if sizes.batch_major:
         # One row back from a lane's first row is another lane's last.
-        by_step[T - 1 if reverse else 0] = 0
+        cleared.append((by_step, torch.tensor(first), by_step[first].clone()))
+        by_step[first] = 0
         shift = 1
     late, early = slice(shift, None), slice(None, sizes.rows - shift)
-    left, h = (dz[early], y[late]) if reverse else (dz[late], y[early])
-    return _outer_sum(sizes, left, h, start, h0)
+    left, h = (dz[early], states[late]) if reverse else (dz[late], states[early])
+    dw = _outer_sum(sizes, left, h, start, h0)
+    if (cleared or lengths is not None) and not _is_finite(dw):
+        # Zero times what a cleared row met, another lane's or an ended sequence's, need not be zero.
+        for array, rows, values in reversed(cleared):
+            array[rows] = values
+        before = sizes.flat(_states_before(sizes, states, h0, lengths, reset, reverse))
+        dw = _outer_sum(sizes, dz, before, None, None)
+    return dw
+
+
+def _states_before(
+    sizes: Sizes,
+    states: Tensor,
+    h0: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reverse: bool,
+) -> Tensor:
+    """h_{t-1} of every step ``(T, B, H)``; zero after a reset and in the padding."""
+    h = sizes.unflat(states)
+    initial = torch.zeros_like(h[0]) if h0 is None else h0
+    before = torch.cat((h[1:], initial[None]) if reverse else (initial[None], h[:-1]))
+    if lengths is not None:
+        if reverse:
+            before[lengths - 1, torch.arange(sizes.B)] = initial
+        padding = torch.arange(sizes.T)[:, None] >= lengths
+        before.masked_fill_(padding.unsqueeze(-1), 0)
+    if reset is not None:
+        before.masked_fill_(reset.unsqueeze(-1), 0)
+    return before
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether every element is; false as well where their sum overflows, which costs time alone."""
+    return math.isfinite(tensor.sum())
 
 
 def _outer_sum(

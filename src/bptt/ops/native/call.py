@@ -19,7 +19,7 @@ from bptt.ops.native.extension import extension, missing
 CELLS = ("RNN_TANH", "RNN_RELU", "GRU", "LSTM")
 GATES = (1, 1, 3, 4)
 # Widths, in multiples of H, of what forward saves and of dz; as in csrc/kernels.h.
-SAVED = (0, 0, 4, 5)
+SAVED = (1, 1, 5, 6)
 DZ = (1, 1, 4, 4)
 GRU, LSTM = 2, 3
 
@@ -63,6 +63,17 @@ class Sizes:
         if self.batch_major:
             return rows.view(self.B, self.T, rows.shape[-1]).transpose(0, 1)
         return rows.view(self.T, self.B, rows.shape[-1])
+
+    def room(self, like: Tensor, n: int) -> Tensor:
+        """Room for ``(T, B, n)``, or packed ``(N, n)``, whose rows lie in memory order; no view.
+
+        Autograd lets nobody write in place to a view that a function returned among others.
+        """
+        if self.packed is not None:
+            return like.new_empty(self.packed, n)
+        if self.batch_major:
+            return like.new_empty_strided((self.T, self.B, n), (n, self.T * n, 1))
+        return like.new_empty(self.T, self.B, n)
 
     def problem(
         self,
@@ -179,9 +190,11 @@ def check(
             _shape("xp", x, T, B, width)
         else:
             _shape("w_ih", w_ih, width, x.shape[2])
-    if T < 1 or B < 1 or H < 1:
+    if T < 1 or H < 1 or (B < 1 and counts is not None):
         raise ShapeError(
-            "T, B, H >= 1", describe((T, B, H), "TBH"), "pass at least one step and lane"
+            "at least one step and one hidden unit, packed also one lane",
+            describe((T, B, H), "TBH"),
+            "skip the call when there is nothing to run over",
         )
     _shape("h0", h0, B, H)
     _shape("c0", c0, B, H)
@@ -220,7 +233,7 @@ def check_values(
     problem, sizes: Sizes, lengths: Tensor | None, tokens: Tensor | None, V: int
 ) -> None:
     """Raise unless every length is in 0..T and every token that is read in 0..V-1."""
-    if lengths is not None:
+    if lengths is not None and sizes.B:
         low, high = (int(end) for end in lengths.aminmax())
         if low < 0 or high > sizes.T:
             raise ArgumentError(
@@ -268,15 +281,14 @@ def check_backward(
     dy: Tensor | None,
     dh_n: Tensor | None,
     dc_n: Tensor | None,
-    y: Tensor,
     saved: Tensor,
     needs: list[bool],
 ) -> None:
     """Raise unless what goes back fits what went forward. Autograd hands on what fits; others may not."""
     H = sizes.H
-    if not isinstance(y, Tensor) or not isinstance(saved, Tensor):
-        raise DtypeError("y and saved", "None", "pass what the forward operator returned")
-    for tensor in (dy, dh_n, dc_n, y, saved):
+    if not isinstance(saved, Tensor):
+        raise DtypeError("saved as a tensor", "None", "pass what the forward operator returned")
+    for tensor in (dy, dh_n, dc_n, saved):
         if tensor is not None and (tensor.dtype != w_hh.dtype or tensor.device.type != "cpu"):
             raise DtypeError(
                 f"{w_hh.dtype} on the CPU like w_hh",
@@ -285,7 +297,6 @@ def check_backward(
             )
     rows = (sizes.T, sizes.B) if sizes.packed is None else (sizes.packed,)
     _shape("dy", dy, *rows, H)
-    _shape("y", y, *rows, H)
     _shape("saved", saved, sizes.rows, SAVED[sizes.cell] * H)
     _shape("dh_n", dh_n, sizes.B, H)
     if sizes.cell == LSTM:  # others have no cell state, and nobody looks at what stands here

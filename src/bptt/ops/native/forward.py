@@ -50,16 +50,19 @@ def forward(
     problem = sizes.problem(lengths, reset, None, reverse, starts)
     check_values(problem, sizes, lengths, tokens_, x.shape[0])
 
-    y = x.new_empty(sizes.rows, H)
+    y = sizes.room(x, H)
     keep = SAVED[cell] * H if save else 0
     saved = x.new_empty(sizes.rows, keep)
     if w_ih is None:
         # Contiguous: rows of an expanded x are a view that lies in one place.
         xp, ldx = dense(x if tokens is not None else sizes.flat(x)), width
     else:
-        # The product is written where the kernel will leave what it saves (RNN: the output), so
-        # that each row is fetched once.
-        rows = y if SAVED[cell] == 0 else saved if save else x.new_empty(sizes.rows, width)
+        # The product is written where the kernel will leave what it saves, or else an RNN's output,
+        # so that each row is fetched once.
+        if save:
+            rows = saved
+        else:
+            rows = sizes.flat(y) if width == H else x.new_empty(sizes.rows, width)
         ldx = rows.shape[1]
         xp = rows[:, :width]
         # Padding stays as it is: no row of the product mixes with another, and the kernel reads
@@ -75,4 +78,4 @@ def forward(
         saved.data_ptr() if keep else 0, keep, h_n.data_ptr(), c_n.data_ptr(), work.data_ptr(),
     )  # fmt: skip
     hand_on(lengths, (h0, h_n), (c0, c_n))
-    return sizes.unflat(y), h_n, c_n, saved
+    return y, h_n, c_n, saved

@@ -31,7 +31,7 @@ library.define(
 library.define(
     "recur_backward(int cell, Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor x, Tensor? tokens,"
     " Tensor? h0, Tensor? c0, Tensor? w_ih, Tensor w_hh, Tensor? lengths, Tensor? reset, Tensor? cut,"
-    " bool reverse, bool batch_major, Tensor y, Tensor saved, bool[] needs, bool record,"
+    " bool reverse, bool batch_major, Tensor saved, bool[] needs, bool record,"
     " Tensor? batch_sizes)"
     " -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor dw_ih, Tensor dw_hh, Tensor db_ih, Tensor db_hh,"
     " Tensor norms)"
@@ -68,7 +68,8 @@ def _recur_fake(
         c_n = x.new_empty((B, H) if cell == LSTM else 0)
         return x.new_empty(N, H), x.new_empty(B, H), c_n, x.new_empty(N, keep)
     T, B = (x if tokens is None else tokens).shape[:2]
-    y = x.new_empty(B, T, H).transpose(0, 1) if batch_major else x.new_empty(T, B, H)
+    strides = (H, T * H, 1) if batch_major else (B * H, H, 1)
+    y = x.new_empty_strided((T, B, H), strides)
     c_n = x.new_empty((B, H) if cell == LSTM else 0)
     return y, x.new_empty(B, H), c_n, x.new_empty(T * B, keep)
 
@@ -76,9 +77,9 @@ def _recur_fake(
 @torch.library.register_fake("bptt::recur_backward", lib=library)
 def _recur_backward_fake(
     cell, dy, dh_n, dc_n, x, tokens, h0, c0, w_ih, w_hh, lengths, reset, cut, reverse, batch_major,
-    y, saved, needs, record, batch_sizes,
+    saved, needs, record, batch_sizes,
 ):  # fmt: skip
-    _one_device(x, tokens, h0, c0, w_ih, w_hh, lengths, reset, cut, dy, dh_n, dc_n, y, saved)
+    _one_device(x, tokens, h0, c0, w_ih, w_hh, lengths, reset, cut, dy, dh_n, dc_n, saved)
     if batch_sizes is not None:
         T, B = batch_sizes.shape[0], h0.shape[0]
     else:
@@ -119,12 +120,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
         ctx.cell, x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, ctx.norms,
         ctx.reverse, ctx.batch_major, ctx.save, batch_sizes,
     ) = inputs  # fmt: skip
-    y, _, _, saved = output
+    saved = output[3]
     ctx.direct = False
     # Not None for outputs without a gradient: the kernel takes null for zeros.
     ctx.set_materialize_grads(False)
+    # Not y: it is the caller's, who may write over it. What backward needs of it is in saved.
     ctx.save_for_backward(
-        x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, y, saved, batch_sizes
+        x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, saved, batch_sizes
     )
 
 
@@ -135,13 +137,13 @@ _ARGUMENTS = 17
 
 def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, _: Any):
     (
-        x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, y, saved, batch_sizes,
+        x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, saved, batch_sizes,
     ) = ctx.saved_tensors  # fmt: skip
     needs = [bool(ctx.needs_input_grad[i]) for i in _DIFFERENTIABLE]
     gradients: list[Tensor | None] = [None] * _ARGUMENTS
     if dy is None and dh_n is None and dc_n is None:
         return tuple(gradients)
-    if SAVED[ctx.cell] and not ctx.save:
+    if not ctx.save:
         raise ArgumentError(
             "save=True", "save=False in a call that is differentiated", "pass save=True"
         )
@@ -165,7 +167,7 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | N
             operator = backward if ctx.direct else torch.ops.bptt.recur_backward
             *found, norms = operator(
                 ctx.cell, dy, dh_n, dc_n, x, tokens, h0, c0, w_ih, w_hh, lengths, reset, cut,
-                ctx.reverse, ctx.batch_major, y, saved, [False] * 7 if twice else needs,
+                ctx.reverse, ctx.batch_major, saved, [False] * 7 if twice else needs,
                 ctx.norms is not None, batch_sizes,
             )  # fmt: skip
         if ctx.norms is not None:
