@@ -92,10 +92,10 @@ void forward_lanes(ForwardLanes<typename C::T>& s, const typename C::T* packed) 
                 }
         if (live > 0) forward_step<C>(s, t, live, packed);
         for (int64_t r = live; r < s.slice.count && !p.starts; ++r) {  // padding
-            const int64_t row = p.row(t, s.slice.lane[r]);
-            __builtin_memset(f.y + row * H, 0, size_t(H) * sizeof(*f.y));
+            const int64_t b = s.slice.lane[r];
+            __builtin_memset(f.y + p.output_row(t, b) * H, 0, size_t(H) * sizeof(*f.y));
             if (f.saved)
-                __builtin_memset(f.saved + row * f.lds, 0,
+                __builtin_memset(f.saved + p.row(t, b) * f.lds, 0,
                                  size_t(saved_of(C::kind) * H) * sizeof(*f.saved));
         }
         auto* written = s.next;

@@ -21,7 +21,7 @@ struct Gru {
             const int64_t b = s.slice.lane[k], row = s.p.row(t, b);
             const T* x = s.input(t, b) + u.j;
             const T* product = u.product + k * NR;
-            T* y = s.f.y + row * H + u.j;
+            T* y = s.f.y + s.p.output_row(t, b) * H + u.j;
             T* saved = s.f.saved ? s.f.saved + row * s.f.lds + u.j : nullptr;
             BPTT_UNROLL
             for (int i = 0; i < 2; ++i) {

@@ -16,7 +16,8 @@ enum class Cell : int { rnn_tanh = 0, rnn_relu = 1, gru = 2, lstm = 3 };
 
 // What a call runs over. Arrays by time have one row per (step, lane); row(t, b) lies at
 // t * step + b * lane, so that time-major (step=B, lane=1) and batch-major (step=1, lane=T)
-// buffers are both read in place. With `starts` the rows are packed: those of step t begin at
+// buffers are both read in place; the output alone is time-major always, as torch's is, so that
+// what draws random numbers over it draws the same ones. With `starts` the rows are packed: those of step t begin at
 // starts[t], one for each lane that still runs, lanes ordered longest first; there is no padding.
 // Masks and tokens are always (T, B), time-major.
 struct Problem {
@@ -31,6 +32,7 @@ struct Problem {
     const int64_t* starts = nullptr;  // (T) or null
 
     int64_t row(int64_t t, int64_t b) const { return starts ? starts[t] + b : t * step + b * lane; }
+    int64_t output_row(int64_t t, int64_t b) const { return starts ? starts[t] + b : t * B + b; }
     int64_t length(int64_t b) const { return lengths ? lengths[b] : T; }
 };
 
@@ -53,7 +55,8 @@ struct Forward {
     const T* packed;        // or these three as `pack` leaves them, made beforehand; else null
     const T* h0;            // (B, H) or null = zeros
     const T* c0;            // LSTM only
-    T* y;                   // rows of H; zero beyond a lane's length. May be xp itself (RNN, not saved)
+    T* y;                   // rows of H; zero beyond a lane's length. May be xp itself (RNN, time-major,
+                            // not saved)
     T* saved;               // rows of lds, or null: nothing is kept. May be xp itself
     int64_t lds;
     T* hn;                  // (B, H) state at each lane's last step

@@ -20,7 +20,7 @@ struct Lstm {
             const int64_t b = s.slice.lane[k], row = s.p.row(t, b);
             const T* x = s.input(t, b) + u.j;
             const T* product = u.product + k * NR;
-            T* y = s.f.y + row * H + u.j;
+            T* y = s.f.y + s.p.output_row(t, b) * H + u.j;
             T* saved = s.f.saved ? s.f.saved + row * s.f.lds + u.j : nullptr;
             T* cell = s.cell + k * s.ld + u.j;
             BPTT_UNROLL

@@ -16,7 +16,7 @@ struct Rnn {
             const int64_t b = s.slice.lane[r];
             const T* x = s.input(t, b) + u.j;
             const int64_t row = s.p.row(t, b);
-            T* y = s.f.y + row * s.p.H + u.j;
+            T* y = s.f.y + s.p.output_row(t, b) * s.p.H + u.j;
             T* saved = s.f.saved ? s.f.saved + row * s.f.lds + u.j : nullptr;
             BPTT_UNROLL
             for (int i = 0; i < 2; ++i) {

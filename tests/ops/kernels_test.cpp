@@ -51,7 +51,8 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     const bool lstm = cell == Cell::lstm, batch_major = coin();
     const bool with_lengths = coin(), with_reset = coin(), with_cut = coin(), with_tokens = coin();
     const bool keep = coin(), packed = coin();
-    const bool in_place = !with_tokens && (keep || G == 1) && coin();  // saved, or y, is xp itself
+    // saved, or y, is xp itself
+    const bool in_place = !with_tokens && (keep || (G == 1 && !batch_major)) && coin();
     const int threads = 1 + int(below(3));
     const bool with_starts = with_lengths && !batch_major && coin();  // rows without padding
     Problem p{T, B, H, batch_major ? 1 : B, batch_major ? T : 1, nullptr, nullptr, nullptr, coin(), threads};
@@ -88,6 +89,7 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     p.cut = cut;
     const auto live = [&](int64_t i) { return i / B < ref.lengths[i % B]; };  // i = t * B + b
     const auto row = [&](int64_t i) { return p.row(i / B, i % B); };
+    const auto y_row = [&](int64_t i) { return p.output_row(i / B, i % B); };
 
     // Rows may lie apart; the last one ends where its columns do. Padding is NaN, and so are the
     // columns between rows; tokens in padding stay -1.
@@ -137,7 +139,7 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     for (int64_t i = 0; i < T * B; ++i) {
         if (with_starts && !live(i)) continue;
         for (int64_t j = 0; j < H; ++j)
-            same("y", i * H + j, double(y[row(i) * H + j]), ref.y[i * H + j], near);
+            same("y", i * H + j, double(y[y_row(i) * H + j]), ref.y[i * H + j], near);
         for (int64_t j = 0; saved && live(i) && j < S * H; ++j)
             same("saved", i * S * H + j, double(saved[row(i) * lds + j]), ref.saved[i * S * H + j], near);
     }
@@ -162,7 +164,7 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     ref.dcn = dcn.doubles(B * H);
     // relu has a kink: beside it, rounding decides the side, and forward's word counts.
     for (int64_t i = 0; cell == Cell::rnn_relu && i < T * B * H; ++i)
-        if (live(i / H)) ref.y[i] = double(y[row(i / H) * H + i % H]);
+        if (live(i / H)) ref.y[i] = double(y[y_row(i / H) * H + i % H]);
     ref.backward();
     // The output is the caller's by now: backward must not look at it.
     for (int64_t i = 0; i < R * H; ++i) y[i] = std::numeric_limits<E>::quiet_NaN();

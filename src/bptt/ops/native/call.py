@@ -64,17 +64,6 @@ class Sizes:
             return rows.view(self.B, self.T, rows.shape[-1]).transpose(0, 1)
         return rows.view(self.T, self.B, rows.shape[-1])
 
-    def room(self, like: Tensor, n: int) -> Tensor:
-        """Room for ``(T, B, n)``, or packed ``(N, n)``, whose rows lie in memory order; no view.
-
-        Autograd lets nobody write in place to a view that a function returned among others.
-        """
-        if self.packed is not None:
-            return like.new_empty(self.packed, n)
-        if self.batch_major:
-            return like.new_empty_strided((self.T, self.B, n), (n, self.T * n, 1))
-        return like.new_empty(self.T, self.B, n)
-
     def problem(
         self,
         lengths: Tensor | None,

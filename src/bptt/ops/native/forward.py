@@ -50,19 +50,22 @@ def forward(
     problem = sizes.problem(lengths, reset, None, reverse, starts)
     check_values(problem, sizes, lengths, tokens_, x.shape[0])
 
-    y = sizes.room(x, H)
+    # Time-major always: torch's is, and dropout draws its mask in the order of memory. No view, or
+    # autograd lets nobody write to it in place.
+    y = x.new_empty((sizes.T, B, H) if counts is None else (sizes.rows, H))
     keep = SAVED[cell] * H if save else 0
     saved = x.new_empty(sizes.rows, keep)
     if w_ih is None:
         # Contiguous: rows of an expanded x are a view that lies in one place.
         xp, ldx = dense(x if tokens is not None else sizes.flat(x)), width
     else:
-        # The product is written where the kernel will leave what it saves, or else an RNN's output,
-        # so that each row is fetched once.
+        # The product is written where the kernel will leave what it saves, or else an RNN's output
+        # if its rows lie alike, so that each row is fetched once.
         if save:
             rows = saved
         else:
-            rows = sizes.flat(y) if width == H else x.new_empty(sizes.rows, width)
+            in_place = width == H and not batch_major
+            rows = sizes.flat(y) if in_place else x.new_empty(sizes.rows, width)
         ldx = rows.shape[1]
         xp = rows[:, :width]
         # Padding stays as it is: no row of the product mixes with another, and the kernel reads

@@ -68,10 +68,8 @@ def _recur_fake(
         c_n = x.new_empty((B, H) if cell == LSTM else 0)
         return x.new_empty(N, H), x.new_empty(B, H), c_n, x.new_empty(N, keep)
     T, B = (x if tokens is None else tokens).shape[:2]
-    strides = (H, T * H, 1) if batch_major else (B * H, H, 1)
-    y = x.new_empty_strided((T, B, H), strides)
     c_n = x.new_empty((B, H) if cell == LSTM else 0)
-    return y, x.new_empty(B, H), c_n, x.new_empty(T * B, keep)
+    return x.new_empty(T, B, H), x.new_empty(B, H), c_n, x.new_empty(T * B, keep)
 
 
 @torch.library.register_fake("bptt::recur_backward", lib=library)

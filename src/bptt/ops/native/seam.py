@@ -101,8 +101,8 @@ def recur(
             so is y; states are in the packed order.
 
     Returns:
-        ``y (T, B, H)`` and the final state. ``y`` lies in memory as ``x`` (or ``tokens``) does,
-        batch-major or time-major: neither costs a copy.
+        ``y (T, B, H)`` and the final state. ``x`` (or ``tokens``) may lie in memory batch-major or
+        time-major: neither costs a copy. ``y`` is time-major, as torch's is.
     """
     w_ih, w_hh, b_ih, b_hh = weights[:4]
     if w_hh is None:
