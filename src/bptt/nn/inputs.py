@@ -160,8 +160,7 @@ def normalise_tokens(
     batched = tokens.dim() == 2
     batch_first = batch_first and batched
     ids = _time_major(tokens, batched, batch_first)
-    # Under torch.func a tensor has no values to look at.
-    low, high = (0, 0) if native.transformed() else (int(ids.min()), int(ids.max()))
+    low, high = _range(ids, 0)
     if low < 0 or high >= embedding.shape[0]:
         raise ArgumentError(
             f"tokens from 0 to V-1={embedding.shape[0] - 1}",
@@ -203,10 +202,10 @@ def _check_packed(packed: PackedSequence) -> None:
 
 
 def _time_major(value: Tensor, batched: bool, batch_first: bool) -> Tensor:
-    """The caller's tensor with time and lanes in front, at least one of each."""
-    if 0 in value.shape[: 2 if batched else 1]:
+    """The caller's tensor with time and lanes in front, and at least one time step."""
+    if value.shape[1 if batch_first else 0] == 0:
         raise ShapeError(
-            "at least one time step and one lane",
+            "at least one time step",
             f"an input of shape {describe(value.shape)}",
             "skip the call when there is nothing to process",
         )
@@ -281,7 +280,7 @@ def _check_lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
         raise ShapeError(
             f"lengths of shape (B={lanes},)", describe(lengths.shape), "give one length a lane"
         )
-    low, high = (0, steps) if native.transformed() else (int(lengths.min()), int(lengths.max()))
+    low, high = _range(lengths, steps)
     if low < 0 or high > steps:
         raise ArgumentError(
             f"lengths from 0 to T={steps}",
@@ -311,3 +310,12 @@ def _check_mark(
     if not batched:
         mark = mark.unsqueeze(1)
     return (mark.transpose(0, 1) if batch_first else mark).to(x.device)
+
+
+def _range(numbers: Tensor, fine: int) -> tuple[int, int]:
+    """Least and greatest of some integers; a number that is fine where there is none to look at."""
+    # Under torch.func a tensor has no values.
+    if native.transformed() or not numbers.numel():
+        return fine, fine
+    low, high = numbers.aminmax()
+    return int(low), int(high)

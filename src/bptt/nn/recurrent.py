@@ -14,16 +14,20 @@ written for ``torch.nn.GRU`` works on ``bptt.nn.GRU`` as it is. What they add, i
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.rnn import PackedSequence
 
 from bptt import ops
 from bptt.errors import ArgumentError, DtypeError
 from bptt.nn.inputs import Sequence, check_state, normalise, normalise_tokens
+
+# Of one layer and direction: w_ih, w_hh, b_ih, b_hh, and w_hr if projected.
+Weights: TypeAlias = tuple[Tensor | None, ...]
 
 
 class _Recurrent(nn.RNNBase):
@@ -54,11 +58,12 @@ class _Recurrent(nn.RNNBase):
         Raises:
             ShapeError, DtypeError, DeviceError, ArgumentError: what does not fit, and what to do.
         """
+        weights = self._read_weights()
         sequence = normalise(
             input,
             input_size=self.input_size,
             batch_first=self.batch_first,
-            weight=self.all_weights[0][0],
+            weight=cast(Tensor, weights[0][0]),
             lengths=lengths,
             reset=reset,
             cut=cut,
@@ -67,10 +72,10 @@ class _Recurrent(nn.RNNBase):
         state = self._initial_state(hx, sequence)
         first = tuple(s[0] for s in state)
         if sequence.plain and ops.leaves_to_torch(
-            self.mode, sequence.x, first, self._weights(0), sequence.batch_sizes
+            self.mode, sequence.x, first, weights[0], sequence.batch_sizes
         ):
-            return super().forward(input, hx)
-        return self._finish(sequence, *self._run(sequence, state))
+            return self._finish(sequence, *self._run_in_torch(sequence, state, weights))
+        return self._finish(sequence, *self._run(sequence, state, weights))
 
     def forward_tokens(
         self,
@@ -95,17 +100,19 @@ class _Recurrent(nn.RNNBase):
         Raises:
             ShapeError, DtypeError, DeviceError, ArgumentError: what does not fit, and what to do.
         """
+        weights = self._read_weights()
         sequence = normalise_tokens(
             tokens,
             embedding,
             input_size=self.input_size,
             batch_first=self.batch_first,
-            weight=self.all_weights[0][0],
+            weight=cast(Tensor, weights[0][0]),
             lengths=lengths,
             reset=reset,
             cut=cut,
         )
-        return self._finish(sequence, *self._run(sequence, self._initial_state(hx, sequence)))
+        state = self._initial_state(hx, sequence)
+        return self._finish(sequence, *self._run(sequence, state, weights))
 
     def _finish(self, sequence: Sequence, y: Tensor, final: ops.State):
         final = tuple(sequence.unsort(s) for s in final)
@@ -113,7 +120,9 @@ class _Recurrent(nn.RNNBase):
             final = tuple(s.squeeze(1) for s in final)
         return sequence.restore(y), final if self.mode == "LSTM" else final[0]
 
-    def _run(self, sequence: Sequence, state: ops.State) -> tuple[Tensor, ops.State]:
+    def _run(
+        self, sequence: Sequence, state: ops.State, weights: list[Weights]
+    ) -> tuple[Tensor, ops.State]:
         directions = 2 if self.bidirectional else 1
         y = sequence.x
         finals: list[ops.State] = []
@@ -123,7 +132,7 @@ class _Recurrent(nn.RNNBase):
             outputs = []
             for direction in range(directions):
                 row = layer * directions + direction
-                rest = tuple(s[row] for s in state), self._weights(row)
+                rest = tuple(s[row] for s in state), weights[row]
                 marks: dict[str, Any] = {
                     "lengths": sequence.lengths,
                     "reset": _turn(sequence.reset, sequence.lengths)
@@ -142,16 +151,76 @@ class _Recurrent(nn.RNNBase):
                 outputs.append(output)
                 finals.append(final)
             y = outputs[0] if directions == 1 else torch.cat(outputs, -1)
-        return y, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
+        ended = tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
+        if y.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            first, *rest = self._autocast_dtypes(sequence, state)
+            return y.to(first), tuple(s.to(d) for s, d in zip(ended, rest, strict=True))
+        return y, ended
 
-    def _weights(self, row: int) -> tuple[Tensor | None, ...]:
-        """The weights of one layer and direction: w_ih, w_hh, b_ih, b_hh, and w_hr if projected."""
+    def _run_in_torch(
+        self, sequence: Sequence, state: ops.State, weights: list[Weights]
+    ) -> tuple[Tensor, ops.State]:
+        """The whole stack in torch's own operator, with the weights as they were read."""
+        packed = () if sequence.batch_sizes is None else (sequence.batch_sizes,)
+        flat = [weight for row in weights for weight in row if weight is not None]
+        y, *final = getattr(torch._VF, self.mode.lower())(
+            sequence.x, *packed, state if self.mode == "LSTM" else state[0], flat, self.bias,
+            self.num_layers, self.dropout, self.training, self.bidirectional,
+            *(() if packed else (False,)),
+        )  # fmt: skip
+        return y, tuple(final)
+
+    def _autocast_dtypes(self, sequence: Sequence, state: ops.State) -> list[torch.dtype]:
+        """What torch's layer returns under autocast on the CPU: dtypes of the output and the states.
+
+        Its products come in the short dtype; what is added to a state takes the wider of the two. The
+        kernels compute in float32 all the same.
+        """
+        short, wide = torch.get_autocast_dtype("cpu"), state[-1].dtype
+        if torch.float64 in (sequence.x.dtype, wide):
+            return [torch.float64] * (1 + len(state))
+        wide = torch.promote_types(short, wide)
+        if self.mode == "GRU":
+            return [wide, wide]
+        if self.mode != "LSTM":
+            return [short, short]
+        if self.proj_size:
+            return [short, short, wide]
+        # The fused operator that torch has for padded input keeps every one of them short.
+        half = sequence.x.dtype == torch.float16 and torch.is_grad_enabled()
+        fused = sequence.batch_sizes is None and sequence.lanes > 0 and not half
+        return [short if fused and torch.backends.mkldnn.enabled else wide] * 3
+
+    def _read_weights(self) -> list[Weights]:
+        """The weights of each layer and direction, read once: a parametrization computes at a read."""
         # By name, not from _flat_weights: torch.func.functional_call and parametrizations replace
         # the attributes and leave that list behind.
-        weights: list[Tensor | None] = list(self.all_weights[row])
-        if not self.bias:
-            weights[2:2] = [None, None]
-        return tuple(weights)
+        if not is_parametrized(self) or torch.compiler.is_compiling():
+            return self._by_row(self.all_weights)
+        held = [
+            (module, name, buffer, buffer._version, buffer.clone())
+            for module in self.parametrizations.modules()
+            for name, buffer in module.named_buffers(recurse=False)
+        ]
+        weights = self.all_weights
+        if all(module.get_buffer(name) is b and b._version == v for module, name, b, v, _ in held):
+            return self._by_row(weights)
+        # Spectral norm takes a step of its power iteration at every read. So the result depends on
+        # how often weights are read, and that is as often as torch's own layer reads them.
+        with torch.no_grad():
+            for module, name, buffer, _, value in held:
+                setattr(module, name, buffer.copy_(value))
+        before = self._flat_weights, self._flat_weight_refs
+        self._update_flat_weights()
+        named = dict(zip(self._flat_weights_names, self._flat_weights, strict=True))
+        self._flat_weights, self._flat_weight_refs = before
+        return self._by_row([[named[name] for name in row] for row in self._all_weights])
+
+    def _by_row(self, weights) -> list[Weights]:
+        # torch leaves biases out where there are none.
+        return [
+            tuple(row) if self.bias else (*row[:2], None, None, *row[2:]) for row in weights
+        ]
 
     def _initial_state(self, hx, sequence: Sequence) -> ops.State:
         rows = self.num_layers * (2 if self.bidirectional else 1)

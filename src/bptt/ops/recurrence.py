@@ -98,13 +98,14 @@ def leaves_to_torch(
     """Whether a call without marks is best left to torch's own layer operator.
 
     It is where the kernels do not run: the operator keeps its loop over time in C++, and on a GPU it
-    is one fused kernel. ``torch.func`` transforms cannot pass it; they take the eager recurrence.
+    is one fused kernel. ``torch.func`` transforms and forward mode cannot all pass it; they take the
+    eager recurrence.
 
     Raises:
         BackendError: the native backend was asked for by name and does not cover the call.
     """
     reason = native.covers(cell, x, state, weights, batch_sizes=batch_sizes)
-    return not decide(reason) and not native.transformed()
+    return not decide(reason) and not native.transformed() and not native.forward_mode()
 
 
 def _check(

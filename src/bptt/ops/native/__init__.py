@@ -1,6 +1,15 @@
 """Torch operators over the compiled kernels."""
 
 from bptt.ops.native.extension import isa, isas, missing
-from bptt.ops.native.seam import covers, recur, recur_tokens, transformed
+from bptt.ops.native.seam import covers, forward_mode, recur, recur_tokens, transformed
 
-__all__ = ["covers", "isa", "isas", "missing", "recur", "recur_tokens", "transformed"]
+__all__ = [
+    "covers",
+    "forward_mode",
+    "isa",
+    "isas",
+    "missing",
+    "recur",
+    "recur_tokens",
+    "transformed",
+]

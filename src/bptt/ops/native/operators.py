@@ -40,6 +40,19 @@ library.impl("recur", forward, "CPU")
 library.impl("recur_backward", backward, "CPU")
 
 
+@torch.library.register_vmap("bptt::recur_backward", lib=library)
+def _recur_backward_of_each(info: Any, in_dims: tuple[Any, ...], *arguments: Any):
+    """Several cotangents, one after the other: each is a backward pass of its own."""
+    found = []
+    for i in range(info.batch_size):
+        one = [
+            a if dim is None else a.select(dim, i)
+            for a, dim in zip(arguments, in_dims, strict=True)
+        ]
+        found.append(torch.ops.bptt.recur_backward(*one))
+    return tuple(map(torch.stack, zip(*found, strict=True))), (0,) * len(found[0])
+
+
 @torch.library.register_fake("bptt::recur", lib=library)
 def _recur_fake(
     cell,
@@ -162,7 +175,9 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | N
             gradients[place] = gradient
     if not twice or ctx.norms is not None:
         with torch.no_grad():
-            operator = backward if ctx.direct else torch.ops.bptt.recur_backward
+            # What batches cotangents (vmap, is_grads_batched) has rules for operators alone.
+            direct = ctx.direct and not any(map(_is_batched, (dy, dh_n, dc_n)))
+            operator = backward if direct else torch.ops.bptt.recur_backward
             *found, norms = operator(
                 ctx.cell, dy, dh_n, dc_n, x, tokens, h0, c0, w_ih, w_hh, lengths, reset, cut,
                 ctx.reverse, ctx.batch_major, saved, [False] * 7 if twice else needs,
@@ -174,6 +189,14 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | N
             for place, gradient, needed in zip(_DIFFERENTIABLE, found, needs, strict=True):
                 gradients[place] = gradient if needed else None
     return tuple(gradients)
+
+
+def _is_batched(tensor: Tensor | None) -> bool:
+    """Whether a tensor stands for several, as a batch of cotangents does."""
+    functorch = torch._C._functorch
+    return tensor is not None and (
+        functorch.is_legacy_batchedtensor(tensor) or functorch.is_functorch_wrapped_tensor(tensor)
+    )
 
 
 def _differentiable_gradients(

@@ -29,6 +29,11 @@ def transformed() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
+def forward_mode() -> bool:
+    """Whether the call is differentiated in forward mode."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
 def covers(
     cell: str,
     x: Tensor,
@@ -65,11 +70,11 @@ def covers(
         if tensor.layout != torch.strided:
             return "the kernels take dense tensors"
     steps = x if tokens is None else tokens
-    if 0 in steps.shape[: 2 if batch_sizes is None else 1] or w_hh.shape[1] == 0:
+    if steps.shape[0] == 0 or w_hh.shape[1] == 0:
         return "there is nothing to run over"
     if transformed():
         return "torch.func transforms need the eager recurrence"
-    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
+    if forward_mode():
         return "forward-mode differentiation needs the eager recurrence"
     return None
 
