@@ -80,7 +80,10 @@ public:
         if (b_ih) compare("b_ih", b_ih, width, 1);
         if (b_hh) compare("b_hh", b_hh, width, 1);
 
-        StreamLayer<T> layer{cell_, projected ? 0 : w_ih.columns, H_};
+        StreamLayer<T> layer{};
+        layer.cell = cell_;
+        layer.I = projected ? 0 : w_ih.columns;
+        layer.H = H_;
         if (!projected) {
             layer.w_ih = columns(w_ih);
             layer.xp = room(B_, k.columns_padded(width));

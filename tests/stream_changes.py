@@ -13,6 +13,7 @@ import io
 import pickle
 import sys
 from importlib import util
+from multiprocessing.reduction import ForkingPickler
 
 import torch
 from torch import nn
@@ -366,6 +367,29 @@ def check_copied_before(stream, witness, xs, deeply):
         witness.state = before
 
 
+# What a caller may do to the tensor that a step returned: after each of them its memory is elsewhere.
+TAKEN = {
+    "shared": lambda y: y.share_memory_(),
+    "a view of it shared": lambda y: y[0].share_memory_(),
+    "queued": lambda y: ForkingPickler.dumps(y),
+    "set": lambda y: y.set_(torch.zeros(3)),
+    "data": lambda y: setattr(y, "data", torch.zeros(1, 2)),
+}
+
+
+def check_taken(kind, how):
+    """Take each step's output away, and see that the next is where it is returned."""
+    torch.manual_seed(1)
+    model = made(kind)
+    xs = inputs_of(model)
+    want = steps(bptt.Stream(model, B), xs)
+    stream = bptt.Stream(model, B)
+    for x, expected in zip(xs, want, strict=True):
+        y = stream.step(x)
+        assert torch.equal(y, expected)
+        TAKEN[how](y)
+
+
 def overrun():
     """What a sanitizer must see: a write past the end of a tensor of torch's."""
     counts, lengths, starts = torch.tensor([2, 1, 1]), torch.empty(2).long(), torch.empty(2).long()
@@ -386,4 +410,7 @@ if __name__ == "__main__":
             for dtype in TOL:
                 check_change(kind, name, dtype)
                 done += 1
+        for how in TAKEN:
+            check_taken(kind, how)
+            done += 1
     print(f"{done} changes of a stream's model, instruction set {isa()}")

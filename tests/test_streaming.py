@@ -16,8 +16,8 @@ from bptt.ops import native
 from bptt.ops.native.extension import extension
 from compare import assert_close
 from stream_changes import KINDS as CHANGED
+from stream_changes import TAKEN, changes_of, check_change, check_taken, inputs_of, made, steps
 from stream_changes import TOL as DTYPES
-from stream_changes import changes_of, check_change, inputs_of, made, steps
 
 KINDS = {
     "rnn": (nn.RNN, {}),
@@ -224,30 +224,10 @@ def test_the_state_is_converted_with_the_model():
     assert_close(stream.state, single, 0.0)
 
 
-# What a caller may do to the tensor that a step returned: after each of them its memory is elsewhere.
-TAKEN = {
-    "shared": lambda y: y.share_memory_(),
-    "a view of it shared": lambda y: y[0].share_memory_(),
-    "queued": lambda y: ForkingPickler.dumps(y),
-    "set": lambda y: y.set_(torch.zeros(3)),
-    "data": lambda y: setattr(y, "data", torch.zeros(1, 2)),
-}
-
-
 @pytest.mark.parametrize("kind", CHANGED)
 @pytest.mark.parametrize("how", TAKEN)
 def test_an_output_whose_memory_is_taken_away_is_made_anew(kind, how):
-    model = made(kind)
-    xs = inputs_of(model)
-    want = steps(bptt.Stream(model, 2), xs)
-    stream = bptt.Stream(model, 2)
-    got = []
-    for x in xs:
-        y = stream.step(x)
-        got.append(y.clone())
-        TAKEN[how](y)
-        del y
-    assert_close(torch.stack(got), want, 0.0)
+    check_taken(kind, how)
 
 
 def test_an_output_outlives_its_stream():
