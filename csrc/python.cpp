@@ -1,14 +1,20 @@
 // The bindings. Pointers arrive as integers (a tensor's data_ptr(); 0 is null), because wrapping
-// tensors costs more than a small kernel; the Python side has checked what they point to.
+// tensors costs more than a small kernel; the Python side has checked what they point to. What can be
+// seen from here is looked at again: that sizes are sizes, and that no address is null that must not
+// be (a tensor whose storage was freed has a shape and no memory). A stream's weights, which are given
+// once, arrive as arrays, and their sizes are compared here.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include <cstdlib>
-#include <stdexcept>
+#include <initializer_list>
+#include <optional>
 #include <string>
 
 #include "kernels.h"
-#include "stream.h"
+#include "owned_stream.h"
 
 namespace nb = nanobind;
 using bptt::Cell;
@@ -23,12 +29,35 @@ T* at(Ptr p) {
     return reinterpret_cast<T*>(p);
 }
 
+// Raises bptt.errors.ArgumentError.
+[[noreturn]] void refuse(const char* expected, const std::string& received, const char* remedy) {
+    nb::gil_scoped_acquire held;
+    const nb::object type = nb::module_::import_("bptt.errors").attr("ArgumentError");
+    const nb::object error = type(expected, received, remedy);
+    PyErr_SetObject(type.ptr(), error.ptr());
+    throw nb::python_error();
+}
+
+Cell cell_of(int number) {
+    if (number < 0 || number > int(Cell::lstm))
+        refuse("a cell number 0..3", std::to_string(number), "use bptt.ops.recur");
+    return Cell(number);
+}
+
+void need(std::initializer_list<Ptr> addresses) {
+    for (Ptr p : addresses)
+        if (!p)
+            refuse("tensors that lie in memory", "one whose storage was freed",
+                   "bring its storage back before the call");
+}
+
 template <class T>
 struct Binding {
     static void forward(int cell, const Problem& p, Ptr xp, int64_t ldx, Ptr tokens, Ptr b_ih, Ptr b_hh,
                         Ptr w_hh, Ptr h0, Ptr c0, Ptr y, Ptr saved, int64_t lds, Ptr hn,
                         Ptr cn, Ptr work) {
-        bptt::kernels<T>(Cell(cell)).forward(
+        if (p.T && p.B) need({xp, w_hh, y, hn, work});
+        bptt::kernels<T>(cell_of(cell)).forward(
             p, {at<T>(xp), ldx, at<int64_t>(tokens), at<T>(b_ih), at<T>(b_hh), at<T>(w_hh), nullptr,
                 at<T>(h0), at<T>(c0), at<T>(y), at<T>(saved), lds, at<T>(hn), at<T>(cn), at<void>(work)});
     }
@@ -36,6 +65,7 @@ struct Binding {
     static void backward(int cell, const Problem& p, Ptr dy, int64_t dy_step, int64_t dy_lane, Ptr dhn,
                          Ptr dcn, Ptr saved, int64_t lds, Ptr h0, Ptr c0, Ptr w_hh, Ptr dz, Ptr dh0,
                          Ptr dc0, Ptr db, Ptr norms, Ptr work) {
+        if (p.T && p.B) need({y, w_hh, dz, work, bptt::saved_of(cell_of(cell)) ? saved : y});
         bptt::kernels<T>(Cell(cell)).backward(
             p, {at<T>(dy), dy_step, dy_lane, at<T>(dhn), at<T>(dcn), at<T>(saved), lds, at<T>(h0),
                 at<T>(c0), at<T>(w_hh), at<T>(dz), at<T>(dh0), at<T>(dc0), at<T>(db), at<T>(norms),
@@ -43,44 +73,82 @@ struct Binding {
     }
 
     static size_t workspace(int cell, const Problem& p, bool backward) {
-        return bptt::kernels<T>(Cell(cell)).workspace(p, backward);
-    }
-
-    static size_t packed_size(int cell, int64_t H) { return bptt::kernels<T>(Cell(cell)).packed_size(H); }
-
-    static void pack(int cell, int64_t H, Ptr w_hh, Ptr b_ih, Ptr b_hh, Ptr out, int threads) {
-        bptt::kernels<T>(Cell(cell)).pack(H, at<T>(w_hh), at<T>(b_ih), at<T>(b_hh), at<T>(out), threads);
+        return bptt::kernels<T>(cell_of(cell)).workspace(p, backward);
     }
 
     static void scatter_add(const Problem& p, Ptr tokens, Ptr rows, int64_t ld, int64_t width, Ptr table) {
+        if (p.T && p.B) need({tokens, rows, table});
         bptt::scatter_add<T>(p, at<int64_t>(tokens), at<T>(rows), ld, width, at<T>(table));
     }
 
-    static int64_t columns_padded(int64_t N) { return bptt::kernels<T>(Cell(0)).columns_padded(N); }
+    using Stream = bptt::OwnedStream<T>;
+    using Array = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+    using Tensor = nb::ndarray<nb::pytorch, T>;
 
-    static void pack_columns(int64_t N, int64_t K, Ptr w, Ptr out) {
-        bptt::kernels<T>(Cell(0)).pack_columns(N, K, at<T>(w), at<T>(out));
+    static bptt::Given<T> given(const std::optional<Array>& array) {
+        if (!array) return {};
+        const size_t axes = array->ndim();
+        if (axes < 1 || axes > 2)
+            refuse("a matrix or a vector", std::to_string(axes) + " axes", "pass the weights of one layer");
+        if (!array->data()) need({0});
+        return {array->data(), int64_t(array->shape(0)), axes == 2 ? int64_t(array->shape(1)) : 1};
+    }
+
+    // The stream's output as a tensor. What a caller does to it may take its memory away from it
+    // (share_memory_, as queues between processes do, and resize_), and then steps would be written
+    // to where nobody looks. The tensor's memory is on loan: when the loan ends, a step says so.
+    struct Lending : Stream {
+        using Stream::Stream;
+        int loans = 0;
+    };
+    struct Loan {
+        Lending& from;
+        nb::object alive;  // the stream, as long as the tensor is
+        ~Loan() { --from.loans; }
+    };
+
+    static Tensor lend(nb::handle self) {
+        Lending& s = nb::cast<Lending&>(self);
+        if (!s.output()) refuse("a stream with layers", "one without", "add the layers first");
+        const nb::capsule owner(new Loan{s, nb::borrow(self)}, [](void* p) noexcept { delete static_cast<Loan*>(p); });
+        ++s.loans;
+        const size_t shape[] = {size_t(s.lanes()), size_t(s.output_width())};
+        const int64_t strides[] = {s.output_stride(), 1};
+        return Tensor(s.output(), 2, shape, owner, strides);
+    }
+
+    static nb::object state(nb::handle self, T* at) {
+        if (!at) return nb::none();
+        const Lending& s = nb::cast<Lending&>(self);
+        const size_t shape[] = {size_t(s.layers()), size_t(s.lanes()), size_t(s.hidden())};
+        return nb::cast(Tensor(at, 3, shape, self));
     }
 
     static void define_stream(nb::module_& m, const std::string& suffix) {
-        using Stream = bptt::Stream<T>;
+        using Weights = std::optional<Array>;
+        const auto optional = [](const char* name) { return nb::arg(name).noconvert().none(); };
         // No release of the GIL: a step takes less time than handing it over and taking it back.
-        nb::class_<Stream>(m, ("Stream" + suffix).c_str())
-            .def(nb::init<int64_t>())
+        nb::class_<Lending>(m, ("Stream" + suffix).c_str())
+            .def("__init__",
+                 [](Lending* self, int cell, int64_t lanes, int64_t layers, int64_t hidden) {
+                     new (self) Lending(cell_of(cell), lanes, layers, hidden);
+                 })
+            .def("read_tokens", [](Lending& s, Weights table) { s.read_tokens(given(table)); },
+                 nb::arg("table").noconvert())
             .def("add",
-                 [](Stream& s, int cell, int64_t I, int64_t H, Ptr w_ih, Ptr packed, Ptr h, Ptr c, Ptr xp,
-                    Ptr y, Ptr work) {
-                     s.add({Cell(cell), I, H, at<T>(w_ih), at<T>(packed), at<T>(h), at<T>(c), at<T>(xp),
-                            at<T>(y), at<void>(work)});
-                 })
-            .def("finish",
-                 [](Stream& s, int64_t N, int64_t K, Ptr w, Ptr b, Ptr y) {
-                     s.finish({N, K, at<T>(w), at<T>(b), at<T>(y)});
-                 })
-            .def("step", [](const Stream& s, Ptr x) { s.step(at<T>(x)); })
-            .def("step_tokens", [](const Stream& s, Ptr tokens, Ptr table, int64_t V) {
-                return s.step_tokens(at<int64_t>(tokens), at<T>(table), V);
-            });
+                 [](Lending& s, Weights w_ih, Weights w_hh, Weights b_ih, Weights b_hh) {
+                     s.add(given(w_ih), given(w_hh), given(b_ih), given(b_hh));
+                 },
+                 optional("w_ih"), nb::arg("w_hh").noconvert(), optional("b_ih"), optional("b_hh"))
+            .def("finish", [](Lending& s, Weights w, Weights b) { s.finish(given(w), given(b)); },
+                 nb::arg("w").noconvert(), optional("b"))
+            .def("output", [](nb::handle self) { return lend(self); })
+            .def("h", [](nb::handle self) { return state(self, nb::cast<Lending&>(self).h()); })
+            .def("c", [](nb::handle self) { return state(self, nb::cast<Lending&>(self).c()); })
+            // False: nothing was done, or the output no longer is where it was lent.
+            .def("step", [](Lending& s, Ptr x) { return s.step(at<T>(x)) && s.loans > 0; })
+            .def("step_tokens",
+                 [](Lending& s, Ptr tokens) { return s.step_tokens(at<int64_t>(tokens)) && s.loans > 0; });
     }
 
     static void define(nb::module_& m, const std::string& suffix) {
@@ -90,11 +158,7 @@ struct Binding {
         def("forward", &forward);
         def("backward", &backward);
         def("workspace", &workspace);
-        def("packed_size", &packed_size);
-        def("pack", &pack);
         def("scatter_add", &scatter_add);
-        def("columns_padded", &columns_padded);
-        def("pack_columns", &pack_columns);
         define_stream(m, suffix);
     }
 };
@@ -136,6 +200,11 @@ NB_MODULE(_native, m) {
         .def("__init__",
              [](Problem* self, int64_t T, int64_t B, int64_t H, int64_t step, int64_t lane, Ptr lengths,
                 Ptr reset, Ptr cut, bool reverse, int threads, Ptr starts) {
+                 if (T < 0 || B < 0 || H < 1 || threads < 1)
+                     refuse("T, B >= 0 and H, threads >= 1",
+                            "T=" + std::to_string(T) + ", B=" + std::to_string(B) +
+                                ", H=" + std::to_string(H) + ", threads=" + std::to_string(threads),
+                            "use bptt.ops.recur");
                  new (self) Problem{T, B, H, step, lane, at<int64_t>(lengths), at<uint8_t>(reset),
                                     at<uint8_t>(cut), reverse, threads, at<int64_t>(starts)};
              });

@@ -1,8 +1,10 @@
 #!/bin/sh
 # Builds the kernels and tests/ops/kernels_test.cpp with sanitizers, and runs the tests on every
 # instruction set of this machine: first for memory and undefined behaviour, on OpenMP; then for
-# data races, on std::thread, because ThreadSanitizer does not see into the OpenMP runtime.
-# Says nothing unless something fails. Takes some minutes, most of them to compile.
+# data races, on std::thread, because ThreadSanitizer does not see into the OpenMP runtime. The first
+# of the two also runs Python on top: streams whose models change, tests/stream_changes.py.
+# Says nothing unless something fails. Takes some minutes, most of them to compile. BPTT_PYTHON names
+# an interpreter with the package and nanobind; ./run sanitize passes its own.
 set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 
@@ -12,6 +14,9 @@ command -v cmake >/dev/null || fail "cmake was not found in PATH"
 if command -v ninja >/dev/null; then generator=Ninja
 elif command -v make >/dev/null; then generator='Unix Makefiles'
 else fail "neither ninja nor make was found in PATH"; fi
+python=${BPTT_PYTHON:-$root/.venv/bin/python}
+"$python" -c 'import bptt, nanobind' 2>/dev/null ||
+    fail "expected an interpreter with bptt and nanobind, received $python: call ./run sanitize, or set BPTT_PYTHON"
 
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
@@ -30,17 +35,30 @@ run() {
     else cat "$build/log" >&2; return 1; fi
 }
 
-export ASAN_OPTIONS=halt_on_error=1:detect_leaks=1
+export ASAN_OPTIONS=halt_on_error=1
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 export TSAN_OPTIONS=halt_on_error=1
 export OMP_WAIT_POLICY=passive  # more threads than cores: do not spin
 unset BPTT_ISA
 
+# A Python program on the extension in a folder, in an interpreter that knows nothing of sanitizers:
+# their runtime comes first, and with it the library whose exceptions it watches. What the interpreter
+# itself never frees is not looked for.
+sanitized_python() {
+    module=$(ls "$1"/_native.*so)
+    shift
+    first=$(ldd "$module" | awk '/lib(asan|stdc\+\+)[.]/ {print $3}' | tr '\n' ':')
+    case $first in *libasan*) ;; *) fail "expected the extension to load libasan, as GCC links it" ;; esac
+    run env LD_PRELOAD="$first" ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0" \
+        nice "$python" "$root/tests/stream_changes.py" "$module" "$@"
+}
+
 for sanitizer in address,undefined thread; do
     folder=$build/$sanitizer
+    case $sanitizer in thread) with_module=OFF ;; *) with_module=ON ;; esac
     # Release would add -O3, which takes far longer to compile with the checks in.
     quietly cmake -S "$root" -B "$folder" -G "$generator" -DBPTT_SANITIZE="$sanitizer" \
-        -DBPTT_MODULE=OFF -DBPTT_DRIVER=ON -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 ||
+        -DBPTT_MODULE=$with_module -DPython_EXECUTABLE="$python" -DBPTT_DRIVER=ON -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 ||
         fail "cmake failed for $sanitizer"
     quietly nice cmake --build "$folder" || fail "the build failed for $sanitizer"
 
@@ -48,5 +66,16 @@ for sanitizer in address,undefined thread; do
     run "$tests" --isas || fail "the $sanitizer build does not start on this machine"
     for isa in $(cat "$build/log"); do
         run env BPTT_ISA="$isa" nice "$tests" || fail "the tests failed: $sanitizer, $isa"
+    done
+
+    [ "$with_module" = ON ] || continue
+    # First that a write past the end of one of torch's tensors would be seen at all.
+    if (sanitized_python "$folder" --overrun) 2>"$build/seen"; then fail "an overrun was not noticed"; fi
+    grep -q heap-buffer-overflow "$build/seen" || { cat "$build/seen" >&2; fail "an overrun was not named"; }
+    for isa in $("$tests" --isas); do
+        BPTT_ISA=$isa
+        export BPTT_ISA
+        sanitized_python "$folder" || fail "a stream failed after its model changed: $isa"
+        unset BPTT_ISA
     done
 done

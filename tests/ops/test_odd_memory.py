@@ -13,8 +13,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 import bptt
 from bptt import ops
-from bptt.errors import BpttError, DeviceError, DtypeError, ShapeError
+from bptt.errors import ArgumentError, BpttError, DeviceError, DtypeError, ShapeError
 from bptt.ops import native
+from bptt.ops.native.extension import extension
 from compare import assert_close
 from processes import interpreter
 
@@ -214,3 +215,54 @@ def test_marks_that_a_conversion_would_cut_are_refused(name, dtype):
     weights = (torch.randn(5, 3), torch.randn(5, 5), None, None)
     with pytest.raises(DtypeError, match=str(dtype)):
         ops.recur("RNN_TANH", torch.randn(4, 2, 3), (torch.zeros(2, 5),), weights, **given)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+@pytest.mark.parametrize("form", ["plain", "packed", "both ways", "tokens", "twice"])
+def test_a_default_device_does_not_move_the_kernels_memory(kind, form):
+    """Memory that is made along the way lies where the tensors lie, not where new ones would."""
+    layer = getattr(bptt.nn, kind)(3, H, bidirectional=form == "both ways")
+    x = torch.randn(5, 2, 3)
+    tokens = torch.tensor([[0, 1], [1, 1], [0, 0], [1, 0], [0, 1]])
+
+    def run():
+        layer.zero_grad()
+        if form == "tokens":
+            y = layer.forward_tokens(tokens, x[0])[0]
+        elif form == "packed":
+            y = layer(nn.utils.rnn.pack_padded_sequence(x, torch.tensor([5, 3], device="cpu")))[
+                0
+            ].data
+        else:
+            y = layer(x)[0]
+        if form == "twice":
+            first = torch.autograd.grad(y.square().sum(), layer.weight_hh_l0, create_graph=True)[0]
+            return y.detach(), torch.autograd.grad(first.sum(), layer.weight_ih_l0)[0]
+        y.square().sum().backward()
+        return y.detach(), [p.grad.clone() for p in layer.parameters()]
+
+    want = run()
+    with torch.device("meta"):
+        got = run()
+    assert_close(got, want, tol=0)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_a_weight_whose_memory_was_freed_is_refused(kind):
+    layer, x = getattr(bptt.nn, kind)(3, H), torch.randn(5, 2, 3)
+    layer.weight_hh_l0.untyped_storage().resize_(0)
+    with pytest.raises(BpttError, match="storage was freed"):
+        layer(x)
+    with pytest.raises(BpttError, match="storage was freed"), torch.no_grad():
+        layer(x)
+
+
+@pytest.mark.parametrize("sizes", [(-1, 2, 3, 1), (5, -1, 3, 1), (5, 2, 0, 1), (5, 2, 3, 0)])
+def test_sizes_that_are_none_make_no_problem(sizes):
+    T, B, H, threads = sizes
+    with pytest.raises(ArgumentError, match="T, B >= 0 and H, threads >= 1"):
+        extension.Problem(T, B, H, B, 1, 0, 0, 0, False, threads, 0)
+    problem = extension.Problem(5, 2, 3, 2, 1, 0, 0, 0, False, 1, 0)
+    for cell in (-1, 4):
+        with pytest.raises(ArgumentError, match="a cell number"):
+            extension.workspace_f32(cell, problem, False)

@@ -19,6 +19,7 @@ from bptt.ops.native.call import (
     hand_on,
     pointer,
     unpack_sizes,
+    workspace,
 )
 
 
@@ -74,7 +75,7 @@ def backward(
     saved = dense(saved)
     states = saved[:, -H:]  # h_t of each row
     # dh0 is what makes the last product of the chain; only LSTM's c0 comes without it.
-    work = torch.empty(function("workspace", w_hh.dtype)(cell, problem, True), dtype=torch.uint8)
+    work = workspace(cell, problem, w_hh.dtype, backward=True)
     function("backward", w_hh.dtype)(
         cell, problem, pointer(dy), *((0, 0) if dy is None else dy.stride()[:2]), pointer(dh_n),
         pointer(dc_n), pointer(saved), saved.shape[-1], pointer(h0), pointer(c0),
@@ -109,7 +110,7 @@ def backward(
         dw_hh = room(False)
     elif counts is not None and h0 is not None and lengths is not None and starts is not None:
         before = _packed_before(counts)
-        lanes = torch.arange(B)
+        lanes = torch.arange(B, device=dz.device)
         first = starts[lengths - 1] + lanes if reverse else lanes
         left, h = (dz[before], states[B:]) if reverse else (dz[B:], states[before])
         dw_hh = _outer_sum(sizes, left, h, dz[first], h0)
@@ -124,7 +125,7 @@ def _input_weight(sizes: Sizes, dz: Tensor, x: Tensor, lengths: Tensor | None) -
     dw = torch.mm(dz.t(), rows)
     if lengths is not None and sizes.packed is None and not _is_finite(dw):
         # dz is zero in the padding, but zero times what may lie there, NaN included, need not be.
-        padding = torch.arange(sizes.T)[:, None] >= lengths
+        padding = torch.arange(sizes.T, device=dz.device)[:, None] >= lengths
         dw = torch.mm(dz.t(), sizes.flat(x.masked_fill(padding.unsqueeze(-1), 0)))
     return dw
 
@@ -132,7 +133,7 @@ def _input_weight(sizes: Sizes, dz: Tensor, x: Tensor, lengths: Tensor | None) -
 def _packed_before(counts: Tensor) -> Tensor:
     """For each packed row from the second step on, the row of the same lane one step before."""
     first = int(counts[0])
-    rows = torch.arange(first, int(counts.sum()))
+    rows = torch.arange(first, int(counts.sum()), device=counts.device)
     return rows - torch.repeat_interleave(counts[:-1], counts[1:])
 
 
@@ -162,7 +163,7 @@ def _hidden_weight(
     start = None
     if h0 is not None:
         if reverse and lengths is not None:
-            start = by_step[lengths - 1, torch.arange(B)]
+            start = by_step[lengths - 1, torch.arange(B, device=dz.device)]
         else:
             start = by_step[first].clone()
     shift = B

@@ -98,6 +98,12 @@ def function(name: str, dtype: torch.dtype):
     return getattr(extension, name + ("_f32" if dtype == torch.float32 else "_f64"))
 
 
+def workspace(cell: int, problem, dtype: torch.dtype, *, backward: bool) -> Tensor:
+    """The memory that a kernel works in; on the CPU, whatever torch's default device is."""
+    size = function("workspace", dtype)(cell, problem, backward)
+    return torch.empty(size, dtype=torch.uint8, device="cpu")
+
+
 def _shape(name: str, tensor: Tensor | None, *expected: int) -> None:
     if tensor is not None and tensor.shape != expected:
         raise ShapeError(

@@ -15,6 +15,7 @@ from bptt.ops.native.call import (
     hand_on,
     pointer,
     unpack_sizes,
+    workspace,
 )
 
 
@@ -74,7 +75,7 @@ def forward(
     h_n = x.new_empty(B, H)
     c_n = x.new_empty((B, H) if cell == LSTM else 0)
     h0, c0, w_hh, b_ih, b_hh = dense(h0), dense(c0), dense(w_hh), dense(b_ih), dense(b_hh)
-    work = torch.empty(function("workspace", w_hh.dtype)(cell, problem, False), dtype=torch.uint8)
+    work = workspace(cell, problem, w_hh.dtype, backward=False)
     function("forward", w_hh.dtype)(
         cell, problem, xp.data_ptr(), ldx, pointer(tokens_), pointer(b_ih), pointer(b_hh),
         w_hh.data_ptr(), pointer(h0), pointer(c0), y.data_ptr(),

@@ -214,7 +214,7 @@ def _differentiable_gradients(
     x, w_hh = cast(Tensor, views[0]), cast(Tensor, views[4])
     xs = x if tokens is None else x[tokens]
     if w_ih is None:
-        w_ih = torch.eye(w_hh.shape[0], dtype=w_hh.dtype)
+        w_ih = torch.eye(w_hh.shape[0], dtype=w_hh.dtype, device=w_hh.device)
     zeros = w_hh.new_zeros(xs.shape[1], w_hh.shape[1])
     state = tuple(zeros if s is None else s for s in ((h0, c0) if cell == LSTM else (h0,)))
     y, final = eager.recur(CELLS[cell], xs, state, (w_ih, w_hh, b_ih, b_hh), **options)
