@@ -100,7 +100,7 @@ class Corpus:
                 not have become unknown. None makes one of the training part.
             valid_fraction: the share held out at the end, 0 <= valid_fraction < 1.
             document_separator: a document begins after each run of these.
-            line_ends: ``"keep"`` reads them as they are, ``"unix"`` reads ``\\r\\n`` and ``\\r`` as ``\\n``.
+            line_ends: ``"keep"`` leaves them as they are, ``"unix"`` reads each as a line feed.
             cache: folder for encoded large texts; None for the user's cache folder.
             progress: called with (bytes done, bytes in all) as files are read.
             in_memory_below: texts of fewer bytes are kept in memory.
