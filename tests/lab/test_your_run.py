@@ -25,7 +25,6 @@ from bptt.training.build import open_corpus
 from bptt.training.restore import load_model
 from bptt.training.run_folder import RunFolder
 from lab_driver import LabPage, start
-from sealing import sealed_anew
 
 TEXT = "".join(f"the {n} of {n * n} is not the {n % 7}.\n" for n in range(300))
 
