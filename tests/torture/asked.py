@@ -69,8 +69,10 @@ def contents(run: Path) -> dict[str, bytes]:
 
 def _called(words: list[str]) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
-    # Pictures take longer than all the rest.
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        with mock.patch("bptt.report.write_run_report"):
-            status = main([str(word) for word in words])
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch("bptt.report.write_run_report"),  # pictures take longer than all the rest
+    ):
+        status = main(words)
     return status, out.getvalue(), err.getvalue()

@@ -22,7 +22,9 @@ LAYOUTS = {
     "absolute": (".", ["{project}/data/text.txt"], "{project}/runs/one"),
     "within": (".", ["runs/text.txt"], "runs/one"),
 }
-WAYS = ("back", "together", "together", "run away", "text away", "renamed", "apart", "typed")
+WAYS = (
+    "back", "together", "run away", "both away", "text away", "renamed", "apart", "typed",
+)  # fmt: skip
 
 
 def torture(folder: Path, *, rounds: int, seed: int) -> str:
@@ -73,10 +75,10 @@ class _Project:
     def move(self, scene, way, chance):
         """Lay the project out anew, ask from somewhere, clear up; return how the text was found."""
         scene.mkdir()
-        place = self.place if way == "back" else scene / "else" / "where"
+        place = self.place if way in ("back", "run away") else scene / "else" / "where"
         shutil.copytree(self.kept, place)
         run, files = place / self.run, [place / file for file in self.files]
-        sure = way in ("back", "together")
+        sure = way in ("back", "together", "run away")
         where = chance.choice((scene, place, place / "work", run, run.parent, Path("/")))
         if way == "typed":  # the text lies where its name, as it was typed, leads from here
             where = scene / "desk" / "a"
@@ -85,7 +87,7 @@ class _Project:
             if sure:
                 files = self.carried(files, [where / name for name in self.typed])
                 run = Path(shutil.move(run, scene / "run"))
-        elif way == "run away":
+        elif way in ("run away", "both away"):
             run = Path(shutil.move(run, _made(scene / "far") / "run"))
             where = scene
         elif way in ("text away", "apart", "renamed"):
