@@ -80,7 +80,8 @@ def test_a_changed_text_is_refused_and_the_remedy_works_as_it_is_printed(name, t
     command = shlex.split(line[line.rindex("bptt ") :])
     command[command.index("FILE")] = "as it was.txt"
     assert command[:2] == ["bptt", name]
-    answered(capsys, *command[1:], *(["--steps", "6", "--sample", "0"] if name == "train" else []))
+    more = {"train": ["--steps", "6", "--sample", "0"], "diagnose": ["--try-for", "0"]}
+    answered(capsys, *command[1:], *more.get(name, []))
 
 
 @pytest.mark.parametrize("name", READERS)
