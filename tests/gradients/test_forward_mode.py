@@ -180,6 +180,15 @@ def test_torchs_cells(vectorize, lane_axis):
     assert type(model.b) is nn.GRUCell
 
 
+@pytest.mark.parametrize("layer", [n for n in LAYERS if n not in (bptt.nn.MinGRU, bptt.nn.LRU)])
+def test_a_recurrence_held_orthogonal(layer):
+    model = Predictor(layer)
+    bptt.remedies.hold_orthogonal(model.layer)
+    kind = type(model.layer)
+    check_equal(ForwardMode(), model, *batch(6, 2))
+    assert type(model.layer) is kind
+
+
 def test_unbatched_inputs_are_one_state():
     model, (x, target) = Predictor(bptt.nn.GRU), batch(5, 1)
     check_equal(ForwardMode(lane_axis=None), model, x[:, 0], target[:, 0])

@@ -25,7 +25,6 @@ from bptt.training.build import open_corpus
 from bptt.training.restore import load_model
 from bptt.training.run_folder import RunFolder
 from lab_driver import LabPage, start
-from sealing import sealed_anew
 
 TEXT = "".join(f"the {n} of {n * n} is not the {n % 7}.\n" for n in range(300))
 
@@ -124,12 +123,20 @@ def test_the_measurement_is_that_of_the_package_on_the_same_seed(made):
     assert last.done == last.total
 
 
-def test_a_run_whose_text_is_gone_still_writes(run, monkeypatch):
-    config = run / "config.toml"
-    sealed_anew(run, config.name, config.read_text().replace("text.txt", "gone.txt"))
-    *_, last = lab.measure(run)
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "no such file"), (TEXT[:-9] + "seventy.\n", "another text")]
+)
+def test_a_run_whose_text_is_gone_or_another_still_writes(made, run, content, said):
+    text = made / "text.txt"
+    text.unlink() if content is None else text.write_text(content)
+    try:
+        *_, last = lab.measure(run)
+    finally:
+        text.write_text(TEXT)
     assert last.frame.diagnosis is None
-    assert "gone.txt" in lab.draw_measured(last.frame)
+    assert "text.txt" in last.frame.missing
+    assert said in last.frame.missing
+    assert "Not measured" in lab.draw_measured(last.frame)
     assert last.frame.texts
 
 

@@ -109,6 +109,25 @@ def test_ours_and_torchs_agree():
     assert_close(results[1], results[0], 1e-5)
 
 
+@pytest.mark.parametrize("kind", [nn.RNNCell, nn.GRUCell, nn.LSTMCell])
+def test_a_cell_held_orthogonal_is_watched_as_the_cell_with_its_matrix(kind):
+    held = hold_orthogonal(kind(3, 4).double())
+    plain = kind(3, 4).double()
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            parameter.copy_(getattr(held, name))
+    x, spectra = torch.randn(7, 2, 3, dtype=torch.float64), []
+    for cell in (held, plain):
+        with bptt.watch(cell) as flow:
+            state, total = None, 0.0
+            for step in x:
+                state = cell(step, state)
+                total = total + (state[0] if isinstance(state, tuple) else state).square().sum()
+            total.backward()
+        spectra.append(flow.spectrum.norms)
+    assert_close(spectra[0], spectra[1], 1e-12)
+
+
 def test_refusals():
     with pytest.raises(ArgumentError, match="recurrent layers"):
         hold_orthogonal(nn.Linear(2, 2))

@@ -13,7 +13,16 @@ from pathlib import Path
 import torch
 import tyro
 
-from torture import damage, disk, fuzz, kills, large_text, malformed
+from torture import (
+    changed_texts,
+    damage,
+    disk,
+    fuzz,
+    kills,
+    large_text,
+    malformed,
+    moved_directories,
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +30,8 @@ class Options:
     """Torture runs until they break, or show that they do not."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Which ones; all, if none is named: kills, damage, disk, fuzz, malformed, large_text."""
+    """Which ones; all, if none is named: kills, damage, disk, fuzz, malformed, large_text, changed_texts,
+    moved_directories."""
     kills: int = 50
     """Times that a training process is killed."""
     damages: int = 500
@@ -32,6 +42,10 @@ class Options:
     """Malformed calls of layers."""
     gigabytes: float = 4.0
     """Size of the large text; the disk needs twice that."""
+    changes: int = 200
+    """Times that the text of a run is changed."""
+    moves: int = 200
+    """Times that a run and its text are moved."""
     seed: int = 0
     """Of where and when."""
 
@@ -42,6 +56,10 @@ TORTURES = {
     "disk": lambda o, folder: disk.torture(folder),
     "fuzz": lambda o, folder: fuzz.torture(o.inputs, o.seed),
     "malformed": lambda o, folder: malformed.torture(o.calls, o.seed),
+    "changed_texts": lambda o, folder: changed_texts.torture(folder, rounds=o.changes, seed=o.seed),
+    "moved_directories": lambda o, folder: moved_directories.torture(
+        folder, rounds=o.moves, seed=o.seed
+    ),
     "large_text": lambda o, folder: large_text.torture(folder, o.gigabytes),
 }
 

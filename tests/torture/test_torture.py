@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from processes import interpreter, same_path
-from torture import damage
+from torture import changed_texts, damage, moved_directories
 
 
 def torture(*words):
@@ -41,3 +41,15 @@ def test_a_damaged_file_is_refused_or_passed_over_and_named(tmp_path):
 
 def test_damage_in_short(tmp_path):
     assert damage.torture(tmp_path, damages=40, seed=7).startswith("40 damages")
+
+
+def test_texts_changed_in_short(tmp_path):
+    done = changed_texts.torture(tmp_path, rounds=28, seed=3)
+    assert done.startswith("28 changed texts")
+    assert min(int(word) for word in done.split() if word.isdigit()) > 0, "each outcome was met"
+
+
+def test_directories_moved_in_short(tmp_path):
+    done = moved_directories.torture(tmp_path, rounds=24, seed=3)
+    assert done.startswith("24 moved directories")
+    assert min(int(word) for word in done.split() if word.isdigit()) > 0, "each outcome was met"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -28,6 +30,10 @@ class Diagnose:
     """A run folder."""
     file: tyro.conf.Positional[str | None] = None
     """The text, whole."""
+    text: tuple[str, ...] = ()
+    """The run's own text, under the names it has now: its held-out part is taken."""
+    line_ends: Literal["keep", "unix"] | None = None
+    r"""Of FILE: read as they are, or \r\n and \r as \n; default: as those of the run's text."""
     steps: int = 256
     """Length of a measured sequence."""
     lanes: int = 16
@@ -47,7 +53,7 @@ def run(arguments: list[str]) -> int:
     """Print a diagnosis."""
     asked = parse(Diagnose, "diagnose", arguments)
 
-    from bptt.cli.text import open_text, shown_reading
+    from bptt.cli.text import open_text, shown_reading, unknown_lines
     from bptt.data import RandomChunks
     from bptt.diagnosis import diagnose
     from bptt.errors import ArgumentError
@@ -72,17 +78,25 @@ def run(arguments: list[str]) -> int:
             "diagnose a run of bptt train --model recurrent",
         )
     with shown_reading():
-        stream, what, _ = open_text(asked.file, settings, vocabulary)
+        text = open_text(
+            "diagnose", asked.run, settings, vocabulary,
+            file=asked.file, own=asked.text, line_ends=asked.line_ends,
+        )  # fmt: skip
+    stream = text.stream
     chunk = RandomChunks(*stream, batch=asked.lanes, chunk=asked.steps, seed=asked.seed).take()
     found = diagnose(model, (chunk.inputs, chunk.targets), token_loss, k=own_k(settings))
     if asked.try_for > 0:
         found = replace(found, trials=_tried(asked, settings, vocabulary.size, stream, chunk))
     if asked.html is not None:
         write_run_report(asked.run, found, asked.html)
+    again = None if asked.file is None else shlex.join(["bptt", "diagnose", asked.run, asked.file])
+    unknown = unknown_lines(text, again)
     if asked.json:
         print(json.dumps(document(found)))
+        print(*unknown, sep="\n", end="\n" if unknown else "", file=sys.stderr)
         return 0
-    print(f"{what}: {asked.lanes} places of {asked.steps} steps\n")
+    print(f"{text.name}: {asked.lanes} places of {asked.steps} steps")
+    print(*unknown, sep="\n", end="\n\n" if unknown else "\n")
     show(found)
     if asked.html is not None:
         print(f"\npage: {asked.html}")

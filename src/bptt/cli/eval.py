@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from dataclasses import dataclass
+from typing import Literal
 
 import tyro
 
@@ -15,7 +18,8 @@ class Eval:
     """Score a trained model on a text: nats and bits per token, perplexity.
 
     Every token but the first of a document is predicted from all that stands before it. Without a
-    file, the held-out part of the text the run was trained on.
+    file, the held-out part of the text the run was trained on; that text is found again wherever the
+    command is started, and a text that was changed is refused.
 
     Example: bptt eval runs/play other_play.txt
     """
@@ -24,6 +28,10 @@ class Eval:
     """A run folder."""
     file: tyro.conf.Positional[str | None] = None
     """The text, whole."""
+    text: tuple[str, ...] = ()
+    """The run's own text, under the names it has now: its held-out part is taken."""
+    line_ends: Literal["keep", "unix"] | None = None
+    r"""Of FILE: read as they are, or \r\n and \r as \n; default: as those of the run's text."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""
 
@@ -32,22 +40,27 @@ def run(arguments: list[str]) -> int:
     """Print a score."""
     asked = parse(Eval, "eval", arguments)
 
-    from bptt.cli.text import open_text, shown_reading
+    from bptt.cli.text import open_text, shown_reading, unknown_lines
     from bptt.training.evaluate import evaluate
     from bptt.training.restore import load_model
 
     model, vocabulary, settings = load_model(asked.run)
     with shown_reading():
-        stream, what, unknown = open_text(asked.file, settings, vocabulary)
-    score = evaluate(model, stream)
+        text = open_text(
+            "eval", asked.run, settings, vocabulary,
+            file=asked.file, own=asked.text, line_ends=asked.line_ends,
+        )  # fmt: skip
+    score = evaluate(model, text.stream)
+    again = None if asked.file is None else shlex.join(["bptt", "eval", asked.run, asked.file])
+    unknown = unknown_lines(text, again)
     if asked.json:
-        print(json.dumps(score.as_dict()))
+        print(json.dumps(score.as_dict() | ({"unknown": text.unknown} if unknown else {})))
+        print(*unknown, sep="\n", end="\n" if unknown else "", file=sys.stderr)
         return 0
     unit = "byte" if settings.bytes else "character"
     print(
-        f"{what}: {score.bits:.4f} bits per {unit} ({score.nats:.4f} nats, "
+        f"{text.name}: {score.bits:.4f} bits per {unit} ({score.nats:.4f} nats, "
         f"perplexity {score.perplexity:.3f}) over {score.tokens:,} {unit}s"
     )
-    if unknown:
-        print(f"{unknown:,} of them are unknown to the model and scored as one symbol")
+    print(*unknown, sep="\n", end="\n" if unknown else "")
     return 0

@@ -42,6 +42,8 @@ class Export:
     """Tokens of the training text that the scales are taken from (int8)."""
     measure: int = 100_000
     """Steps of the held-out text over which to measure what int8 costs; 0 for none."""
+    text: tuple[str, ...] = ()
+    """The run's own text, under the names it has now (int8)."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""
 
@@ -61,6 +63,10 @@ class Export:
         if self.output_bits != 8 and self.precision != "int8":
             raise ArgumentError(
                 "--output-bits with --precision int8", self.precision, "leave it out"
+            )
+        if self.text and self.precision != "int8":
+            raise ArgumentError(
+                "--text with --precision int8", self.precision, "leave it out: no text is read"
             )
         if self.activations != "own" and self.precision == "int8":
             raise ArgumentError(
@@ -110,13 +116,13 @@ def _c(asked: Export, model: Any, vocabulary: Any, settings: Any) -> dict[str, A
         export = export_c(model, _some_tokens(model), out, **options)
         return {"out": out, "files": sorted(export.files), "cost": None}
 
-    from bptt.cli.text import shown_reading
+    from bptt.cli.text import own_text, shown_reading
     from bptt.export.folder import check_free
-    from bptt.training.build import open_corpus
 
     check_free(out)  # known now, or only after a minute of measuring
     with shown_reading():
-        corpus = open_corpus(settings, vocabulary)
+        command = "export --to c --precision int8"
+        corpus = own_text(command, asked.run, settings, vocabulary, asked.text)
     held_out = corpus.valid if asked.measure else None
     if asked.measure and (held_out is None or len(held_out.tokens) < 21):
         raise ArgumentError("held-out text to measure on", "none in this run", "give --measure 0")

@@ -12,6 +12,8 @@ import tyro
 from bptt.errors import ArgumentError
 
 T = TypeVar("T")
+ESCAPED = ("--documents", "--prompt")  # what is typed after these may hold \n, \t, \r and \\
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 _FRAME = "│╭╮╰╯─ \n"
 _OURS = re.compile(r"expected (.*), received (.*): (.*)")
 
@@ -37,7 +39,7 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
             return tyro.cli(
                 kind,
                 prog=f"bptt {name}",
-                args=arguments,
+                args=_unescaped(arguments),
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
                 **options,
             )
@@ -51,6 +53,29 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
         raise ArgumentError(
             f"options of bptt {name}", sentence, f"see bptt {name} --help"
         ) from None
+
+
+def unescape(text: str) -> str:
+    r"""Read ``\n``, ``\t``, ``\r`` and ``\\`` as a shell's user means them; all else stays as it is.
+
+    Example:
+        >>> unescape(r"one\ntwo\\n \d")
+        'one\ntwo\\n \\d'
+    """
+    return re.sub(r"\\([ntr\\])", lambda match: _ESCAPES[match[1]], text)
+
+
+def _unescaped(arguments: list[str]) -> list[str]:
+    """The words, those that are a text with their escapes read."""
+    words: list[str] = []
+    for number, word in enumerate(arguments):
+        flag, equals, value = word.partition("=")
+        if number and arguments[number - 1] in ESCAPED:
+            word = unescape(word)
+        elif equals and flag in ESCAPED:
+            word = f"{flag}={unescape(value)}"
+        words.append(word)
+    return words
 
 
 def _first_line(box: str) -> str:

@@ -21,7 +21,7 @@ class Sample:
     run: tyro.conf.Positional[str]
     """A run folder."""
     prompt: str = "\n"
-    """What to continue."""
+    r"""What to continue; \n is a line break, \t a tab, \\ a backslash."""
     length: int = 500
     """Tokens to write."""
     temperature: float = 0.8

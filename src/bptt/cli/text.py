@@ -2,58 +2,134 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bptt.data import Corpus, Stream, Vocabulary
-from bptt.data.mapped import release
-from bptt.data.source import BLOCK
+from bptt.data import Corpus, Stream, Vocabulary, count_unknown
+from bptt.data.line_ends import Reading
 from bptt.errors import ArgumentError
-from bptt.training.build import open_corpus, reading, texts_folder
+from bptt.training.build import reading, texts_beside
+from bptt.training.own_text import open_own_text
 from bptt.training.settings import Settings
+
+NAMED = 5  # unknown characters that are named
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text that was opened.
+
+    Attributes:
+        stream: its tokens.
+        name: what to call it.
+        unknown: the characters that the model does not know, with how often, the most frequent first.
+    """
+
+    stream: Stream
+    name: str
+    unknown: dict[str, int]
 
 
 def open_text(
-    file: str | None, settings: Settings, vocabulary: Vocabulary
-) -> tuple[Stream, str, int]:
-    """Read it.
+    command: str,
+    run: str,
+    settings: Settings,
+    vocabulary: Vocabulary,
+    *,
+    file: str | None = None,
+    own: Sequence[str] = (),
+    line_ends: Reading | None = None,
+) -> Text:
+    """Read the text that a command is about.
 
-    Returns:
-        Its tokens, what to call it, and how many of them the vocabulary does not know.
+    Args:
+        command: its name.
+        run: the run folder.
+        settings: of the run.
+        vocabulary: of the run.
+        file: a text, whole; None for the part that the run held out.
+        own: where the run's own text is now, if not where it was.
+        line_ends: how to read those of ``file``; None: as the run read its own.
 
     Raises:
-        ArgumentError: no file, and the run holds nothing out.
+        ArgumentError: no file, and the run holds nothing out; options that do not go together.
         DataError: the file cannot be read.
+        RunError: the run's own text is not there, or another text is.
     """
     if file is None:
-        stream = open_corpus(settings, vocabulary).valid
-        if stream is None:
+        if line_ends is not None:
+            raise ArgumentError(
+                "--line-ends with a FILE",
+                "none",
+                "leave it out: the run's own text is read as it was",
+            )
+        corpus = own_text(command, run, settings, vocabulary, own)
+        if corpus.valid is None:
             raise ArgumentError("a file", "none, and the run holds nothing out", "name a text")
-        return stream, "the held-out part", _unknown(stream, vocabulary)
+        begin, files = len(corpus.train.tokens), corpus.names if settings.files or own else ()
+        unknown = _unknown(corpus, vocabulary, files, settings.line_ends, begin)
+        return Text(corpus.valid, "the held-out part", unknown)
+    if own:
+        raise ArgumentError(
+            "a FILE, or --text with the run's own text", "both", "leave one of them out"
+        )
+    line_ends = settings.line_ends if line_ends is None else line_ends
     corpus = Corpus.open(
         [file],
         vocabulary=vocabulary,
         valid_fraction=0.0,
         document_separator=settings.documents,
-        cache=texts_folder(settings),
+        line_ends=line_ends,
+        cache=texts_beside(Path(run)),
         progress=reading.get(),
     )
-    return corpus.train, file, corpus.unknown
+    return Text(corpus.train, file, _unknown(corpus, vocabulary, (file,), line_ends, 0))
 
 
-def _unknown(stream: Stream, vocabulary: Vocabulary) -> int:
-    """How many tokens are the unknown symbol; of a large text a block is held at a time."""
-    found, tokens = 0, stream.tokens
-    if vocabulary.unknown_id is None:
-        return 0
-    for begin in range(0, len(tokens), BLOCK):
-        found += int(np.count_nonzero(tokens[begin : begin + BLOCK] == vocabulary.unknown_id))
-        release(tokens)
-    return found
+def own_text(
+    command: str, run: str, settings: Settings, vocabulary: Vocabulary, own: Sequence[str] = ()
+) -> Corpus:
+    """The text that a run was trained on, for a command that takes ``--text``."""
+    again = f"bptt {command} {shlex.quote(run)} --text FILE"
+    remedy = f"restore it, or name the file that holds it now: {again}"
+    return open_own_text(run, settings, vocabulary, remedy, own)
+
+
+def _unknown(
+    corpus: Corpus, vocabulary: Vocabulary, files: Sequence[str], line_ends: Reading, begin: int
+) -> dict[str, int]:
+    """The text is read once more, but only where something is unknown."""
+    if not corpus.unknown:
+        return {}
+    return count_unknown(files, vocabulary, line_ends=line_ends, begin=begin)
+
+
+def unknown_lines(text: Text, again: str | None) -> list[str]:
+    """What to say of the characters that the model does not know.
+
+    Args:
+        text: which has them.
+        again: the command that was given, for a text whose line ends may be read otherwise.
+    """
+    total = sum(text.unknown.values())
+    if not total:
+        return []
+    named = ", ".join(f"{symbol!r} {n:,}" for symbol, n in list(text.unknown.items())[:NAMED])
+    if len(text.unknown) > NAMED:
+        named += f" and {len(text.unknown) - NAMED:,} more symbols"
+    lines = [f"{total:,} of them are unknown to the model and scored as one symbol: {named}"]
+    if "\r" in text.unknown and again is not None:
+        lines.append(
+            r"its line ends are not those the model knows; to read \r\n and \r as \n: "
+            f"{again} --line-ends unix"
+        )
+    return lines
 
 
 LARGE = 64 << 20  # bytes: texts from here on are encoded into a folder, which takes a while

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ class Train(Settings):
     """
 
     resume: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
-    """Go on with this run. Its settings hold; give a larger budget to train longer."""
+    """Go on with this run. Its settings hold; give a larger budget to train longer, and FILE where its
+    text has another name or place now."""
     sample: int = 300
     """Characters to print from the trained model at the end; 0 for none."""
     json: bool = False
@@ -43,6 +45,7 @@ BUDGETS = ("minutes", "steps", "epochs")
 # What a resumed run may change; everything else is part of what was trained so far.
 CHANGEABLE = {
     *BUDGETS,
+    "files",  # the same text under another name, which its fingerprint proves
     "patience",
     "eval_every",
     "log_every",
@@ -113,6 +116,8 @@ def _settings(asked: Train, arguments: list[str]) -> tuple[Settings, str | None,
     if given:  # a new budget takes the place of the run's own
         base |= dict.fromkeys(BUDGETS) | {given[0]: getattr(asked, given[0])}
     now = parse(Train, "train", arguments, default=Train(**base))
+    if asked.files:  # by their place: a name that was the text's may be that of another one here
+        now = dataclasses.replace(now, files=tuple(map(os.path.abspath, asked.files)))
     changed = {
         name for name, value in base.items() if name != "out" and getattr(now, name) != value
     }
@@ -125,8 +130,8 @@ def _settings(asked: Train, arguments: list[str]) -> tuple[Settings, str | None,
 
 
 def _changed(now: Settings, saved: Settings) -> list[str]:
-    words = []
-    for name in (f.name for f in dataclasses.fields(Settings) if f.name in CHANGEABLE):
+    words = [] if now.files == saved.files else list(now.files)
+    for name in (f.name for f in dataclasses.fields(Settings) if f.name in CHANGEABLE - {"files"}):
         value = getattr(now, name)
         # A budget that is None gave way to another one.
         if value != getattr(saved, name) and (value is not None or name not in BUDGETS):

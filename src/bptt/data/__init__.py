@@ -7,9 +7,11 @@ from bptt.data.chunk import IGNORED, Chunk, Position
 from bptt.data.corpus import Corpus, Stream
 from bptt.data.default import default_text
 from bptt.data.lanes import Lanes
+from bptt.data.line_ends import LineEnds, count_line_ends
 from bptt.data.random_chunks import RandomChunks
 from bptt.data.registry import DATA_SETS, DataSet
 from bptt.data.symbols import StreamDecoder
+from bptt.data.unknown import count_unknown
 from bptt.data.vocabulary import ByteVocabulary, CharVocabulary, Vocabulary
 
 __all__ = [
@@ -21,10 +23,13 @@ __all__ = [
     "Corpus",
     "DataSet",
     "Lanes",
+    "LineEnds",
     "Position",
     "RandomChunks",
     "Stream",
     "StreamDecoder",
     "Vocabulary",
+    "count_line_ends",
+    "count_unknown",
     "default_text",
 ]

@@ -33,6 +33,7 @@ from bptt.data import cache as disk
 from bptt.data.default import default_text
 from bptt.data.documents import Starts, part
 from bptt.data.encode import Survey, encoded, survey
+from bptt.data.line_ends import READINGS, Reading
 from bptt.data.mapped import release
 from bptt.data.source import BLOCK, Source
 from bptt.data.vocabulary import ByteVocabulary, CharVocabulary, Ids, Vocabulary
@@ -59,6 +60,7 @@ class Corpus:
         valid: the held-out stream, None where nothing is held out.
         unknown: how many tokens are the unknown symbol, both streams together.
         names: the files, or what stands for them.
+        documents: how many begin in the text: one a file, and one after each run of separators.
 
     Example:
         >>> corpus = Corpus.from_text("a rose is a rose is a rose", valid_fraction=0.25)
@@ -71,6 +73,7 @@ class Corpus:
     valid: Stream | None
     unknown: int
     names: tuple[str, ...]
+    documents: int = 1
 
     @classmethod
     def open(
@@ -81,6 +84,7 @@ class Corpus:
         vocabulary: Vocabulary | None = None,
         valid_fraction: float = 0.1,
         document_separator: str | None = None,
+        line_ends: Reading = "keep",
         cache: str | os.PathLike[str] | None = None,
         progress: Progress | None = None,
         in_memory_below: int = 64 << 20,
@@ -96,6 +100,7 @@ class Corpus:
                 not have become unknown. None makes one of the training part.
             valid_fraction: the share held out at the end, 0 <= valid_fraction < 1.
             document_separator: a document begins after each run of these.
+            line_ends: ``"keep"`` leaves them as they are, ``"unix"`` reads each as a line feed.
             cache: folder for encoded large texts; None for the user's cache folder.
             progress: called with (bytes done, bytes in all) as files are read.
             in_memory_below: texts of fewer bytes are kept in memory.
@@ -117,10 +122,7 @@ class Corpus:
             >>> corpus.vocabulary.size, len(corpus.train.tokens) > 9 * len(corpus.valid.tokens) - 9
             (256, True)
         """
-        paths = [] if files is None else _listed(files)
-        sources = [Source.of_file(path) for path in paths]
-        if not sources:
-            sources = [Source.of_text(default_text(), "the default text")]
+        sources = sources_of(files, line_ends)
         return cls._read(
             sources,
             as_bytes=_as_bytes(bytes_mode, vocabulary),
@@ -142,10 +144,11 @@ class Corpus:
         vocabulary: Vocabulary | None = None,
         valid_fraction: float = 0.1,
         document_separator: str | None = None,
+        line_ends: Reading = "keep",
     ) -> Corpus:
         """Read a text held in memory, with the settings of ``open``."""
         return cls._read(
-            [Source.of_text(text)],
+            [Source.of_text(text, unix=_unix(line_ends))],
             as_bytes=_as_bytes(bytes_mode, vocabulary),
             vocabulary=vocabulary,
             valid_fraction=_fraction(valid_fraction),
@@ -169,12 +172,14 @@ class Corpus:
         size = sum(source.size for source in sources)
         names = tuple(source.name for source in sources)
         small = size < in_memory_below or any(s.content is not None for s in sources)
-        sweeps = (not as_bytes or separator is not None) + 1
+        unix = any(source.unix for source in sources)
+        sweeps = (not as_bytes or separator is not None or unix) + 1
         tell = None if progress is None else _Counter(progress, size * sweeps)
 
         place = None
         if folder is not None and not small:
             settings = {"b": as_bytes, "f": valid_fraction, "s": separator}
+            settings |= {"unix": True} if unix else {}  # else the key of texts encoded earlier
             own = folder / disk.key(sources, v=None, **settings)
             place = own
             if vocabulary is not None:
@@ -204,10 +209,11 @@ class Corpus:
         valid = None
         if fraction > 0:
             valid = Stream(stored.tokens[border:], part(stored.starts, border, end))
-        return cls(stored.vocabulary, train, valid, stored.unknown, names)
+        return cls(stored.vocabulary, train, valid, stored.unknown, names, len(stored.starts))
 
     def fingerprint(self) -> str:
-        """A digest of vocabulary, tokens and starts: equal where training would be equal.
+        """A digest of vocabulary, tokens and starts of both parts: equal where training and scores
+        would be equal, whatever the files are called.
 
         Cost: one pass over the tokens, about a second a gigabyte.
 
@@ -251,6 +257,23 @@ def _vocabulary(found: Survey, border: int, as_bytes: bool) -> Vocabulary:
     if as_bytes:
         return ByteVocabulary()
     return CharVocabulary.from_points(found.points_before(border))
+
+
+def sources_of(files: Files | None = None, line_ends: Reading = "keep") -> list[Source]:
+    """The files as texts to be read; without one, the text that every CPython carries."""
+    unix = _unix(line_ends)
+    paths = [] if files is None else _listed(files)
+    if not paths:
+        return [Source.of_text(default_text(), "the default text", unix)]
+    return [Source.of_file(path, unix) for path in paths]
+
+
+def _unix(line_ends: Reading) -> bool:
+    if line_ends not in READINGS:
+        raise ArgumentError(
+            "line_ends among " + ", ".join(READINGS), f"{line_ends!r:.80}", "pass one of the two"
+        )
+    return line_ends == "unix"
 
 
 def _listed(files: Files) -> list[str | os.PathLike[str]]:

@@ -1,7 +1,8 @@
 """A text as it lies on disk (or in memory), read in blocks and never as one Python string.
 
 Everything that can be wrong with a file is found and named here: missing, empty, a folder, not
-readable, a loop of links, not UTF-8. A byte order mark and the line ends stay as they are.
+readable, a loop of links, not UTF-8. A byte order mark and the line ends stay as they are, unless Unix
+line ends are asked for.
 
 Limits: ordinary files only; a pipe can be read once, and a text is read twice.
 """
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bptt.data.line_ends import UnixLines
 from bptt.data.symbols import code_points
 from bptt.errors import DataError
 
@@ -33,6 +35,7 @@ class Source:
         size: bytes.
         mtime_ns: when the file was last written, 0 in memory.
         content: the bytes, for a text in memory.
+        unix: read every line end as a line feed.
 
     Example:
         >>> text = Source.of_text("größe")
@@ -46,9 +49,10 @@ class Source:
     size: int
     mtime_ns: int = 0
     content: bytes | None = None
+    unix: bool = False
 
     @classmethod
-    def of_file(cls, path: str | os.PathLike[str]) -> Source:
+    def of_file(cls, path: str | os.PathLike[str], unix: bool = False) -> Source:
         """Look at a file without reading it; DataError where it cannot be a text."""
         name = os.fspath(path)
         try:
@@ -69,15 +73,15 @@ class Source:
                 pass
         except OSError as error:
             raise _unusable(name, error) from None
-        return cls(name, status.st_size, status.st_mtime_ns)
+        return cls(name, status.st_size, status.st_mtime_ns, unix=unix)
 
     @classmethod
-    def of_text(cls, text: str, name: str = "the text given") -> Source:
+    def of_text(cls, text: str, name: str = "the text given", unix: bool = False) -> Source:
         """Wrap a text in memory; DataError where it is empty."""
         content = text.encode("utf-8", "surrogatepass")
         if not content:
             raise DataError("a text", f"{name}, which is empty", "give at least two characters")
-        return cls(name, len(content), content=content)
+        return cls(name, len(content), content=content, unix=unix)
 
     def blocks(
         self,
@@ -98,6 +102,16 @@ class Source:
 
         Cost: one pass over the file; about 10 bytes of memory per byte of a block.
         """
+        read = self._blocks(as_bytes, block, tell)
+        if not self.unix:
+            yield from read
+            return
+        unix = UnixLines()
+        yield from (codes for codes in map(unix, read) if len(codes))
+
+    def _blocks(
+        self, as_bytes: bool, block: int, tell: Callable[[int], None] | None
+    ) -> Iterator[NDArray[Any]]:
         decoder = codecs.getincrementaldecoder("utf-8")("strict")
         before = 0  # bytes in the blocks already handed to the decoder
         for data in self._reads(block):

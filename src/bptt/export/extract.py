@@ -3,18 +3,27 @@
 A module's ``forward`` is a program, and only its children can be read. So the children are taken in
 the order they were registered, and what comes out is compared with what the module itself computes on
 the example input: a ``forward`` that does more than call its children in turn is found out there.
+
+A weight is read as the layer's own forward reads it, by its name, once, in evaluation mode. So one that
+is computed by a parametrization (held orthogonal, spectral norm, weight norm, one's own; also torch's
+older norms, which are hooks) is exported as the matrix that it stands for, and its parameters are not
+left behind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from bptt import nn as ours
 from bptt.axes import describe
@@ -25,6 +34,7 @@ from bptt.models import LanguageModel
 SUPPORTED = "RNN, GRU, LSTM (one direction, no proj_size), Linear, Embedding, Dropout, Identity"
 _RECURRENT = (nn.RNN, nn.GRU, nn.LSTM, ours.RNN, ours.GRU, ours.LSTM)
 _NOTHING = (nn.Dropout, nn.Identity)
+_OLDER_NORMS = (SpectralNorm, WeightNorm)  # torch.nn.utils.spectral_norm and weight_norm, by hooks
 # float32 weights and float64 sums against whatever the module runs in: rounding of one step is 1e-7,
 # and a wrong order of layers, a missing activation or a scaling shows at 1e-2 and above.
 _SAME = 1e-3
@@ -42,7 +52,8 @@ def read_network(module: nn.Module, example_input: Any) -> Network:
             linear layer mean one-hot vectors.
 
     Returns:
-        The description; its weights are the module's, rounded to float32.
+        The description; its weights are the module's, rounded to float32, those of a parametrization as
+        they are computed in evaluation mode.
 
     Raises:
         ArgumentError: a module or parameter that cannot be exported, by its path in the model; a
@@ -67,10 +78,11 @@ def read_network(module: nn.Module, example_input: Any) -> Network:
     used: set[int] = set()
     layers: list[Layer] = []
     batch_first: set[bool] = set()
-    for path, child in _leaves(module, ""):
-        layers.extend(_read(path, child, used))
-        if isinstance(child, nn.RNNBase):
-            batch_first.add(child.batch_first)
+    with _evaluating(module):
+        for path, child in _leaves(module, ""):
+            layers.extend(_read(path, child, used))
+            if isinstance(child, nn.RNNBase):
+                batch_first.add(child.batch_first)
     left = [name for name, p in module.named_parameters() if id(p) not in used]
     if left:
         raise ArgumentError(
@@ -159,11 +171,12 @@ def _refuse(path: str, module: nn.Module, why: str = "") -> None:
 def _read(path: str, module: nn.Module, used: set[int]) -> list[Layer]:
     """One module as layers; the parameters it consumes are entered in ``used``."""
 
-    def take(parameter: Tensor | None, name: str, size: int = 0) -> Floats:
-        if parameter is None:
+    def take(name: str, size: int = 0) -> Floats:
+        weight, behind = _weight(module, name)
+        if weight is None:
             return np.zeros(size)
-        used.add(id(parameter))
-        array = parameter.detach().cpu().to(torch.float32).double().numpy()
+        used.update(id(parameter) for parameter in behind)
+        array = weight.detach().cpu().to(torch.float32).double().numpy()
         if not np.isfinite(array).all():
             bad = int((~np.isfinite(array)).sum())
             raise ArgumentError(
@@ -173,22 +186,21 @@ def _read(path: str, module: nn.Module, used: set[int]) -> list[Layer]:
             )
         return array
 
-    if module._forward_hooks or module._forward_pre_hooks:
+    others = [h for h in module._forward_pre_hooks.values() if not isinstance(h, _OLDER_NORMS)]
+    if module._forward_hooks or others:
         _refuse(path, module, " with a forward hook")
-    if hasattr(module, "parametrizations"):
-        _refuse(path, module, " with a parametrization (remove_parametrizations folds it in)")
-    if type(module) in _NOTHING:
+    kind, layer = parametrize.type_before_parametrizations(module), cast(Any, module)
+    if kind in _NOTHING:
         return []
-    if type(module) is nn.Embedding:
-        if module.max_norm is not None:
+    if kind is nn.Embedding:
+        if layer.max_norm is not None:
             _refuse(path, module, " with max_norm")
-        return [Embedding(path, take(module.weight, "weight"))]
-    if type(module) is nn.Linear:
-        weight = take(module.weight, "weight")
-        return [Linear(path, weight, take(module.bias, "bias", len(weight)))]
-    if type(module) not in _RECURRENT:
+        return [Embedding(path, take("weight"))]
+    if kind is nn.Linear:
+        weight = take("weight")
+        return [Linear(path, weight, take("bias", len(weight)))]
+    if kind not in _RECURRENT:
         _refuse(path, module)
-    layer: Any = module
     if layer.bidirectional:
         _refuse(path, module, " (bidirectional)")
     if layer.proj_size:
@@ -196,14 +208,39 @@ def _read(path: str, module: nn.Module, used: set[int]) -> list[Layer]:
     cell = layer.mode.lower()
     cells: list[Layer] = []
     for k in range(layer.num_layers):
-        w = [take(getattr(layer, f"{n}_l{k}"), f"{n}_l{k}") for n in ("weight_ih", "weight_hh")]
-        rows = len(w[0])
-        b = [
-            take(getattr(layer, f"{n}_l{k}", None), f"{n}_l{k}", rows)
-            for n in ("bias_ih", "bias_hh")
-        ]
-        cells.append(Recurrent(path, k, cell, w[0], w[1], b[0], b[1]))
+        w_ih, w_hh = (take(f"{name}_l{k}") for name in ("weight_ih", "weight_hh"))
+        b_ih, b_hh = (take(f"{name}_l{k}", len(w_ih)) for name in ("bias_ih", "bias_hh"))
+        cells.append(Recurrent(path, k, cell, w_ih, w_hh, b_ih, b_hh))
     return cells
+
+
+def _weight(module: nn.Module, name: str) -> tuple[Tensor | None, tuple[nn.Parameter, ...]]:
+    """A weight as forward has it, computed once, and the parameters that it consists of."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, _OLDER_NORMS) and hook.name == name:
+            # What stands in the attribute is that of the last forward, perhaps before an update.
+            by_power = {"do_power_iteration": False} if isinstance(hook, SpectralNorm) else {}
+            parts = (module._parameters.get(name + end) for end in ("_orig", "_g", "_v"))
+            found = tuple(part for part in parts if part is not None)
+            return cast(Any, hook).compute_weight(module, **by_power), found
+    weight = getattr(module, name, None)
+    if parametrize.is_parametrized(module, name):
+        computed: Any = module.parametrizations
+        return weight, tuple(computed[name].parameters())
+    return weight, () if weight is None else (weight,)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients for a while; then every part is in the mode that it was in."""
+    before = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in before:
+            part.training = training
 
 
 def _check_chain(layers: list[Layer]) -> None:
@@ -240,10 +277,8 @@ def _check_same(module: nn.Module, network: Network, example: Tensor) -> None:
         # A Sequential over a recurrent layer has no forward of its own that works: the layer returns
         # a pair. Its order is its meaning, so there is nothing to compare.
         return
-    training = module.training
-    module.eval()
     try:
-        with torch.no_grad():
+        with _evaluating(module):
             result = module(_as_called(module, network, example))
     except (RuntimeError, TypeError, ValueError) as error:
         raise ArgumentError(
@@ -251,8 +286,6 @@ def _check_same(module: nn.Module, network: Network, example: Tensor) -> None:
             f"{type(error).__name__}: {str(error).splitlines()[0]}",
             "pass one input as you would call the model with it",
         ) from None
-    finally:
-        module.train(training)
     output = result[0] if isinstance(result, tuple | list) else result
     if not isinstance(output, Tensor):
         raise ArgumentError(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from bptt.nn import GRU, LSTM, RNN
 from bptt.ops import eager
@@ -61,14 +63,24 @@ def passable(model: nn.Module, turn: bool) -> Iterator[None]:
         model: any module.
         turn: False leaves the classes; oneDNN is off either way, as its LSTM has no second derivative.
     """
-    turned = [(m, type(m)) for m in model.modules() if turn and type(m) in _OURS]
+    turned = [(m, type(m), _turned(m)) for m in model.modules() if turn and _turned(m)]
     enabled = torch.backends.mkldnn.enabled
     try:
-        for module, kind in turned:
-            module.__class__ = _OURS[kind]
+        for module, _, kind in turned:
+            module.__class__ = kind
         torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
         yield
     finally:
         torch.backends.mkldnn.enabled = enabled
-        for module, kind in turned:
+        for module, kind, _ in turned:
             module.__class__ = kind
+
+
+def _turned(module: nn.Module) -> Any:
+    """The class that a module of torch's computes in here; None for any other module."""
+    ours = _OURS.get(parametrize.type_before_parametrizations(module))
+    if ours is None or not parametrize.is_parametrized(module):
+        return ours
+    # The class that a parametrization makes holds the properties that compute the weights.
+    computed: Any = module.parametrizations
+    return type(ours.__name__, (ours,), {name: vars(type(module))[name] for name in computed})

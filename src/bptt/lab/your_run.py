@@ -23,7 +23,7 @@ from bptt.report.course import series, spectra
 from bptt.report.health import health
 from bptt.report.numbers import percent, thousands
 from bptt.training import checkpoint as checkpoints
-from bptt.training.build import open_corpus
+from bptt.training.own_text import open_own_text
 from bptt.training.restore import load_model
 from bptt.training.run_folder import RunFolder
 from bptt.training.settings import Settings
@@ -238,7 +238,7 @@ def measure(path: Path, seed: int = 0) -> Iterator[Tick[Measured]]:
     total, found = len(chosen) + 1, Measured()
     yield Tick(0, total, found)
     try:
-        found = Measured(_diagnose(model, settings, vocabulary, seed))
+        found = Measured(_diagnose(path, model, settings, vocabulary, seed))
     except BpttError as error:  # its text may be gone; what it writes is to be seen all the same
         found = Measured(missing=str(error))
     yield Tick(1, total, found)
@@ -252,8 +252,11 @@ def measure(path: Path, seed: int = 0) -> Iterator[Tick[Measured]]:
         yield Tick(done, total, found)
 
 
-def _diagnose(model: torch.nn.Module, settings: Settings, vocabulary: Any, seed: int) -> Diagnosis:
-    corpus = open_corpus(settings, vocabulary)
+def _diagnose(
+    path: Path, model: torch.nn.Module, settings: Settings, vocabulary: Any, seed: int
+) -> Diagnosis:
+    remedy = "restore it under that name and measure again, or train a new run on this text"
+    corpus = open_own_text(path, settings, vocabulary, remedy)
     stream: Stream = corpus.valid if corpus.valid is not None else corpus.train
     steps = min(STEPS, len(stream.tokens) - 1)
     chunk = RandomChunks(*stream, batch=LANES, chunk=steps, seed=seed).take()

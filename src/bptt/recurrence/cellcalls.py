@@ -174,9 +174,11 @@ def _rows(column: Sequence[Tensor]) -> Tensor:
 def _step(calls: Sequence[CellCall]) -> Step:
     module = calls[0].module
     if isinstance(module, KNOWN):
-        mode = {nn.GRUCell: "GRU", nn.LSTMCell: "LSTM"}.get(type(module))
-        if mode is None:
-            mode = f"RNN_{module.nonlinearity.upper()}"  # type: ignore[operator,union-attr]
+        # By isinstance: a parametrization gives its module a class of its own.
+        if isinstance(module, nn.RNNCell):
+            mode = f"RNN_{module.nonlinearity.upper()}"
+        else:
+            mode = "GRU" if isinstance(module, nn.GRUCell) else "LSTM"
         names = tuple(
             kind if module.bias or kind.startswith("weight") else None
             for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from bptt import memory
-from bptt.data import Corpus, Lanes, RandomChunks, Stream
+from bptt.data import Corpus, Lanes, RandomChunks, Stream, Vocabulary
+from bptt.errors import DataError
 from bptt.gradients import (
     Adaptive,
     Checkpointed,
@@ -120,22 +121,46 @@ def build_data(
 reading: ContextVar[Callable[[int, int], None] | None] = ContextVar("reading", default=None)
 
 
-def open_corpus(settings: Settings, vocabulary=None) -> Corpus:
-    """Read the texts that the settings name; a large one is encoded into :func:`texts_folder`."""
+def open_corpus(
+    settings: Settings,
+    vocabulary: Vocabulary | None = None,
+    *,
+    files: Sequence[str] | None = None,
+    run: Path | None = None,
+) -> Corpus:
+    """Read the texts that the settings name.
+
+    Args:
+        settings: the names, and how they are read.
+        vocabulary: to use; None makes one of the training part.
+        files: where the texts are, if not where the settings say.
+        run: the run folder, if not where the settings say: a large text is encoded beside it.
+    """
     return Corpus.open(
-        settings.files,
+        settings.files if files is None else files,
         bytes_mode=settings.bytes,
         vocabulary=vocabulary,
         valid_fraction=settings.valid_fraction,
         document_separator=settings.documents,
-        cache=texts_folder(settings),
+        line_ends=settings.line_ends,
+        cache=texts_beside(Path(settings.out or "runs/run") if run is None else run),
         progress=reading.get(),
     )
 
 
-def texts_folder(settings: Settings) -> Path:
+def texts_beside(run: Path) -> Path:
     """Where large texts lie encoded: beside the run, on the disk that was chosen for large files."""
-    return Path("runs/run" if settings.out is None else settings.out).parent / ".texts"
+    return run.absolute().parent / ".texts"
+
+
+def require_documents(settings: Settings, corpus: Corpus) -> None:
+    """Raise DataError where a separator of documents was given and begins none."""
+    if settings.documents is not None and corpus.documents <= len(corpus.names):
+        raise DataError(
+            f"the separator of --documents, {settings.documents!r:.80}, between two documents",
+            "a text in which it begins none",
+            r"give one that is there (\n is a line break, \t a tab), or leave --documents out",
+        )
 
 
 def weights(settings: Settings, vocabulary_size: int) -> int:

@@ -110,6 +110,26 @@ def load(folder: Path, step: int) -> Checkpoint:
         raise _damaged(path, str(error), _sound(folder, but=step)) from None
 
 
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """The numbers of the newest checkpoint whose ``state.json`` is sound; no tensor is read.
+
+    Returns:
+        What ``state.json`` holds; None where there is none.
+
+    Cost: one small file.
+    """
+    for step in reversed(steps(folder)):
+        path = folder / f"step-{step}"
+        try:
+            manifest.check(path, manifest.read(path), _STATE)
+            state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue  # damaged, or removed meanwhile by a run that trains; an older one will do
+        if isinstance(state, dict):
+            return state
+    return None
+
+
 def newest(folder: Path) -> Checkpoint:
     """The checkpoint of the last step; a run that trains meanwhile does no harm."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import shlex
 import signal
 import threading
 import time
@@ -16,14 +17,15 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-from bptt.data import Corpus, Vocabulary
+from bptt.data import Corpus
 from bptt.models import CountModel
 from bptt.training import checkpoint as checkpoints
-from bptt.training.build import build_model, open_corpus
+from bptt.training.build import build_model, open_corpus, require_documents
 from bptt.training.distributed import Group, joined
 from bptt.training.elastic import folder_to_go_on_with
 from bptt.training.evaluate import Score, evaluate
 from bptt.training.nonfinite import Broken, meet
+from bptt.training.own_text import open_own_text
 from bptt.training.run_folder import RunFolder
 from bptt.training.schedule import Budget, rate
 from bptt.training.session import Session, Tally
@@ -259,7 +261,9 @@ def _begin(settings: Settings, group: Group, stack: ExitStack) -> tuple[Session,
     if settings.out is not None:
         # Known now, or only after reading a large text.
         group.first(RunFolder(settings.out).require_free)
-    session = Session(settings, _corpus(settings, group), group)
+    corpus = _corpus(group, lambda: open_corpus(settings))
+    require_documents(settings, corpus)
+    session = Session(settings, corpus, group)
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = Path(settings.out) if settings.out is not None else default_folder(settings, now)
     first = None if session.optimizer is None else gathered(group, session.checkpoint())
@@ -279,7 +283,7 @@ def _go_on(
     run = RunFolder.open(path)
     run = run.unwritten() if group.rank else run
     _hold(run, group, stack)
-    session = Session(settings, _corpus(settings, group, run.read_vocabulary()), group)
+    session = Session(settings, _corpus(group, lambda: _own_text(run, settings)), group)
     if session.optimizer is not None:  # a count table is counted anew
         saved = shared(group, lambda: checkpoints.recover(run.checkpoints))
         run.rewind_metrics(session.restore(own_part(group, saved, settings.batch, settings.seed)))
@@ -295,19 +299,27 @@ def _hold(run: RunFolder, group: Group, stack: ExitStack) -> None:
     group.first(take)
 
 
-def _corpus(settings: Settings, group: Group, vocabulary: Vocabulary | None = None) -> Corpus:
+def _own_text(run: RunFolder, settings: Settings) -> Corpus:
+    """The text of a run that goes on; settings with other files say where it is now."""
+    again = shlex.join(["bptt", "train", "FILE", "--resume", str(run.path)])
+    remedy = f"resume with the text it was begun on: restore it, or name its file: {again}"
+    files = () if settings.files == run.read_settings().files else settings.files
+    return open_own_text(run.path, settings, run.read_vocabulary(), remedy, files)
+
+
+def _corpus(group: Group, read: Callable[[], Corpus]) -> Corpus:
     """Read by process 0 first: the others find a large text encoded already."""
-    read: list[Corpus] = []
+    found: list[Corpus] = []
 
     def sizes() -> list[int]:
-        read.append(open_corpus(settings, vocabulary))
-        return [len(read[0].train.tokens), read[0].vocabulary.size]
+        found.append(read())
+        return [len(found[0].train.tokens), found[0].vocabulary.size]
 
     group.first(sizes)
-    if not read:
+    if not found:
         sizes()
-    group.require_same("text", [len(read[0].train.tokens), read[0].vocabulary.size])
-    return read[0]
+    group.require_same("text", [len(found[0].train.tokens), found[0].vocabulary.size])
+    return found[0]
 
 
 def _count(session: Session, run: RunFolder) -> Outcome:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from bptt.data.line_ends import count_line_ends
+
 if TYPE_CHECKING:
     from bptt.training.evaluate import Score
     from bptt.training.session import Session
@@ -32,13 +34,17 @@ class TerminalReporter:
         what = settings.cell if settings.model == "recurrent" else settings.model
         parameters = sum(p.numel() for p in session.model.parameters())
         held_out = 0 if corpus.valid is None else len(corpus.valid.tokens)
+        marked = corpus.documents > 1 or settings.documents is not None
+        documents = f", {corpus.documents:,} documents" if marked else ""
         self._console.print(
             f"{what}, {parameters:,} parameters; {', '.join(corpus.names)}: "
             f"{len(corpus.train.tokens):,} tokens to train on, {held_out:,} held out, "
-            f"{corpus.vocabulary.size} symbols; {run}",
+            f"{corpus.vocabulary.size} symbols{documents}; {run}",
             markup=False,
             soft_wrap=True,
         )
+        if session.progress.step == 0 and settings.line_ends == "keep":
+            self._say_line_ends(session)
         if self._console.is_terminal:
             self._live = Progress(
                 BarColumn(bar_width=16),
@@ -48,6 +54,14 @@ class TerminalReporter:
             )
             self._task = self._live.add_task("the first steps", total=1.0)
             self._live.start()
+
+    def _say_line_ends(self, session: Session) -> None:
+        windows, mac = count_line_ends(session.corpus.train.tokens, session.corpus.vocabulary)
+        kinds = [rf"{windows:,} of its lines end with \r\n"] if windows else []
+        kinds += [rf"{mac:,} \r stand alone"] if mac else []
+        if kinds:
+            text = rf"{' and '.join(kinds)}: \r is a symbol to learn; --line-ends unix reads each as \n"
+            self._console.print(text, markup=False, soft_wrap=True)
 
     def step(self, progress: float, record: dict[str, Any]) -> None:
         """Move the bar, and show the numbers of the last steps."""

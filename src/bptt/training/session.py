@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bptt import carry as carries
 from bptt.data import Chunk, Corpus, Lanes, RandomChunks
-from bptt.data.mapped import release
 from bptt.errors import RunError
 from bptt.gradients import Estimator
 from bptt.remedies import build_clip, build_regulariser
@@ -23,6 +20,7 @@ from bptt.training.checkpoint import Checkpoint
 from bptt.training.distributed import Group
 from bptt.training.evaluate import Score
 from bptt.training.nonfinite import Guard
+from bptt.training.own_text import is_same, record
 from bptt.training.randomness import random_states, restore_random_states, seed_others
 from bptt.training.settings import Settings
 from bptt.training.shared_state import fresh_random_state
@@ -103,8 +101,8 @@ class Session:
         self.generator.set_state(states["random.estimator"])
 
     @cached_property
-    def _text(self) -> str:
-        return fingerprint(self.corpus)
+    def _text(self) -> dict[str, Any]:
+        return record(self.corpus, self.settings)
 
     @property
     def epochs(self) -> float:
@@ -141,7 +139,7 @@ class Session:
             numbers["best_nats"] = None  # JSON has no infinity
         numbers |= {"data": self.data.state(), "estimator": self.estimator.state_dict()}
         numbers["clip"] = {"form": self.settings.clip, "state": self.clip.state_dict()}
-        numbers |= {"text": self._text, "metrics": metrics}
+        numbers |= {**self._text, "metrics": metrics}
         return Checkpoint(self.model.state_dict(), training, numbers)
 
     def restore(self, saved: Checkpoint) -> int:
@@ -155,8 +153,10 @@ class Session:
         """
         state = dict(saved.state)
         try:
-            if state.pop("text") != self._text:
+            text = state.pop("text")
+            if text != self._text["text"] and not is_same(text, self.corpus):
                 raise ValueError("another text")
+            state.pop("files", None)  # where they were; they are where they were read now
             metrics = int(state.pop("metrics"))
             self.model.load_state_dict(saved.model)
             self.data.seek(state.pop("data"))
@@ -206,24 +206,3 @@ class Session:
             _, template = self.model(torch.zeros(1, high - low, dtype=torch.int64))
         values = iter(saved)
         self.carry = carries.apply(lambda _: next(values), template)
-
-
-_SAMPLES, _SAMPLE = 256, 1 << 16
-
-
-def fingerprint(corpus: Corpus) -> str:
-    """A name for a text: of the tokens to train on, all of the first 16 million, or as many evenly
-    spread over a longer text, and of where documents begin.
-
-    Cost: 16 MiB read at most, so that resuming a run on a huge text does not read it through.
-    """
-    tokens, starts = corpus.train
-    hashed = hashlib.sha256(f"{len(tokens)} {len(starts)} {tokens.dtype}".encode())
-    begins = np.unique(np.linspace(0, max(len(tokens) - _SAMPLE, 0), _SAMPLES).astype(np.int64))
-    if len(tokens) <= _SAMPLES * _SAMPLE:
-        begins = np.arange(0, len(tokens), _SAMPLE)
-    for begin in begins:
-        hashed.update(np.ascontiguousarray(tokens[begin : begin + _SAMPLE]).data)
-        release(tokens)
-    hashed.update(np.ascontiguousarray(starts[:_SAMPLE]).data)
-    return hashed.hexdigest()

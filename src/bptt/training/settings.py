@@ -117,7 +117,9 @@ class Settings:
     bytes: bool = False
     """Read bytes in place of characters."""
     documents: str | None = None
-    """Begin a new document after this text, e.g. two line breaks; files always begin one."""
+    """Begin a new document after this text, e.g. '\\n\\n', two line breaks; files always begin one."""
+    line_ends: Literal["keep", "unix"] = "keep"
+    """unix: read the line ends of Windows, \\r\\n, and of old Macs, \\r, as \\n."""
     valid_fraction: float = 0.1
     """Share of the text, at its end, that is held out."""
     seed: int = 0
