@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import tyro
 
 from bptt.cli.parse import parse
+from bptt.shown import as_json, inline
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def run(arguments: list[str]) -> int:
     from bptt.errors import ArgumentError
     from bptt.models import token_loss
     from bptt.report import document, own_k, show, write_run_report
+    from bptt.training.evaluate import diverged
     from bptt.training.restore import load_model
 
     for name, least in (("steps", 2), ("lanes", 1), ("seed", 0), ("try_for", 0)):
@@ -75,14 +77,16 @@ def run(arguments: list[str]) -> int:
         stream, what, _ = open_text(asked.file, settings, vocabulary)
     chunk = RandomChunks(*stream, batch=asked.lanes, chunk=asked.steps, seed=asked.seed).take()
     found = diagnose(model, (chunk.inputs, chunk.targets), token_loss, k=own_k(settings))
+    if not math.isfinite(found.loss):
+        raise diverged(f"a loss of {found.loss}")
     if asked.try_for > 0:
         found = replace(found, trials=_tried(asked, settings, vocabulary.size, stream, chunk))
     if asked.html is not None:
         write_run_report(asked.run, found, asked.html)
     if asked.json:
-        print(json.dumps(document(found)))
+        print(as_json(document(found)))
         return 0
-    print(f"{what}: {asked.lanes} places of {asked.steps} steps\n")
+    print(f"{inline(what)}: {asked.lanes} places of {asked.steps} steps\n")
     show(found)
     if asked.html is not None:
         print(f"\npage: {asked.html}")
@@ -91,9 +95,9 @@ def run(arguments: list[str]) -> int:
 
 def _tried(asked: Diagnose, settings: Any, size: int, stream: Any, measured: Any) -> Any:
     """The remedies, each trained on places of the same text at random."""
-    from rich.console import Console
     from rich.progress import Progress
 
+    from bptt.console import Console
     from bptt.data import RandomChunks
     from bptt.models import token_loss
     from bptt.report import own_k

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 
 import tyro
 
 from bptt.cli.parse import parse
+from bptt.shown import as_json, inline
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,24 @@ def run(arguments: list[str]) -> int:
     asked = parse(Eval, "eval", arguments)
 
     from bptt.cli.text import open_text, shown_reading
-    from bptt.training.evaluate import evaluate
+    from bptt.training.evaluate import diverged, evaluate
+    from bptt.training.progress import fixed
     from bptt.training.restore import load_model
 
     model, vocabulary, settings = load_model(asked.run)
     with shown_reading():
         stream, what, unknown = open_text(asked.file, settings, vocabulary)
     score = evaluate(model, stream)
+    if not math.isfinite(score.nats):
+        raise diverged(f"a score of {score.nats} nats")
     if asked.json:
-        print(json.dumps(score.as_dict()))
+        print(as_json(score.as_dict()))
         return 0
     unit = "byte" if settings.bytes else "character"
     print(
-        f"{what}: {score.bits:.4f} bits per {unit} ({score.nats:.4f} nats, "
-        f"perplexity {score.perplexity:.3f}) over {score.tokens:,} {unit}s"
+        f"{inline(what)}: {fixed(score.bits, 4)} bits per {unit} "
+        f"({fixed(score.nats, 4)} nats, perplexity {fixed(score.perplexity, 3)}) "
+        f"over {score.tokens:,} {unit}s"
     )
     if unknown:
         print(f"{unknown:,} of them are unknown to the model and scored as one symbol")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import sys
+from functools import partial
 from typing import Any, TypeVar
 
 import tyro
 
 from bptt.errors import ArgumentError
+from bptt.shown import unescaped
 
 T = TypeVar("T")
 _FRAME = "│╭╮╰╯─ \n"
@@ -29,20 +32,28 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
         ArgumentError: the arguments do not fit.
         SystemExit: status 0, after ``--help``.
     """
-    complaint = io.StringIO()
     options: dict[str, Any] = {} if default is None else {"default": default}
+    read = partial(
+        tyro.cli,
+        kind,
+        prog=f"bptt {name}",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
+        **options,
+    )
+    # tyro draws a box of several lines; a terminal full of frames hides the one that matters. It looks
+    # at stdout to choose the frame and its colours, also for stderr, so it is shown a plain one.
+    complaint, stdout = io.StringIO(), io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     try:
-        # tyro draws a box of several lines; a terminal full of frames hides the one that matters.
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                kind,
-                prog=f"bptt {name}",
-                args=arguments,
-                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
-                **options,
-            )
+        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(stdout):
+            return read()
     except SystemExit as stop:
-        if stop.code in (0, None):
+        if stop.code in (
+            0,
+            None,
+        ):  # help, all of it our own words: once more, as the terminal likes it
+            with contextlib.redirect_stdout(unescaped(sys.stdout)):
+                read()
             raise
         sentence = _first_line(complaint.getvalue())
         ours = _OURS.search(sentence)
@@ -51,6 +62,22 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
         raise ArgumentError(
             f"options of bptt {name}", sentence, f"see bptt {name} --help"
         ) from None
+
+
+def typed(text: str) -> str:
+    """A text from the command line as it was typed: UTF-8, whatever the locale says.
+
+    In a locale without UTF-8 Python hands on each byte of a letter that it lacks by itself. Names of
+    files must stay so; texts are put together again.
+
+    Example:
+        >>> typed("caf\\udcc3\\udca9"), typed("caf\\udce9 ") == "caf\\udce9 "
+        ('café', True)
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a letter, and only a program can pass that
+        return text
 
 
 def _first_line(box: str) -> str:

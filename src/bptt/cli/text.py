@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bptt.console import Console
 from bptt.data import Corpus, Stream, Vocabulary
 from bptt.data.mapped import release
 from bptt.data.source import BLOCK
@@ -94,7 +94,7 @@ class _Bar:
 @contextmanager
 def shown_reading() -> Iterator[None]:
     """Show on stderr how far a large text has been read, for as long as the block runs."""
-    bar = _Bar(Console(stderr=True, highlight=False))
+    bar = _Bar(Console(stderr=True))
     token = reading.set(bar)
     try:
         yield
