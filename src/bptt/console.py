@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console as RichConsole
-from rich.console import ConsoleOptions, RenderableType
+from rich.console import ConsoleOptions, RenderableType, RenderHook
+from rich.file_proxy import FileProxy
 from rich.segment import Segment
 from rich.text import Text
 
-from bptt.shown import printable, unescaped
+from bptt.shown import Shown, printable, unescaped
 
 
 class Console(RichConsole):
@@ -48,6 +49,15 @@ class Console(RichConsole):
                 yield segment
             else:
                 yield Segment(printable(segment.text), segment.style)
+
+    def push_render_hook(self, hook: RenderHook) -> None:
+        """A bar begins to run: rich has put streams of its own in place of stdout and stderr, which
+        obey the colours and links of what is written to them. Nothing of that reaches them."""
+        super().push_render_hook(hook)
+        sys.stdout, sys.stderr = (
+            cast(TextIO, Shown(cast(TextIO, stream))) if isinstance(stream, FileProxy) else stream
+            for stream in (sys.stdout, sys.stderr)
+        )
 
 
 def plain(text: object, style: str = "") -> Text:

@@ -95,7 +95,7 @@ class Shown:
         unshown: the characters to escape.
     """
 
-    def __init__(self, stream: TextIO, unshown: re.Pattern[str]) -> None:
+    def __init__(self, stream: TextIO, unshown: re.Pattern[str] = _UNSHOWN) -> None:
         self.unescaped = stream
         self._unshown = unshown
 
@@ -115,7 +115,9 @@ class Shown:
 
 def unescaped(stream: TextIO) -> TextIO:
     """The stream itself, for characters that were asked for and for styles of our own."""
-    return cast(TextIO, getattr(stream, "unescaped", stream))
+    while hasattr(stream, "unescaped"):  # rich puts streams of its own between
+        stream = stream.unescaped
+    return stream
 
 
 @contextmanager
@@ -138,7 +140,7 @@ def shown_output() -> Iterator[None]:
         if hasattr(stream, "reconfigure") and stream.errors in _OURS_TO_CHANGE:
             stream.reconfigure(errors=_ESCAPING)
     sys.stdout = cast(TextIO, Shown(streams[0], _UNWRITTEN))
-    sys.stderr = cast(TextIO, Shown(streams[1], _UNSHOWN))
+    sys.stderr = cast(TextIO, Shown(streams[1]))
     try:
         yield
     finally:

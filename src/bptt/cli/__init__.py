@@ -50,9 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
             _let_go()
             return 141
         except OSError as error:  # a name too long, no right to write, a full disk
-            what = (
-                f"{error.strerror or error}: {error.filename!r:.200}" if error.filename else error
-            )
+            what = str(error.strerror or error)
+            what += f": {error.filename!r:.200}" if error.filename else ""
             print(
                 f"bptt {name}: expected a usable file, received {one_line(what)}", file=sys.stderr
             )

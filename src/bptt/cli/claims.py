@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from bptt.cli.parse import parse
+from bptt.cli.parse import check_place, parse
 from bptt.shown import as_json
 
 
@@ -69,14 +69,7 @@ def run(arguments: list[str]) -> int:
             for c in chosen:
                 print(f"{c.id:<4} {'quick' if c.quick else 'long':<6} {c.statement}")
         return 0
-    if asked.markdown is not None:  # known now, or only after hours
-        page = Path(asked.markdown)
-        if page.is_dir() or not page.absolute().parent.is_dir():
-            raise ArgumentError(
-                f"a file that can be written at {page}",
-                "a folder" if page.is_dir() else "no such folder",
-                "choose another place",
-            )
+    check_place(asked.markdown)
     if asked.data is not None:
         os.environ[VARIABLE] = str(Path(asked.data).resolve())
     kept = {} if asked.known is None else read_results(Path(asked.known))
@@ -99,7 +92,8 @@ def run(arguments: list[str]) -> int:
         console.print(summary(results))
     if asked.markdown is not None:  # last: a disk that is full takes no result with it
         every = [found.get(c.id, not_asked(c)) for c in claims.values()]
-        page.write_text(markdown(claims, every, provenance()), encoding="utf-8")
+        text = markdown(claims, every, provenance())
+        Path(asked.markdown).write_text(text, encoding="utf-8")
     failed = [r.id for r in results if r.failed]
     if failed:
         print(f"bptt claims: the code of {', '.join(failed)} failed", file=sys.stderr)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import tyro
 
-from bptt.cli.parse import parse
+from bptt.cli.parse import check_place, parse
 from bptt.compare import Budget, Grid, Row, summarise
 from bptt.compare.results import HEADS, Record, cells_of, varying
+from bptt.errors import ArgumentError
 from bptt.shown import as_json
 
 
@@ -92,7 +93,18 @@ def run(arguments: list[str]) -> int:
     from bptt.compare.pool import on_processes, on_ray, run_grid
 
     # Known now, or only after the grid: that the data are there, and what the levels are.
-    task = build_task(asked.task, jobs[0].length, asked.data)
+    check_place(asked.figure, (".svg", ".png", ".pdf"))
+    check_place(asked.html)
+    try:
+        task = build_task(asked.task, jobs[0].length, asked.data)
+    except ArgumentError as error:
+        if not asked.lengths:
+            raise
+        raise ArgumentError(
+            f"--lengths that fit the task ({error.expected})",
+            str(jobs[0].length),
+            "change --lengths",
+        ) from None
     path = Path(f"compare-{asked.task}.jsonl" if asked.out is None else asked.out)
     runner = (
         partial(on_processes, workers=asked.workers)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import tyro
 
-from bptt.cli.parse import parse
+from bptt.cli.parse import check_place, parse
 from bptt.shown import as_json, inline
 
 
@@ -52,6 +51,7 @@ def run(arguments: list[str]) -> int:
     from bptt.data import RandomChunks
     from bptt.diagnosis import diagnose
     from bptt.errors import ArgumentError
+    from bptt.memory import require
     from bptt.models import token_loss
     from bptt.report import document, own_k, show, write_run_report
     from bptt.training.evaluate import diverged
@@ -62,10 +62,7 @@ def run(arguments: list[str]) -> int:
         if not value >= least:
             word = name.replace("_", "-")
             raise ArgumentError(f"--{word} of at least {least}", str(value), f"change --{word}")
-    if asked.html is not None and not Path(asked.html).absolute().parent.is_dir():
-        raise ArgumentError(
-            f"a file that can be written at {asked.html}", "no such folder", "choose another place"
-        )
+    check_place(asked.html)
     model, vocabulary, settings = load_model(asked.run)
     if settings.model != "recurrent":
         raise ArgumentError(
@@ -75,6 +72,14 @@ def run(arguments: list[str]) -> int:
         )
     with shown_reading():
         stream, what, _ = open_text(asked.file, settings, vocabulary)
+    if len(stream.tokens) <= asked.steps:
+        raise ArgumentError(
+            f"--steps below the {len(stream.tokens)} tokens of {what}",
+            str(asked.steps),
+            "lower --steps, or name a longer text",
+        )
+    sizes = f"--lanes {asked.lanes} and --steps {asked.steps}"
+    require(16 * asked.lanes * (asked.steps + 1), sizes, "lower them")
     chunk = RandomChunks(*stream, batch=asked.lanes, chunk=asked.steps, seed=asked.seed).take()
     found = diagnose(model, (chunk.inputs, chunk.targets), token_loss, k=own_k(settings))
     if not math.isfinite(found.loss):

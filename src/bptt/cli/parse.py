@@ -7,6 +7,7 @@ import io
 import re
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -78,6 +79,25 @@ def typed(text: str) -> str:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # half of a letter, and only a program can pass that
         return text
+
+
+def check_place(path: str | None, endings: tuple[str, ...] = ()) -> None:
+    """Raise ArgumentError where no file can be written: known now, or only when all work is done.
+
+    Args:
+        path: the file; None for none.
+        endings: those its name may have, with their dots; empty for any.
+    """
+    if path is None:
+        return
+    place = Path(path)
+    if place.is_dir() or not place.absolute().parent.is_dir():
+        found = "a folder" if place.is_dir() else "no such folder"
+        raise ArgumentError(f"a file that can be written at {path}", found, "choose another place")
+    if endings and place.suffix not in endings:
+        raise ArgumentError(
+            f"a name that ends in {' or '.join(endings)}", path, "name the file by its format"
+        )
 
 
 def _first_line(box: str) -> str:
