@@ -35,7 +35,7 @@ class Sample:
     """Same seed, same text."""
     raw: bool = False
     """Write control characters of prompt and text as they are, for a pipe; otherwise they are shown as
-    escapes such as \\x1b."""
+    escapes, which no terminal obeys."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""
 
