@@ -8,9 +8,13 @@ built-in exception that PyTorch raises in the same place, so that a program writ
 
 from __future__ import annotations
 
+from bptt.shown import printable
+
 
 class BpttError(Exception):
     """Root of the tree: catch it to catch everything this package raises on purpose.
+
+    In the message, control characters stand as escapes: what it names may come from a file.
 
     Args:
         expected: what would have been right, e.g. ``"k >= 1"``.
@@ -23,7 +27,7 @@ class BpttError(Exception):
     """
 
     def __init__(self, expected: str, received: str, remedy: str) -> None:
-        super().__init__(f"expected {expected}, received {received}: {remedy}")
+        super().__init__(printable(f"expected {expected}, received {received}: {remedy}"))
         self.expected = expected
         self.received = received
         self.remedy = remedy

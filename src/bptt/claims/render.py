@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from bptt.claims.registry import FAILS, HOLDS, IN_PART, NOT_RUN, Claim
 from bptt.claims.run import Result
+from bptt.console import plain
+from bptt.shown import printable
 
 _COLOURS = {HOLDS: "green", IN_PART: "yellow", FAILS: "red", NOT_RUN: "dim"}
 
@@ -60,12 +61,11 @@ def table(claims: Mapping[str, Claim], results: Sequence[Result]) -> Table:
     view.add_column("s", justify="right")
     for result in results:
         claim = claims[result.id]
-        colour = _COLOURS[result.verdict]
         words = (f"{claim.statement} ({claim.published})", result.measured)
         view.add_row(
             claim.id,
-            *map(escape, words),
-            f"[{colour}]{result.verdict}[/]",
+            *words,
+            plain(result.verdict, _COLOURS[result.verdict]),
             f"{result.seconds:.1f}",
         )
     return view
@@ -121,7 +121,7 @@ def markdown(claims: Mapping[str, Claim], results: Sequence[Result], made: Seque
             lines += _paragraph(claims[r.id], r)
     lines += ["## The rules", ""]
     lines += [f"- **{c.id}** ({c.source}): {c.rule}." for c in claims.values()]
-    return "\n".join(lines) + "\n"
+    return printable("\n".join(lines)) + "\n"  # what was kept comes from a file
 
 
 def needs_words(result: Result) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from importlib import import_module
 
 from bptt.errors import BpttError
+from bptt.shown import shown_output
 
 COMMANDS = {
     "train": "train a language model on texts and leave a run folder",
@@ -33,9 +33,43 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0 done, 2 wrong input (one line on stderr says what to do), 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        # A prompt or a file name that is not UTF-8 is printed as the bytes it came as.
-        sys.stdout.reconfigure(errors="surrogateescape")
+    with shown_output():
+        name = words[0] if words else ""
+        try:
+            try:
+                return _run(words)
+            finally:
+                sys.stdout.flush()  # now, or only at exit, when nobody can say what went wrong
+        except BpttError as error:
+            print(f"bptt {name}: {one_line(error)}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print(f"bptt {name}: interrupted", file=sys.stderr)
+            return 130
+        except BrokenPipeError:  # the reader of our output went away (| head)
+            _let_go()
+            return 141
+        except OSError as error:  # a name too long, no right to write, a full disk
+            what = str(error.strerror or error)
+            what += f": {error.filename!r:.200}" if error.filename else ""
+            print(
+                f"bptt {name}: expected a usable file, received {one_line(what)}", file=sys.stderr
+            )
+            try:
+                sys.stdout.flush()
+            except OSError:
+                _let_go()
+            return 2
+        except MemoryError as error:
+            print(
+                f"bptt {name}: expected sizes that fit into memory, received {one_line(error)}: "
+                "lower them",
+                file=sys.stderr,
+            )
+            return 2
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_help())
         return 0 if words else 2
@@ -55,30 +89,12 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    try:
-        return import_module(f"bptt.cli.{name}").run(rest)
-    except BpttError as error:
-        print(f"bptt {name}: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"bptt {name}: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output went away (| head). Python flushes stdout once more at exit, and
-        # that must not find the broken pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except OSError as error:  # a name too long, no right to write, a full disk
-        what = f"{error.strerror or error}: {error.filename!r:.200}" if error.filename else error
-        print(f"bptt {name}: expected a usable file, received {one_line(what)}", file=sys.stderr)
-        return 2
-    except MemoryError as error:
-        print(
-            f"bptt {name}: expected sizes that fit into memory, received {one_line(error)}: "
-            "lower them",
-            file=sys.stderr,
-        )
-        return 2
+    return import_module(f"bptt.cli.{name}").run(rest)
+
+
+def _let_go() -> None:
+    """Stdout takes nothing more. Python flushes it once more at exit and must not find it so."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def one_line(message: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 from bptt.cli.parse import parse
 from bptt.errors import ArgumentError
 from bptt.memory import MOST_THREADS, require
+from bptt.shown import as_json
 
 Cell: TypeAlias = Literal["rnn", "gru", "lstm"]
 Mode: TypeAlias = Literal["train", "infer", "packed", "reset", "stream", "model"]
@@ -98,7 +98,7 @@ def run(arguments: list[str]) -> int:
         "rows": rows,
     }
     if asked.json:
-        print(json.dumps(document))
+        print(as_json(document))
     else:
         _print_tables(document)
     return 0
@@ -106,9 +106,8 @@ def run(arguments: list[str]) -> int:
 
 def _measure(asked: Bench) -> list[dict[str, Any]]:
     """All rows; what a peer does not have is said on stderr."""
-    from rich.console import Console
-
     from bptt.benchmark import Case, measure, require, supports
+    from bptt.console import Console
 
     for peer in asked.peer:  # known now, or only after minutes of measuring
         require(peer)
@@ -141,18 +140,17 @@ def _measure(asked: Bench) -> list[dict[str, Any]]:
 def _print_tables(document: dict[str, Any]) -> None:
     """One table a mode and peer, above it what was run."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
+
+    from bptt.console import Console
 
     rows = document["rows"]
     first = rows[0]
     console = Console()
-    console.print(document["machine"], markup=False, highlight=False)
+    console.print(document["machine"])
     console.print(
         f"matrix product {document['matmul_gflops']:.1f} GFLOP/s, {first['threads']} threads, "
-        f"T={first['steps']}; ours runs {document['backend']}",
-        markup=False,
-        highlight=False,
+        f"T={first['steps']}; ours runs {document['backend']}"
     )
     for mode, peer in dict.fromkeys((row["mode"], row["peer"]) for row in rows):
         group = [row for row in rows if (row["mode"], row["peer"]) == (mode, peer)]
@@ -177,7 +175,7 @@ def _print_tables(document: dict[str, Any]) -> None:
                 *([EXTRA_FORMATS[extra].format(row[extra])] if extra else []),
             ]
             table.add_row(*cells)
-        console.print(table)
+        console.print(table, highlight=True)
 
 
 # What a mode says besides: the column's head, and how its numbers are written.

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import tyro
 
-from bptt.cli.parse import parse
+from bptt.cli.parse import check_place, parse
+from bptt.shown import as_json
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,12 @@ def run(arguments: list[str]) -> int:
     """Run, print, write."""
     asked = parse(Claims, "claims", arguments)
 
-    from rich.console import Console
     from rich.progress import Progress
 
     from bptt.claims import find, ledger, not_asked, run_claims
     from bptt.claims.files import VARIABLE
     from bptt.claims.render import document, markdown, summary, table
+    from bptt.console import Console
     from bptt.errors import ArgumentError
 
     if asked.jobs is not None and asked.jobs < 1:
@@ -63,19 +64,12 @@ def run(arguments: list[str]) -> int:
     if asked.list:
         chosen = find(asked.ids) if asked.ids else [*claims.values()]
         if asked.json:
-            print(json.dumps(document(claims, [not_asked(c) for c in chosen])))
+            print(as_json(document(claims, [not_asked(c) for c in chosen])))
         else:
             for c in chosen:
                 print(f"{c.id:<4} {'quick' if c.quick else 'long':<6} {c.statement}")
         return 0
-    if asked.markdown is not None:  # known now, or only after hours
-        page = Path(asked.markdown)
-        if page.is_dir() or not page.absolute().parent.is_dir():
-            raise ArgumentError(
-                f"a file that can be written at {page}",
-                "a folder" if page.is_dir() else "no such folder",
-                "choose another place",
-            )
+    check_place(asked.markdown)
     if asked.data is not None:
         os.environ[VARIABLE] = str(Path(asked.data).resolve())
     kept = {} if asked.known is None else read_results(Path(asked.known))
@@ -88,17 +82,18 @@ def run(arguments: list[str]) -> int:
     found = kept | {r.id: r for r in made}
     results = [found[c.id] for c in chosen]
     if asked.json:
-        print(json.dumps(document(claims, results)))
+        print(as_json(document(claims, results)))
     else:
         console = Console()
-        console.print(table(claims, results))
+        console.print(table(claims, results), highlight=True)
         for r in results:
             if r.instead:
-                console.print(f"{r.id} {r.verdict}. {r.instead}", markup=False)
+                console.print(f"{r.id} {r.verdict}. {r.instead}")
         console.print(summary(results))
     if asked.markdown is not None:  # last: a disk that is full takes no result with it
         every = [found.get(c.id, not_asked(c)) for c in claims.values()]
-        page.write_text(markdown(claims, every, provenance()), encoding="utf-8")
+        text = markdown(claims, every, provenance())
+        Path(asked.markdown).write_text(text, encoding="utf-8")
     failed = [r.id for r in results if r.failed]
     if failed:
         print(f"bptt claims: the code of {', '.join(failed)} failed", file=sys.stderr)

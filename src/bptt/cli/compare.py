@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import tyro
 
-from bptt.cli.parse import parse
+from bptt.cli.parse import check_place, parse
 from bptt.compare import Budget, Grid, Row, summarise
 from bptt.compare.results import HEADS, Record, cells_of, varying
+from bptt.errors import ArgumentError
+from bptt.shown import as_json
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,18 @@ def run(arguments: list[str]) -> int:
     from bptt.compare.pool import on_processes, on_ray, run_grid
 
     # Known now, or only after the grid: that the data are there, and what the levels are.
-    task = build_task(asked.task, jobs[0].length, asked.data)
+    check_place(asked.figure, (".svg", ".png", ".pdf"))
+    check_place(asked.html)
+    try:
+        task = build_task(asked.task, jobs[0].length, asked.data)
+    except ArgumentError as error:
+        if not asked.lengths:
+            raise
+        raise ArgumentError(
+            f"--lengths that fit the task ({error.expected})",
+            str(jobs[0].length),
+            "change --lengths",
+        ) from None
     path = Path(f"compare-{asked.task}.jsonl" if asked.out is None else asked.out)
     runner = (
         partial(on_processes, workers=asked.workers)
@@ -119,7 +130,7 @@ def run(arguments: list[str]) -> int:
             "task": asked.task, "metric": task.metric, "chance": task.chance, "best": task.best,
             "goal": task.goal, "budget": asdict(grid.budget), "rows": [asdict(r) for r in rows],
         }  # fmt: skip
-        print(json.dumps(document))
+        print(as_json(document))
     else:
         _print(rows, title, levels)
     return 0
@@ -127,8 +138,9 @@ def run(arguments: list[str]) -> int:
 
 def _print(rows: list[Row], title: str, levels: dict[str, float]) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
+
+    from bptt.console import Console
 
     axes = varying(rows)
     said = ", ".join(f"{name} {level:.3g}" for name, level in levels.items())
@@ -139,20 +151,21 @@ def _print(rows: list[Row], title: str, levels: dict[str, float]) -> None:
         table.add_column(head, justify="left" if head in (*axes, "note") else "right")
     for row in rows:
         table.add_row(*cells_of(row, axes))
-    Console().print(table)
+    Console().print(table, highlight=True)
 
 
 class _Progress:
     """A bar over the whole grid on stderr: jobs done, how many solved, time left."""
 
     def __init__(self, jobs: int) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
         from rich.progress import TimeRemainingColumn as Remaining
 
+        from bptt.console import Console
+
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining(),
-            console=Console(file=sys.stderr),
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+            Remaining(), console=Console(stderr=True),
         )  # fmt: skip
         self._bar = self._progress.add_task("jobs", total=jobs)
         self._solved = 0

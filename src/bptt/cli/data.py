@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +9,7 @@ from typing import Literal
 import tyro
 
 from bptt.cli.parse import parse
+from bptt.shown import as_json
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> int:
         if asked.json:
             fields = ("name", "summary", "origin", "licence")
             rows = [{f: getattr(d, f) for f in fields} for d in DATA_SETS.values()]
-            print(json.dumps(rows))
+            print(as_json(rows))
         else:
             for each in DATA_SETS.values():
                 print(f"{each.name:<12} {each.summary}\n{'':<12} {each.origin}; {each.licence}")
@@ -52,7 +52,7 @@ def run(arguments: list[str]) -> int:
         raise ArgumentError("a name to fetch", "none", "see bptt data list")
     paths = fetch(asked.name, Path("data") / asked.name if asked.out is None else asked.out)
     if asked.json:
-        print(json.dumps({"name": asked.name, "files": [str(path) for path in paths]}))
+        print(as_json({"name": asked.name, "files": [str(path) for path in paths]}))
     else:
         print("\n".join(str(path) for path in paths))
     return 0

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import math
 import shlex
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
-from bptt.cli.parse import parse
+from bptt.cli.parse import check_place, parse
+from bptt.shown import as_json, inline
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,10 @@ def run(arguments: list[str]) -> int:
     from bptt.data import RandomChunks
     from bptt.diagnosis import diagnose
     from bptt.errors import ArgumentError
+    from bptt.memory import require
     from bptt.models import token_loss
     from bptt.report import document, own_k, show, write_run_report
+    from bptt.training.evaluate import diverged
     from bptt.training.restore import load_model
 
     for name, least in (("steps", 2), ("lanes", 1), ("seed", 0), ("try_for", 0)):
@@ -66,10 +68,7 @@ def run(arguments: list[str]) -> int:
         if not value >= least:
             word = name.replace("_", "-")
             raise ArgumentError(f"--{word} of at least {least}", str(value), f"change --{word}")
-    if asked.html is not None and not Path(asked.html).absolute().parent.is_dir():
-        raise ArgumentError(
-            f"a file that can be written at {asked.html}", "no such folder", "choose another place"
-        )
+    check_place(asked.html)
     model, vocabulary, settings = load_model(asked.run)
     if settings.model != "recurrent":
         raise ArgumentError(
@@ -83,8 +82,18 @@ def run(arguments: list[str]) -> int:
             file=asked.file, own=asked.text, line_ends=asked.line_ends,
         )  # fmt: skip
     stream = text.stream
+    if len(stream.tokens) <= asked.steps:
+        raise ArgumentError(
+            f"--steps below the {len(stream.tokens)} tokens of {text.name}",
+            str(asked.steps),
+            "lower --steps, or name a longer text",
+        )
+    sizes = f"--lanes {asked.lanes} and --steps {asked.steps}"
+    require(16 * asked.lanes * (asked.steps + 1), sizes, "lower them")
     chunk = RandomChunks(*stream, batch=asked.lanes, chunk=asked.steps, seed=asked.seed).take()
     found = diagnose(model, (chunk.inputs, chunk.targets), token_loss, k=own_k(settings))
+    if not math.isfinite(found.loss):
+        raise diverged(f"a loss of {found.loss}")
     if asked.try_for > 0:
         found = replace(found, trials=_tried(asked, settings, vocabulary.size, stream, chunk))
     if asked.html is not None:
@@ -92,10 +101,10 @@ def run(arguments: list[str]) -> int:
     again = None if asked.file is None else shlex.join(["bptt", "diagnose", asked.run, asked.file])
     unknown = unknown_lines(text, again)
     if asked.json:
-        print(json.dumps(document(found)))
+        print(as_json(document(found)))
         print(*unknown, sep="\n", end="\n" if unknown else "", file=sys.stderr)
         return 0
-    print(f"{text.name}: {asked.lanes} places of {asked.steps} steps")
+    print(f"{inline(text.name)}: {asked.lanes} places of {asked.steps} steps")
     print(*unknown, sep="\n", end="\n\n" if unknown else "\n")
     show(found)
     if asked.html is not None:
@@ -105,9 +114,9 @@ def run(arguments: list[str]) -> int:
 
 def _tried(asked: Diagnose, settings: Any, size: int, stream: Any, measured: Any) -> Any:
     """The remedies, each trained on places of the same text at random."""
-    from rich.console import Console
     from rich.progress import Progress
 
+    from bptt.console import Console
     from bptt.data import RandomChunks
     from bptt.models import token_loss
     from bptt.report import own_k

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import shlex
 import sys
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from typing import Literal
 import tyro
 
 from bptt.cli.parse import parse
+from bptt.shown import as_json, inline
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ def run(arguments: list[str]) -> int:
     asked = parse(Eval, "eval", arguments)
 
     from bptt.cli.text import open_text, shown_reading, unknown_lines
-    from bptt.training.evaluate import evaluate
+    from bptt.training.evaluate import diverged, evaluate
+    from bptt.training.progress import fixed
     from bptt.training.restore import load_model
 
     model, vocabulary, settings = load_model(asked.run)
@@ -51,16 +53,19 @@ def run(arguments: list[str]) -> int:
             file=asked.file, own=asked.text, line_ends=asked.line_ends,
         )  # fmt: skip
     score = evaluate(model, text.stream)
+    if not math.isfinite(score.nats):
+        raise diverged(f"a score of {score.nats} nats")
     again = None if asked.file is None else shlex.join(["bptt", "eval", asked.run, asked.file])
     unknown = unknown_lines(text, again)
     if asked.json:
-        print(json.dumps(score.as_dict() | ({"unknown": text.unknown} if unknown else {})))
+        print(as_json(score.as_dict() | ({"unknown": text.unknown} if unknown else {})))
         print(*unknown, sep="\n", end="\n" if unknown else "", file=sys.stderr)
         return 0
     unit = "byte" if settings.bytes else "character"
     print(
-        f"{text.name}: {score.bits:.4f} bits per {unit} ({score.nats:.4f} nats, "
-        f"perplexity {score.perplexity:.3f}) over {score.tokens:,} {unit}s"
+        f"{inline(text.name)}: {fixed(score.bits, 4)} bits per {unit} "
+        f"({fixed(score.nats, 4)} nats, perplexity {fixed(score.perplexity, 3)}) "
+        f"over {score.tokens:,} {unit}s"
     )
     print(*unknown, sep="\n", end="\n" if unknown else "")
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,7 @@ import tyro
 
 from bptt.cli.parse import parse
 from bptt.errors import ArgumentError
+from bptt.shown import as_json
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def run(arguments: list[str]) -> int:
     document = _onnx(asked, model) if asked.to == "onnx" else _c(asked, model, vocabulary, settings)
     document = {"run": asked.run, "to": asked.to, **document}
     if asked.json:
-        print(json.dumps(document))
+        print(as_json(document))
     else:
         _print(document)
     return 0

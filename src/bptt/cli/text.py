@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bptt.console import Console
 from bptt.data import Corpus, Stream, Vocabulary, count_unknown
 from bptt.data.line_ends import Reading
 from bptt.errors import ArgumentError
@@ -170,7 +170,7 @@ class _Bar:
 @contextmanager
 def shown_reading() -> Iterator[None]:
     """Show on stderr how far a large text has been read, for as long as the block runs."""
-    bar = _Bar(Console(stderr=True, highlight=False))
+    bar = _Bar(Console(stderr=True))
     token = reading.set(bar)
     try:
         yield

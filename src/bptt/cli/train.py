@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shlex
 import sys
@@ -14,6 +13,7 @@ from typing import Annotated
 import tyro
 
 from bptt.cli.parse import parse
+from bptt.shown import as_json, inline
 from bptt.training.settings import Settings
 
 
@@ -84,7 +84,7 @@ def run(arguments: list[str]) -> int:
             "tokens_per_second": outcome.tokens / max(outcome.seconds, 1e-9),
             "valid": valid,
         }
-        print(json.dumps(document))
+        print(as_json(document))
         return 130 if outcome.interrupted else 0
     if outcome.interrupted:
         again = shlex.join(["bptt", "train", "--resume", str(outcome.run), *changed])
@@ -145,6 +145,8 @@ def _without_ours(asked: Train) -> Settings:
 
 
 def _summary(outcome, unit: str) -> str:
+    from bptt.training.progress import fixed
+
     lines = [
         f"trained {outcome.steps:,} steps, {outcome.tokens:,} tokens in {outcome.seconds:.0f} s "
         f"({outcome.tokens / max(outcome.seconds, 1e-9):,.0f} tokens/s)"
@@ -152,29 +154,19 @@ def _summary(outcome, unit: str) -> str:
     if outcome.valid is not None:
         valid = outcome.valid
         lines.append(
-            f"held out: {valid.bits:.3f} bits per {unit} ({valid.nats:.3f} nats, "
-            f"perplexity {valid.perplexity:.2f}) over {valid.tokens:,}"
+            f"held out: {fixed(valid.bits, 3)} bits per {unit} ({fixed(valid.nats, 3)} nats, "
+            f"perplexity {fixed(valid.perplexity, 2)}) over {valid.tokens:,}"
         )
-    lines.append(f"run folder: {outcome.run}")
+    lines.append(f"run folder: {inline(outcome.run)}")
     return "\n".join(lines)
 
 
 def _print_sample(outcome, length: int, seed: int) -> None:
+    from bptt.cli.sample import write_pieces
     from bptt.generation import generate
 
-    vocabulary = outcome.corpus.vocabulary
-    first = vocabulary.decode(outcome.corpus.train.tokens[:1])
-    known = vocabulary.decode(vocabulary.encode("\n")) == "\n"
     print("\nsample:")
     pieces = generate(
-        outcome.model,
-        vocabulary,
-        "\n" if known else first,
-        length=length,
-        temperature=0.8,
-        seed=seed,
+        outcome.model, outcome.corpus.vocabulary, length=length, temperature=0.8, seed=seed
     )
-    for piece in pieces:
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    print()
+    write_pieces(pieces, sys.stdout)

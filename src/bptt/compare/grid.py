@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -130,18 +131,12 @@ class Grid:
                 raise ArgumentError(f"at least one value for --{name}", "none", "name one")
         unknown = [c for c in self.cells if c not in CELLS]
         if unknown:
-            raise ArgumentError(f"cells among {', '.join(CELLS)}", repr(unknown[0]), "pick one")
-        for start in self.starts:
-            parse_forms(start, STARTS)
-        for forms, words in (
-            (self.clips, CLIPS), (self.penalties, REGULARISERS), (self.gradients, GRADIENTS)
-        ):  # fmt: skip
-            for form in forms:
-                parse_form(form, words)
+            raise ArgumentError(f"--cells among {', '.join(CELLS)}", repr(unknown[0]), "pick one")
+        self._check_forms()
         unknown = [c for c in self.curricula if c not in CURRICULA]
         if unknown:
             raise ArgumentError(
-                f"curricula among {', '.join(CURRICULA)}", repr(unknown[0]), "pick one"
+                f"--curricula among {', '.join(CURRICULA)}", repr(unknown[0]), "pick one"
             )
         if set(self.curricula) != {"none"} and self.task in REAL:
             raise ArgumentError(
@@ -153,6 +148,8 @@ class Grid:
                 f"{self.lengths}",
                 "its sequences are what they are",
             )
+        if min(self.lengths, default=1) < 1:
+            raise ArgumentError("--lengths >= 1", f"{min(self.lengths)}", "change --lengths")
         if self.task == "digits" and not set(self.lengths) <= set(DIGITS):
             raise ArgumentError(
                 "--lengths 8 (rows) or 64 (pixels) for digits", f"{self.lengths}", "pick of these"
@@ -179,6 +176,23 @@ class Grid:
             f"--hidden {hidden} --batch {batch} at length {length}",
             "lower them",
         )
+
+    def _check_forms(self) -> None:
+        """Every start, clip, penalty and gradient is one."""
+        parsers: tuple[tuple[str, tuple[str, ...], Callable[[str], object]], ...] = (
+            ("starts", self.starts, lambda form: parse_forms(form, STARTS)),
+            ("clips", self.clips, lambda form: parse_form(form, CLIPS)),
+            ("penalties", self.penalties, lambda form: parse_form(form, REGULARISERS)),
+            ("gradients", self.gradients, lambda form: parse_form(form, GRADIENTS)),
+        )
+        for name, forms, parser in parsers:
+            for form in forms:
+                try:
+                    parser(form)
+                except ArgumentError as error:
+                    raise ArgumentError(
+                        f"{error.expected} for --{name}", error.received, error.remedy
+                    ) from None
 
     def jobs(self) -> list[Job]:
         """Every job, the seeds of a point next to each other, short lengths first."""

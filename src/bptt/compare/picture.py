@@ -10,6 +10,7 @@ from typing import Any
 
 from bptt.compare.results import HEADS, Row, cells_of, varying
 from bptt.errors import DependencyError
+from bptt.shown import printable
 
 
 def draw(rows: list[Row], title: str, metric: str, levels: dict[str, float]) -> Any:
@@ -91,7 +92,7 @@ def page(rows: list[Row], title: str, command: str, picture: str) -> str:
         "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells_of(row, axes)) + "</tr>\n"
         for row in rows
     )
-    return (
+    return printable(
         "<!doctype html>\n<html lang=en><meta charset=utf-8>\n"
         f"<title>{html.escape(title)}</title>\n"
         "<style>body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"

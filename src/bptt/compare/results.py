@@ -12,6 +12,7 @@ from typing import Any
 from bptt.compare.grid import Job
 from bptt.data.plain import read_plain
 from bptt.errors import RunError
+from bptt.shown import as_json
 
 Record = dict[str, Any]
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -69,7 +70,7 @@ def append_result(path: Path, record: Record) -> None:
     """Write one finished job; on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(as_json(record) + "\n")
 
 
 @dataclass(frozen=True)

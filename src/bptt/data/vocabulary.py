@@ -203,7 +203,7 @@ class CharVocabulary(Vocabulary):
             >>> CharVocabulary.from_text("no").encode("snow", unknown="error")
             Traceback (most recent call last):
             bptt.errors.DataError: expected characters of the vocabulary (3 symbols), received \
-'s' (U+0073) at 0, 'w' (U+0077) at 3: leave them out, or use unknown="map"
+'s' (U+0073) at 0, 'w' (U+0077) at 3: leave them out
         """
         if unknown not in ("map", "error"):
             raise ArgumentError('unknown "map" or "error"', f"{unknown!r}", "pass one of the two")
@@ -216,7 +216,7 @@ class CharVocabulary(Vocabulary):
             raise DataError(
                 f"characters of the vocabulary ({self.size} symbols)",
                 name_unknown(characters, np.flatnonzero(ids == 0)),
-                'leave them out, or use unknown="map"',
+                "leave them out",
             )
         return ids
 

@@ -244,10 +244,7 @@ def measure(path: Path, seed: int = 0) -> Iterator[Tick[Measured]]:
     yield Tick(1, total, found)
     for done, step in enumerate(chosen, 2):
         model.load_state_dict(checkpoints.load(run.checkpoints, step).model)
-        first = vocabulary.decode(vocabulary.encode("\n")) or vocabulary.decode([0])
-        text = "".join(
-            generate(model, vocabulary, first, length=LENGTH, temperature=0.8, seed=seed)
-        )
+        text = "".join(generate(model, vocabulary, length=LENGTH, temperature=0.8, seed=seed))
         found = replace(found, texts=(*found.texts, (step, text)))
         yield Tick(done, total, found)
 

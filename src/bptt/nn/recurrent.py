@@ -218,9 +218,7 @@ class _Recurrent(nn.RNNBase):
 
     def _by_row(self, weights) -> list[Weights]:
         # torch leaves biases out where there are none.
-        return [
-            tuple(row) if self.bias else (*row[:2], None, None, *row[2:]) for row in weights
-        ]
+        return [tuple(row) if self.bias else (*row[:2], None, None, *row[2:]) for row in weights]
 
     def _initial_state(self, hx, sequence: Sequence) -> ops.State:
         rows = self.num_layers * (2 if self.bidirectional else 1)

@@ -10,6 +10,7 @@ from typing import Any
 
 from bptt.errors import DependencyError, RunError
 from bptt.report.style import panels, style, to_svg
+from bptt.shown import printable
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def picture(name: str, words: str, draw: Callable[[Any], None]) -> Picture:
 
 
 def page(title: str, subtitle: str, sections: list[Section], footer: str) -> str:
-    """The page; all text is escaped, pictures stand in it as they are."""
+    """The page; all text is escaped, pictures stand in it as they are, without control characters."""
     try:
         import jinja2
     except ImportError:
@@ -70,7 +71,9 @@ def page(title: str, subtitle: str, sections: list[Section], footer: str) -> str
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     made = environment.from_string(template)
     text = made.render(title=title, subtitle=subtitle, sections=sections, footer=footer)
-    return text.replace(" %", "\N{NO-BREAK SPACE}%")  # a number keeps its unit on its line
+    return printable(text).replace(
+        " %", "\N{NO-BREAK SPACE}%"
+    )  # a number keeps its unit on its line
 
 
 def write(path: str | os.PathLike[str], text: str) -> Path:

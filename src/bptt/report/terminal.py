@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from bptt.console import Console, plain
 from bptt.diagnosis import Diagnosis, ModuleDiagnosis
 from bptt.probes import LagSpectrum
 from bptt.report.advice import advise
@@ -36,17 +37,15 @@ def show(found: Diagnosis, console: Any = None) -> None:
         >>> "horizon" in text.getvalue()
         True
     """
-    from rich.console import Console
-
-    console = Console(highlight=False) if console is None else console
+    console = Console() if console is None else console
     console.print(_summary(found))
     for module in found.modules:
         _module(module, found.k, len(found.modules) > 1, console)
     if found.trials:
         console.print()
-        console.print(f"[bold]{tried_title(found.trials)}[/]")
+        console.print(plain(tried_title(found.trials), "bold"))
         console.print(_tried(found.trials))
-        console.print(on_tried(found.trials), markup=False)
+        console.print(plain(on_tried(found.trials)))
 
 
 def _summary(found: Diagnosis) -> Any:
@@ -64,9 +63,11 @@ def _block(modules: tuple[ModuleDiagnosis, ...], k: int | None) -> Any:
     table.add_column("", no_wrap=True)
     for module in modules:
         watched = module.watched
-        table.add_column(f"{watched.name or 'the model'}\n{watched.kind}", justify="right")
+        head = plain(f"{watched.name or 'the model'}\n{watched.kind}", "bold")
+        table.add_column(head, justify="right")
     for row in zip(*(_numbers(module, k) for module in modules), strict=True):
-        table.add_row(row[0][0], *(value for _, value in row))
+        values = (value for _, value in row)
+        table.add_row(plain(row[0][0]), *(plain(v, COLORS.get(v, "")) for v in values))
     return table
 
 
@@ -74,7 +75,7 @@ def _numbers(module: ModuleDiagnosis, k: int | None) -> list[tuple[str, str]]:
     watched, spectrum = module.watched, module.watched.spectrum
     word = verdict_in_words(spectrum, watched.verdict)
     found = [
-        ("verdict", f"[{COLORS[word]}]{word}[/]"),
+        ("verdict", word),
         ("horizon, 5 % bias (steps)", _steps(spectrum, 0.05)),
         ("horizon, 1 % bias (steps)", _steps(spectrum, 0.01)),
         ("decay (factor per step)", _number(watched.decay)),
@@ -98,21 +99,24 @@ def _module(module: ModuleDiagnosis, k: int | None, several: bool, console: Any)
     watched = module.watched
     console.print()
     if several:
-        console.print(f"[bold]{watched.name}[/]")
-    console.print(watched.explain())
+        console.print(plain(watched.name, "bold"))
+    console.print(plain(watched.explain()))
     if bool(watched.spectrum.norms.isfinite().all()):
         console.print()
-        console.print(_lags(watched.spectrum, k))
+        console.print(_lags(watched.spectrum, k, console.options.ascii_only))
     for note in module.notes:
-        console.print(f"[dim]{note}[/]")
+        console.print(plain(note, "dim"))
     given = advise(module, k)
     console.print()
-    console.print("[bold]What would help[/]" if given else "Nothing to change: no rule applies.")
+    if not given:
+        console.print("Nothing to change: no rule applies.")
+        return
+    console.print(plain("What would help", "bold"))
     for advice in given:
-        console.print(f"- {advice.text}")
+        console.print(plain(f"- {advice.text}"))
 
 
-def _lags(spectrum: LagSpectrum, k: int | None) -> Any:
+def _lags(spectrum: LagSpectrum, k: int | None, ascii_only: bool) -> Any:
     """A few lags, an octave apart, with the gradient's size as bars."""
     from rich.table import Table
 
@@ -135,8 +139,8 @@ def _lags(spectrum: LagSpectrum, k: int | None) -> Any:
         bias, cosine = spectrum.bias_of(row), spectrum.cosine_of(row)
         mark = marks.get(row, "")
         table.add_row(
-            str(row), f"{percent(share):>7} {bar(share)}", percent(bias), f"{cosine:.3f}",
-            f"[bold]{mark}[/]" if mark else "",
+            str(row), f"{percent(share):>7} {bar(share, ascii_only=ascii_only)}", percent(bias),
+            f"{cosine:.3f}", plain(mark, "bold"),
         )  # fmt: skip
     return table
 
@@ -149,17 +153,19 @@ def _tried(trials: tuple[Trial, ...]) -> Any:
     for place, name in enumerate(head):
         table.add_column(name, justify="left" if place < 2 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(plain, row))
     return table
 
 
-def bar(share: float, width: int = BAR) -> str:
-    """A horizontal bar in eighths of a character.
+def bar(share: float, width: int = BAR, *, ascii_only: bool = False) -> str:
+    """A horizontal bar in eighths of a character; in whole ones where there is no such character.
 
     Example:
-        >>> bar(0.5, 4), bar(0.0, 4)
-        ('██', '')
+        >>> bar(0.5, 4), bar(0.0, 4), bar(0.5, 4, ascii_only=True)
+        ('██', '', '##')
     """
+    if ascii_only:
+        return "#" * round(width * min(1.0, max(0.0, share)))
     eighths = round(8 * width * min(1.0, max(0.0, share)))
     return "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
 

@@ -15,6 +15,7 @@ from bptt import carry as carries
 from bptt.data import IGNORED, Lanes, Stream
 from bptt.errors import DataError
 from bptt.training.distributed import Group
+from bptt.training.nonfinite import NonFiniteError
 
 AT_ONCE = 1 << 24  # logits; in double and with their logarithms they take 320 MB
 
@@ -49,6 +50,16 @@ class Score:
             "bits": self.bits,
             "perplexity": self.perplexity,
         }
+
+
+def diverged(received: str) -> NonFiniteError:
+    """The error of a model whose predictions are no numbers, though its weights may be."""
+    return NonFiniteError(
+        "predictions that are finite numbers",
+        received,
+        "the model has diverged, and --resume would go on from there; train a new run with a lower "
+        "--lr or another --clip",
+    )
 
 
 @contextmanager

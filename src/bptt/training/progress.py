@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from bptt.console import Console
 from bptt.data.line_ends import count_line_ends
+from bptt.shown import inline
 
 if TYPE_CHECKING:
     from bptt.training.evaluate import Score
@@ -23,7 +24,7 @@ class TerminalReporter:
     """
 
     def __init__(self, quiet_stdout: bool = False) -> None:
-        self._console = Console(stderr=quiet_stdout, highlight=False)
+        self._console = Console(stderr=quiet_stdout)
         self._live: Progress | None = None
         self._task: TaskID | None = None
         self._last: dict[str, Any] = {}
@@ -37,10 +38,9 @@ class TerminalReporter:
         marked = corpus.documents > 1 or settings.documents is not None
         documents = f", {corpus.documents:,} documents" if marked else ""
         self._console.print(
-            f"{what}, {parameters:,} parameters; {', '.join(corpus.names)}: "
+            f"{what}, {parameters:,} parameters; {inline(', '.join(corpus.names))}: "
             f"{len(corpus.train.tokens):,} tokens to train on, {held_out:,} held out, "
-            f"{corpus.vocabulary.size} symbols{documents}; {run}",
-            markup=False,
+            f"{corpus.vocabulary.size} symbols{documents}; {inline(run)}",
             soft_wrap=True,
         )
         if session.progress.step == 0 and settings.line_ends == "keep":
@@ -71,13 +71,13 @@ class TerminalReporter:
 
     def score(self, step: int, score: Score) -> None:
         """Leave a line behind."""
-        text = f"step {step:>6}  held out {score.bits:.3f} bits"
+        text = f"step {step:>6}  held out {fixed(score.bits, 3)} bits"
         text += f"  |  {line(self._last)}" if self._last else ""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(text, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Leave a line behind."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(text, soft_wrap=True)
 
     def __enter__(self) -> TerminalReporter:
         return self
@@ -105,7 +105,21 @@ def line(record: dict[str, Any]) -> str:
     reach = f"horizon {record['horizon']}  " if "horizon" in record else ""
     reach += f"skipped {record['skipped']}  " if "skipped" in record else ""
     return (
-        f"loss {record['loss']:.3f}  {record['bits']:.3f} bits  ppl {record['perplexity']:.1f}  "
+        f"loss {fixed(record['loss'], 3)}  {fixed(record['bits'], 3)} bits  "
+        f"ppl {fixed(record['perplexity'], 1)}  "
         f"|g| {record['norm']:.2g}  clipped {record['clipped']:.0%}  "
         f"{reach}{record['tokens_per_second'] / 1000:.0f}k tokens/s"
     )
+
+
+LONG = 1e9  # a number from here on is written by its power of ten
+
+
+def fixed(value: float, digits: int) -> str:
+    """A number with so many digits after the point; one too long to be read, by its power of ten.
+
+    Example:
+        >>> fixed(1.23456, 3), fixed(3.187584e24, 3), fixed(float("inf"), 3)
+        ('1.235', '3.188e+24', 'inf')
+    """
+    return f"{value:.{digits}f}" if abs(value) < LONG else f"{value:.{digits}e}"

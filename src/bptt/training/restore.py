@@ -10,6 +10,7 @@ from bptt.data import Vocabulary
 from bptt.errors import RunError
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import build_model
+from bptt.training.nonfinite import NonFiniteError
 from bptt.training.run_folder import RunFolder
 from bptt.training.settings import Settings
 
@@ -25,6 +26,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, Vocabulary, Settings]:
 
     Raises:
         RunError: not a run, or its files do not fit together.
+        NonFiniteError: a weight is not a finite number.
 
     Cost: reads the weights once.
     """
@@ -39,4 +41,12 @@ def load_model(path: str | Path) -> tuple[nn.Module, Vocabulary, Settings]:
             str(error).splitlines()[-1].strip(),
             "restore config.toml and vocabulary.json from a copy",
         ) from None
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            kind = "nan" if bool(tensor.isnan().any()) else "inf"
+            raise NonFiniteError(
+                f"weights that are finite numbers in {run.path}",
+                f"{kind} in {name}",
+                "train a new run with a lower --lr or another --clip",
+            )
     return model.eval(), vocabulary, settings

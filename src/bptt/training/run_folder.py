@@ -33,6 +33,7 @@ from typing import Any
 from bptt.data import Vocabulary
 from bptt.data.plain import check_plain
 from bptt.errors import BpttError, RunError
+from bptt.shown import as_json
 from bptt.training import checkpoint as checkpoints
 from bptt.training import disk, lock, manifest
 from bptt.training.settings import Settings
@@ -156,7 +157,7 @@ class RunFolder:
         """
         try:
             with self.metrics.open("ab") as file:
-                file.write((json.dumps(record) + "\n").encode())
+                file.write((as_json(record) + "\n").encode())
         except OSError as error:
             raise self._unwritable(self.metrics, error) from None
 
@@ -173,7 +174,7 @@ class RunFolder:
         """Keep what the run ended with, in ``result.json``."""
         path = self.path / "result.json"
         try:
-            disk.replace(path, (json.dumps(result, indent=2) + "\n").encode())
+            disk.replace(path, (as_json(result, indent=2) + "\n").encode())
         except OSError as error:
             raise self._unwritable(path, error) from None
 
