@@ -65,8 +65,8 @@ struct Binding {
     static void backward(int cell, const Problem& p, Ptr dy, int64_t dy_step, int64_t dy_lane, Ptr dhn,
                          Ptr dcn, Ptr saved, int64_t lds, Ptr h0, Ptr c0, Ptr w_hh, Ptr dz, Ptr dh0,
                          Ptr dc0, Ptr db, Ptr norms, Ptr work) {
-        if (p.T && p.B) need({y, w_hh, dz, work, bptt::saved_of(cell_of(cell)) ? saved : y});
-        bptt::kernels<T>(Cell(cell)).backward(
+        if (p.T && p.B) need({saved, w_hh, dz, work});
+        bptt::kernels<T>(cell_of(cell)).backward(
             p, {at<T>(dy), dy_step, dy_lane, at<T>(dhn), at<T>(dcn), at<T>(saved), lds, at<T>(h0),
                 at<T>(c0), at<T>(w_hh), at<T>(dz), at<T>(dh0), at<T>(dc0), at<T>(db), at<T>(norms),
                 at<void>(work)});
