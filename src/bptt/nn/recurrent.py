@@ -24,10 +24,15 @@ from torch.nn.utils.rnn import PackedSequence
 from bptt import ops
 from bptt.errors import ArgumentError, DtypeError
 from bptt.nn.inputs import Sequence, check_state, normalise, normalise_tokens
+from bptt.numbers import plain
 
 
 class _Recurrent(nn.RNNBase):
     """What RNN, GRU and LSTM share: the stack of layers and directions over one :func:`ops.recur`."""
+
+    def __init__(self, *sizes: Any, **options: Any) -> None:
+        # torch takes an int for a size, and nothing that only counts like one.
+        super().__init__(*map(plain, sizes), **{n: plain(value) for n, value in options.items()})
 
     def forward(
         self,
