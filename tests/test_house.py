@@ -12,7 +12,7 @@ from processes import interpreter
 ROOT = Path(bptt.__file__).parent
 # From the ground up: a folder may import what stands before it, never what stands after.
 ORDER = [
-    "shown", "errors", "console", "memory", "forms", "axes", "reference", "ops", "nn", "carry",
+    "shown", "errors", "console", "numbers", "memory", "forms", "axes", "reference", "ops", "nn", "carry",
     "recurrence", "probes",
     "watching", "gradients", "remedies", "trials", "diagnosis", "tasks", "data", "models", "streaming",
     "training", "compare", "generation", "export", "report", "callbacks", "claims", "lab", "benchmark",

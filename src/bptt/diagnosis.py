@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bptt.errors import ArgumentError, BpttError
+from bptt.numbers import optional
 from bptt.probes import (
     Capacity,
     JacobianProducts,
@@ -130,8 +131,7 @@ def diagnose(
         raise ArgumentError(
             "a batch (inputs, target)", type(batch).__name__, "pass both as one tuple"
         )
-    if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
-        raise ArgumentError("k >= 1", f"k={k!r}", "pass the steps you truncate to, or leave it out")
+    k = optional("k", k, remedy="pass the steps you truncate to, or leave it out")
     inputs, target = batch
     at = sorted({*default_truncations(LONGEST), *([] if k is None else [k])})
     with _untouched(model), torch.enable_grad(), watch(model, at=at, lanes=lanes) as flow:

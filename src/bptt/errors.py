@@ -50,6 +50,10 @@ class DtypeError(BpttError, TypeError, ValueError):
     """A tensor's dtype does not fit."""
 
 
+class NumberError(ArgumentError, DtypeError):
+    """A number is of another type than the argument takes, e.g. 2.5 where steps are counted."""
+
+
 class DeviceError(BpttError, RuntimeError):
     """Tensors that must meet are on different devices."""
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bptt import carry as carries
 from bptt.data import Vocabulary
 from bptt.errors import ArgumentError
+from bptt.numbers import optional, real, whole
 from bptt.training.evaluate import diverged, inference
 
 
@@ -57,14 +58,14 @@ def generate(
         >>> len("".join(generate(model, vocabulary, "a", length=5, seed=1)))
         5
     """
-    if length < 0:
-        raise ArgumentError("length >= 0", f"length={length}", "ask for 0 or more tokens")
+    length = whole("length", length, 0, "ask for 0 or more tokens")
+    temperature = real("temperature", temperature, "1 is the plain model")
+    seed = optional("seed", seed, None, "choose one from 0 to 2^64 - 1")
     if not 0 <= temperature < float("inf"):
         raise ArgumentError(
             "temperature >= 0", f"temperature={temperature}", "1 is the plain model"
         )
-    if top_k is not None and top_k < 1:
-        raise ArgumentError("top_k >= 1", f"top_k={top_k}", "leave it out to allow every token")
+    top_k = optional("top_k", top_k, remedy="leave it out to allow every token")
     if seed is not None and not 0 <= seed < 2**64:
         raise ArgumentError("0 <= seed < 2^64", f"seed={seed}", "choose one in that range")
     prompt = default_prompt(vocabulary) if prompt is None else prompt

@@ -26,6 +26,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from bptt import nn as layers
 from bptt.errors import ArgumentError, BpttError
 from bptt.gradients import Truncated
+from bptt.numbers import optional, real, whole
 from bptt.remedies import build_clip, start_recurrent
 from bptt.watching import Watched, watch
 
@@ -131,6 +132,9 @@ def try_remedies(
     """
     if not variants:
         raise ArgumentError("variants to try", "none", "see bptt.trials.model_variants")
+    seconds = real("seconds", seconds, "leave it out")
+    updates = optional("updates", updates, None, "leave it out")
+    seed = whole("seed", seed, None)
     if not (seconds > 0 and math.isfinite(seconds)) or (updates is not None and updates < 1):
         raise ArgumentError(
             "seconds > 0 and at least 1 update", f"{seconds} and {updates}", "leave them out"
@@ -217,6 +221,8 @@ def model_variants(
         k: the truncation you train with; the model must then take ``(x, carry)``.
         clip: the norm you clip to; None for none.
     """
+    steps, k = whole("steps", steps), optional("k", k)
+    clip = None if clip is None else real("clip", clip)
     base = Variant("as it is", "", lambda: fresh(model), clip, k)
     found = [base]
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from bptt.errors import ArgumentError, BpttError
+from bptt.numbers import optional, whole
 from bptt.probes import LagSpectrum, Saturation, lag_spectrum, saturation
 from bptt.probes.explain import explain
 from bptt.probes.verdict import verdict
@@ -159,8 +160,8 @@ class Flow:
 
     def _at(self, k: int) -> LagSpectrum:
         spectrum = self.spectrum
-        measured = not isinstance(k, int) or k < 1 or k >= spectrum.steps
-        if measured or bool((spectrum.truncations == k).any()):
+        k = whole("K", k, remedy="count steps: K=1 is a loss's own step alone")
+        if k >= spectrum.steps or bool((spectrum.truncations == k).any()):
             return spectrum
         kept = self._kept.get(spectrum.name)
         if kept is None:
@@ -223,9 +224,10 @@ class watch:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ArgumentError("a torch.nn.Module", type(model).__name__, "pass the model itself")
-        for name, value in (("every", every), ("cap", cap), ("lanes", lanes), ("sources", sources)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ArgumentError(f"{name} >= 1", f"{value!r}", "pass a number of steps or lanes")
+        steps = "pass a number of steps"
+        every, cap = whole("every", every, remedy=steps), optional("cap", cap, remedy=steps)
+        lanes = optional("lanes", lanes, remedy="pass a number of lanes")
+        sources = optional("sources", sources, remedy=steps)
         self._model, self._every = model, every
         self._options: dict[str, Any] = {"at": at, "cap": cap, "sources": sources}
         self._sampled = every > 1

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bptt.data.documents import Starts
 from bptt.errors import ArgumentError, DtypeError, ShapeError
+from bptt.numbers import whole
 
 if TYPE_CHECKING:
     import torch
@@ -142,23 +143,21 @@ def check_stream(tokens: object, starts: object) -> tuple[NDArray[Any], Starts]:
 
 def check_size(name: str, value: object) -> int:
     """A size as int; an error where it is not a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise DtypeError(f"a whole number as {name}", type(value).__name__, "pass an int")
-    if value < 1:
-        raise ArgumentError(f"{name} >= 1", f"{name}={value}", "pass a size of 1 or more")
-    return int(value)
+    return whole(name, value, remedy="pass a size of 1 or more")
 
 
 def check_lanes(lane_range: tuple[int, int] | None, batch: int) -> tuple[int, int]:
     """The lanes ``[low, high)`` to hand out; an error where they are not among ``batch``."""
-    low, high = (0, batch) if lane_range is None else lane_range
+    low, high = (
+        (0, batch) if lane_range is None else (whole("lane", lane, None) for lane in lane_range)
+    )
     if not 0 <= low < high <= batch:
         raise ArgumentError(
             f"lane_range=(low, high) with 0 <= low < high <= {batch}",
             f"lane_range=({low}, {high})",
             "split the lanes 0 .. batch-1 into ranges, one for each process",
         )
-    return int(low), int(high)
+    return low, high
 
 
 def check_state(state: object, expected: dict[str, int], *names: str) -> tuple[int, ...]:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import numbers
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -37,7 +36,8 @@ from bptt.data.line_ends import READINGS, Reading
 from bptt.data.mapped import release
 from bptt.data.source import BLOCK, Source
 from bptt.data.vocabulary import ByteVocabulary, CharVocabulary, Ids, Vocabulary
-from bptt.errors import ArgumentError, DataError, DtypeError
+from bptt.errors import ArgumentError, DataError
+from bptt.numbers import real
 
 Files = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Progress = Callable[[int, int], None]
@@ -293,13 +293,12 @@ def _as_bytes(bytes_mode: bool, vocabulary: Vocabulary | None) -> bool:
 
 
 def _fraction(value: float) -> float:
-    if not isinstance(value, numbers.Real):
-        raise DtypeError("a number as valid_fraction", type(value).__name__, "pass for example 0.1")
+    value = real("valid_fraction", value, "pass for example 0.1")
     if not 0 <= value < 1:
         raise ArgumentError(
             "0 <= valid_fraction < 1", f"valid_fraction={value}", "pass for example 0.1"
         )
-    return float(value)
+    return value
 
 
 def _border(length: int, fraction: float, unit: str) -> int:

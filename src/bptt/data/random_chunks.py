@@ -28,6 +28,7 @@ from bptt.data.chunk import (
 from bptt.data.mapped import windows
 from bptt.errors import ArgumentError, DataError
 from bptt.memory import require
+from bptt.numbers import whole
 
 SEEDS = 1 << 64
 
@@ -80,11 +81,10 @@ class RandomChunks:
             f"batch={self.batch} and chunk={self.chunk}",
             "pass a smaller batch or chunk",
         )
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-            raise ArgumentError("a whole number as seed", f"{seed!r:.40}", "pass an int")
+        seed = whole("seed", seed, None, "pass a seed in 0 .. 2**64-1")
         if not 0 <= seed < SEEDS:
             raise ArgumentError("0 <= seed < 2**64", f"seed={seed}", "pass a seed in that range")
-        self.seed = int(seed)
+        self.seed = seed
         self._places = len(self._tokens) - self.chunk
         if self._places < 1:
             raise DataError(

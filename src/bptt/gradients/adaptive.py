@@ -15,6 +15,7 @@ from bptt.carry import Carry
 from bptt.errors import ArgumentError
 from bptt.gradients.step import Estimator, Loss, Step
 from bptt.gradients.truncated import Truncated
+from bptt.numbers import real, whole
 from bptt.probes.lag_spectrum import default_truncations
 from bptt.watching import watch
 
@@ -109,19 +110,18 @@ class Adaptive(Estimator):
     _memory: _Memory = field(default_factory=_Memory, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.bias, (int, float)) or not 0 < self.bias < 1:
+        for name in ("bias", "shrink"):
+            object.__setattr__(self, name, real(name, getattr(self, name), "give a share"))
+        if not 0 < self.bias < 1:
             raise ArgumentError(
                 "a bias between 0 and 1", f"{self.bias!r}", "give a share, e.g. 0.05 for 5 %"
             )
-        if not isinstance(self.shrink, (int, float)) or not 0 <= self.shrink < 1:
+        if not 0 <= self.shrink < 1:
             raise ArgumentError("0 <= shrink < 1", f"{self.shrink!r}", "give a share, e.g. 0.9")
         for name in ("k_max", "k_min", "every", "lanes"):
             value = getattr(self, name)
-            optional = name in ("k_max", "lanes") and value is None
-            if not optional and (
-                not isinstance(value, int) or isinstance(value, bool) or value < 1
-            ):
-                raise ArgumentError(f"{name} >= 1", f"{value!r}", f"change {name}")
+            if value is not None or name not in ("k_max", "lanes"):
+                object.__setattr__(self, name, whole(name, value, remedy=f"change {name}"))
         if self.k_max is not None and self.k_max < self.k_min:
             raise ArgumentError(
                 "k_max >= k_min", f"{self.k_max} < {self.k_min}", "raise k_max or lower k_min"

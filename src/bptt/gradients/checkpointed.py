@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from bptt import carry as carries
 from bptt.carry import Carry
-from bptt.errors import ArgumentError
 from bptt.gradients.chunks import Chunks
 from bptt.gradients.replay import Replay, Snapshot
 from bptt.gradients.schedule import plan
 from bptt.gradients.segments import run_segment
 from bptt.gradients.step import Estimator, Loss, Step
+from bptt.numbers import optional
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,8 @@ class Checkpointed(Estimator):
 
     def __post_init__(self) -> None:
         for name, value in (("segments", self.segments), ("states", self.states)):
-            if value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ArgumentError(
-                    f"{name} >= 1", f"{name}={value!r}", "give a number, or leave it out"
-                )
+            number = optional(name, value, remedy="give a number, or leave it out")
+            object.__setattr__(self, name, number)
 
     def backward(
         self,

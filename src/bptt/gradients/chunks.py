@@ -17,6 +17,7 @@ from bptt.carry import Carry
 from bptt.errors import ArgumentError
 from bptt.gradients.reduction import class_weight, count_terms, reduction_of, weigh_terms
 from bptt.gradients.step import Loss, call_loss, check_call, check_lengths, run_model
+from bptt.nn.inputs import as_marks
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,7 @@ class Chunks:
         axis = 1 if batch_first else 0
         loss = check_call(carry, loss, inputs, targets, axis)
         lengths = check_lengths(lengths, inputs, axis)
+        reset = None if reset is None else as_marks("reset", reset)
         mean = reduction_of(loss, reduction) == "mean"
         terms = count_terms(loss, targets)
         weight = weigh_terms(loss, targets) if mean else terms

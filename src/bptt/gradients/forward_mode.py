@@ -19,6 +19,8 @@ from bptt.gradients.reduction import count_terms, reduction_of, weigh_terms
 from bptt.gradients.rtrl import Exact, Influence, Recorded, Rule
 from bptt.gradients.step import Estimator, Loss, Step, call_loss, check_call
 from bptt.gradients.uoro import RankOne
+from bptt.nn.inputs import as_lengths, as_marks
+from bptt.numbers import optional, real
 
 METHODS = ("rtrl", "elementwise", "uoro")
 
@@ -102,6 +104,8 @@ class ForwardMode(Estimator):
             raise ArgumentError(
                 f"a method among {', '.join(METHODS)}", repr(self.method), "name one of these"
             )
+        object.__setattr__(self, "epsilon", real("epsilon", self.epsilon))
+        object.__setattr__(self, "lane_axis", optional("lane_axis", self.lane_axis, None))
         if not 0 < self.epsilon < 1:
             raise ArgumentError("0 < epsilon < 1", f"{self.epsilon!r}", "give e.g. 1e-7")
         check_generator(self.generator)
@@ -174,6 +178,8 @@ class ForwardMode(Estimator):
         share: float | None,
     ) -> Iterator[Step]:
         axis = 1 if self.batch_first else 0
+        lengths = None if lengths is None else as_lengths(lengths)
+        reset = None if reset is None else as_marks("reset", reset)
         if self.lane_axis is not None and inputs.dim() < 2:
             raise ShapeError(
                 "inputs with a lane axis",

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from bptt import carry as carries
 from bptt.carry import Carry
-from bptt.errors import ArgumentError
 from bptt.gradients.chunks import Chunks
 from bptt.gradients.segments import Segment, run_segment
 from bptt.gradients.step import Estimator, Loss, Step
+from bptt.numbers import whole
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,8 @@ class Full(Estimator):
     reduction: str | None = None
 
     def __post_init__(self) -> None:
-        if (
-            not isinstance(self.segments, int)
-            or isinstance(self.segments, bool)
-            or self.segments < 1
-        ):
-            raise ArgumentError(
-                "segments >= 1", f"segments={self.segments!r}", "leave it out for one call"
-            )
+        segments = whole("segments", self.segments, remedy="leave it out for one call")
+        object.__setattr__(self, "segments", segments)
 
     def backward(
         self,

@@ -14,6 +14,7 @@ from bptt.errors import ArgumentError
 from bptt.gradients.chunks import Chunks, differentiate
 from bptt.gradients.randomness import check_generator, source_of
 from bptt.gradients.step import Estimator, Loss, Step
+from bptt.numbers import real, whole
 
 
 @dataclass(frozen=True)
@@ -60,20 +61,20 @@ class Randomized(Estimator):
     reduction: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
-            raise ArgumentError("k >= 1", f"k={self.k!r}", "give the number of steps per chunk")
+        k = whole("k", self.k, remedy="give the number of steps per chunk")
+        object.__setattr__(self, "k", k)
         self._probability(1)
         check_generator(self.generator)
 
     def _probability(self, chunks: int) -> float:
-        c = self.cut(chunks) if callable(self.cut) else self.cut
-        if not isinstance(c, (int, float)) or isinstance(c, bool) or not 0 <= c < 1:
+        c = real("cut", self.cut(chunks) if callable(self.cut) else self.cut)
+        if not 0 <= c < 1:
             raise ArgumentError(
                 "a probability 0 <= cut < 1",
                 f"{c!r} after {chunks} chunks",
                 "give the share of borders to cut; to cut every one, take Truncated",
             )
-        return float(c)
+        return c
 
     def backward(
         self,

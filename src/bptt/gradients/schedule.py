@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from math import comb
 from typing import NamedTuple
 
-from bptt.errors import ArgumentError
+from bptt.numbers import whole
 
 
 class Move(NamedTuple):
@@ -51,7 +51,7 @@ def plan(segments: int, states: int) -> Iterator[Move]:
 
     Source: A. Griewank and A. Walther, 2000, Algorithm 799: revolve.
     """
-    _check(segments, states)
+    segments, states = _checked(segments, states)
     kept, end = [0], segments  # segments from `end` on are done with
     while kept:
         at = kept[-1]
@@ -77,7 +77,7 @@ def advanced(segments: int, states: int) -> int:
         >>> advanced(10, 10), advanced(10, 3), advanced(10, 1)
         (9, 15, 45)
     """
-    _check(segments, states)
+    segments, states = _checked(segments, states)
     passes = _passes(segments, states)
     return passes * segments - comb(states + passes, states + 1)
 
@@ -97,7 +97,5 @@ def _next(count: int, free: int) -> int:
     return max(least, count - comb(free - 1 + passes, free - 1))
 
 
-def _check(segments: int, states: int) -> None:
-    for name, value in (("segments", segments), ("states", states)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ArgumentError(f"{name} >= 1", f"{name}={value!r}", "give a whole number")
+def _checked(segments: int, states: int) -> tuple[int, int]:
+    return whole("segments", segments), whole("states", states)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bptt import carry as carries
 from bptt.carry import Carry
 from bptt.errors import ArgumentError, DtypeError, ShapeError
+from bptt.nn.inputs import as_lengths
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -125,9 +126,7 @@ def check_lengths(lengths: Tensor | None, inputs: Tensor, axis: int) -> Tensor |
     if lengths is None:
         return None
     lanes, steps = inputs.shape[1 - axis], inputs.shape[axis]
-    lengths = torch.as_tensor(lengths)
-    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-        raise DtypeError("integer lengths", str(lengths.dtype), "convert them with .long()")
+    lengths = as_lengths(lengths)
     if tuple(lengths.shape) != (lanes,):
         raise ShapeError(
             f"lengths of shape (B={lanes},)", f"{tuple(lengths.shape)}", "give one length a lane"

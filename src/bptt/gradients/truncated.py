@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from bptt import carry as carries
 from bptt.carry import Carry
-from bptt.errors import ArgumentError
 from bptt.gradients.chunks import Chunks, differentiate
 from bptt.gradients.step import Estimator, Loss, Step, depth_of_chunks
+from bptt.numbers import whole
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Truncated(Estimator):
     reduction: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
-            raise ArgumentError("k >= 1", f"k={self.k!r}", "give the number of steps per chunk")
+        k = whole("k", self.k, remedy="give the number of steps per chunk")
+        object.__setattr__(self, "k", k)
 
     def backward(
         self,

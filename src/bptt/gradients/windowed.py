@@ -15,6 +15,7 @@ from bptt.errors import ArgumentError
 from bptt.gradients.chunks import Chunks, differentiate
 from bptt.gradients.replay import Replay, Snapshot
 from bptt.gradients.step import Estimator, Loss, Step
+from bptt.numbers import whole
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,7 @@ class Windowed(Estimator):
 
     def __post_init__(self) -> None:
         for name, value in (("k1", self.k1), ("k2", self.k2)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ArgumentError(f"{name} >= 1", f"{name}={value!r}", "give a number of steps")
+            object.__setattr__(self, name, whole(name, value, remedy="give a number of steps"))
         if self.k2 < self.k1:
             raise ArgumentError(
                 "k2 >= k1",

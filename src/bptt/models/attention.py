@@ -160,14 +160,14 @@ class AttentionModel(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_sizes(
+        vocabulary_size, width, heads, layers, context = check_sizes(
             vocabulary_size=vocabulary_size,
             width=width,
             heads=heads,
             layers=layers,
             context=context,
         )
-        check_dropout(dropout)
+        dropout = check_dropout(dropout)
         if width % (2 * heads):
             raise ArgumentError(
                 "width divisible by 2 heads",
@@ -222,7 +222,7 @@ class AttentionModel(nn.Module):
         Raises:
             ShapeError, DtypeError, DataError: an argument does not fit.
         """
-        check_tokens(tokens, reset, self.vocabulary_size)
+        reset = check_tokens(tokens, reset, self.vocabulary_size)
         past = None if carry is None else self._checked(carry, tokens.shape[1])
         # In pieces of about a window each, every query meets at most two windows of keys: the
         # cost stays linear in T, and by the law of the carry nothing else changes.

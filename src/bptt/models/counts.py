@@ -78,7 +78,7 @@ class CountModel(nn.Module):
 
     def __init__(self, vocabulary_size: int, order: int = 6) -> None:
         super().__init__()
-        check_sizes(vocabulary_size=vocabulary_size, order=order)
+        vocabulary_size, order = check_sizes(vocabulary_size=vocabulary_size, order=order)
         if order > MAX_ORDER:
             raise ArgumentError(
                 f"order <= {MAX_ORDER}", f"order={order}", "longer contexts hardly ever repeat"
@@ -183,7 +183,7 @@ class CountModel(nn.Module):
         """
         if not len(self.contexts):
             raise DataError("a counted text", "an empty table", "call fit(tokens) first")
-        check_tokens(tokens, reset, self.vocabulary_size)
+        reset = check_tokens(tokens, reset, self.vocabulary_size)
         reach = max(self.order - 1, 1)
         windows, carry = recent_tokens(tokens, carry, reset, reach, self.vocabulary_size)
         chances = self._probabilities(windows.flatten(0, 1).flip(1))

@@ -15,6 +15,8 @@ from bptt.carry import Carry
 from bptt.errors import ArgumentError, ShapeError
 from bptt.gradients.step import run_model
 from bptt.models.window import check_dropout, check_sizes
+from bptt.nn.inputs import as_lengths
+from bptt.numbers import whole
 
 
 def features_of(layer: nn.Module) -> int:
@@ -25,11 +27,15 @@ def features_of(layer: nn.Module) -> int:
         10
     """
     size = getattr(layer, "proj_size", 0) or getattr(layer, "hidden_size", None)
-    if not isinstance(size, int):
+    if size is None:
         raise ArgumentError(
             "a layer with hidden_size", type(layer).__name__, "give its output size as features="
         )
-    return size * (2 if getattr(layer, "bidirectional", False) else 1)
+    return whole("hidden_size", size) * (2 if getattr(layer, "bidirectional", False) else 1)
+
+
+def _features(layer: nn.Module, given: int | None) -> int:
+    return features_of(layer) if given is None else whole("features", given)
 
 
 class Classifier(nn.Module):
@@ -65,12 +71,12 @@ class Classifier(nn.Module):
         features: int | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(classes=classes)
-        check_dropout(dropout)
+        (classes,) = check_sizes(classes=classes)
+        dropout = check_dropout(dropout)
         if pool not in ("last", "mean", "none"):
             raise ArgumentError("pool: last, mean or none", repr(pool), "pick one of them")
         self.layer, self.pool, self.dropout = layer, pool, dropout
-        self.output = nn.Linear(features_of(layer) if features is None else features, classes)
+        self.output = nn.Linear(_features(layer, features), classes)
         # Uniform predictions at the start, as in the language model.
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
@@ -98,6 +104,7 @@ class Classifier(nn.Module):
         Raises:
             ArgumentError: the layer takes no lengths or no reset, or a lane to be pooled is empty.
         """
+        lengths = None if lengths is None else as_lengths(lengths).to(x.device)
         y, carry = run_model(self.layer, x, carry, reset, lengths)
         if self.pool != "none":
             y = self._pooled(y, lengths)
@@ -154,11 +161,11 @@ class Forecaster(nn.Module):
         features: int | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(outputs=outputs)
-        check_dropout(dropout)
+        (outputs,) = check_sizes(outputs=outputs)
+        dropout = check_dropout(dropout)
         self.layer, self.residual, self.dropout = layer, residual, dropout
         self.outputs = outputs
-        self.output = nn.Linear(features_of(layer) if features is None else features, outputs)
+        self.output = nn.Linear(_features(layer, features), outputs)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
@@ -199,7 +206,7 @@ class Forecaster(nn.Module):
         Raises:
             ShapeError: the model forecasts other numbers than it reads.
         """
-        check_sizes(steps=steps)
+        (steps,) = check_sizes(steps=steps)
         if x.shape[-1] != self.outputs or getattr(self.layer, "batch_first", False):
             raise ShapeError(
                 f"inputs (T, B, O={self.outputs})", f"{tuple(x.shape)}",

@@ -66,10 +66,10 @@ class LanguageModel(nn.Module):
         if cell not in CELLS:
             raise ArgumentError(f"a cell among {', '.join(CELLS)}", repr(cell), "pick one of them")
         embedding = hidden if embedding is None else embedding
-        check_sizes(
+        vocabulary_size, hidden, layers, embedding = check_sizes(
             vocabulary_size=vocabulary_size, hidden=hidden, layers=layers, embedding=embedding
         )
-        check_dropout(dropout)
+        dropout = check_dropout(dropout)
         layer, options = CELLS[cell]
         self.vocabulary_size = vocabulary_size
         self.dropout = dropout
@@ -101,7 +101,7 @@ class LanguageModel(nn.Module):
         Returns:
             logits ``(T, B, V)``, and the carry after the last step.
         """
-        check_tokens(tokens, reset, self.vocabulary_size)
+        reset = check_tokens(tokens, reset, self.vocabulary_size)
         h, carry = self.recurrent.forward_tokens(
             tokens, self.embedding.weight, carry, reset=reset, lengths=lengths
         )

@@ -12,16 +12,21 @@ from torch import Tensor, nn
 
 from bptt.axes import describe
 from bptt.errors import ArgumentError, DataError, DtypeError, ShapeError
+from bptt.nn.inputs import as_marks
+from bptt.numbers import real, whole
 from bptt.ops import native
 
 
-def check_tokens(tokens: Tensor, reset: Tensor | None, vocabulary_size: int) -> None:
+def check_tokens(tokens: Tensor, reset: Tensor | None, vocabulary_size: int) -> Tensor | None:
     """Raise unless the arguments are what every language model takes.
 
     Args:
         tokens: (T, B) int64, T >= 1 and B >= 1, each in ``0 .. vocabulary_size - 1``.
         reset: (T, B) bool, or None.
         vocabulary_size: V.
+
+    Returns:
+        ``reset`` as a tensor, or None.
 
     Raises:
         ShapeError, DtypeError, DataError: shape, dtype or a token does not fit.
@@ -34,6 +39,12 @@ def check_tokens(tokens: Tensor, reset: Tensor | None, vocabulary_size: int) -> 
         bptt.errors.DataError: expected tokens in 0 .. 2, received 3: encode the text with the \
 vocabulary that the model was made for
     """
+    if not isinstance(tokens, Tensor):
+        raise DtypeError(
+            "tokens as an int64 tensor",
+            type(tokens).__name__,
+            "convert them: torch.as_tensor(tokens)",
+        )
     if tokens.ndim != 2 or tokens.numel() == 0:
         raise ShapeError(
             "tokens (T, B) with T >= 1 and B >= 1",
@@ -43,16 +54,15 @@ vocabulary that the model was made for
     if tokens.dtype != torch.int64:
         raise DtypeError("int64 tokens", str(tokens.dtype), "convert them with .long()")
     if reset is not None:
+        reset = as_marks("reset", reset)
         if reset.shape != tokens.shape:
             raise ShapeError(
                 f"reset of the tokens' shape {describe(tokens.shape, 'TB')}",
                 describe(reset.shape, "TB"),
                 "pass one flag for every token",
             )
-        if reset.dtype != torch.bool:
-            raise DtypeError("bool reset", str(reset.dtype), "convert it with .bool()")
     if native.transformed():  # under torch.func a tensor has no values to look at
-        return
+        return reset
     low, high = (int(end) for end in torch.aminmax(tokens))
     if low < 0 or high >= vocabulary_size:
         raise DataError(
@@ -60,21 +70,20 @@ vocabulary that the model was made for
             str(low if low < 0 else high),
             "encode the text with the vocabulary that the model was made for",
         )
+    return reset
 
 
-def check_sizes(**sizes: int) -> None:
-    """Raise ``ArgumentError`` unless every size is an integer of at least 1."""
-    for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ArgumentError(
-                f"an integer {name} >= 1", f"{name}={size!r}", "pass a positive size"
-            )
+def check_sizes(**sizes: int) -> tuple[int, ...]:
+    """The sizes as int; ``ArgumentError`` unless every one is a whole number of at least 1."""
+    return tuple(whole(name, size, remedy="pass a positive size") for name, size in sizes.items())
 
 
-def check_dropout(dropout: float) -> None:
-    """Raise ``ArgumentError`` unless 0 <= dropout < 1."""
+def check_dropout(dropout: float) -> float:
+    """The share as float; ``ArgumentError`` unless 0 <= dropout < 1."""
+    dropout = real("dropout", dropout, "pass for example 0.1")
     if not 0 <= dropout < 1:
         raise ArgumentError("0 <= dropout < 1", f"dropout={dropout}", "pass for example 0.1")
+    return dropout
 
 
 def recent_tokens(
@@ -176,14 +185,14 @@ class WindowModel(nn.Module):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        check_sizes(
+        vocabulary_size, window, embedding, hidden, layers = check_sizes(
             vocabulary_size=vocabulary_size,
             window=window,
             embedding=embedding,
             hidden=hidden,
             layers=layers,
         )
-        check_dropout(dropout)
+        dropout = check_dropout(dropout)
         self.vocabulary_size = vocabulary_size
         self.window = window
         self.embedding = nn.Embedding(vocabulary_size + 1, embedding)
@@ -222,7 +231,7 @@ class WindowModel(nn.Module):
         Raises:
             ShapeError, DtypeError, DataError: an argument does not fit.
         """
-        check_tokens(tokens, reset, self.vocabulary_size)
+        reset = check_tokens(tokens, reset, self.vocabulary_size)
         windows, carry = recent_tokens(tokens, carry, reset, self.window, self.vocabulary_size)
         features = self.embedding(windows).flatten(2)
         for layer in self.hidden:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -269,13 +270,40 @@ def _check_kind(value: Tensor, like: Tensor, name: str) -> None:
         )
 
 
+def as_lengths(lengths: Any) -> Tensor:
+    """Lengths as they come, a tensor, an array or a list of integers, as an int64 tensor."""
+    given = _as_tensor("integer lengths", lengths)
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise DtypeError("integer lengths", str(given.dtype), "convert them with .long()")
+    return given.to(torch.int64)
+
+
+def as_marks(name: str, marks: Any) -> Tensor:
+    """Marks as they come, a tensor, an array or nested lists of truth values, as a bool tensor."""
+    given = _as_tensor(f"{name} as a bool tensor", marks)
+    if given.dtype != torch.bool:
+        raise DtypeError(
+            f"{name} as a bool tensor", str(given.dtype), f"convert it, e.g. {name}.bool()"
+        )
+    return given
+
+
+def _as_tensor(expected: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    try:
+        return torch.as_tensor(value, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:  # text, ragged lists
+        raise DtypeError(
+            expected, f"{type(value).__name__} {value!r:.40}", "pass a tensor, an array or a list"
+        ) from error
+
+
 def _check_lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
     if lengths is None:
         return None
     steps, lanes = x.shape[:2]
-    lengths = torch.as_tensor(lengths)
-    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-        raise DtypeError("integer lengths", str(lengths.dtype), "convert them with .long()")
+    lengths = as_lengths(lengths)
     if tuple(lengths.shape) != (lanes,):
         raise ShapeError(
             f"lengths of shape (B={lanes},)", describe(lengths.shape), "give one length a lane"
@@ -296,9 +324,7 @@ def _check_mark(
     if mark is None:
         return None
     steps, lanes = x.shape[:2]
-    if not isinstance(mark, Tensor) or mark.dtype != torch.bool:
-        got = str(mark.dtype) if isinstance(mark, Tensor) else type(mark).__name__
-        raise DtypeError(f"{name} as a bool tensor", got, f"convert it, e.g. {name}.bool()")
+    mark = as_marks(name, mark)
     expected = (steps,) if not batched else (lanes, steps) if batch_first else (steps, lanes)
     if tuple(mark.shape) != expected:
         letters = "T" if not batched else "BT" if batch_first else "TB"

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from bptt.errors import ArgumentError
 from bptt.nn.inputs import Sequence, check_state, normalise, normalise_tokens
+from bptt.numbers import real, whole
 from bptt.ops.scan import scan
 
 
@@ -34,18 +35,12 @@ class LinearRecurrent(nn.Module):
         self, input_size: int, hidden_size: int, num_layers: int, batch_first: bool, dropout: float
     ) -> None:
         super().__init__()
-        for name, size in (
-            ("input_size", input_size),
-            ("hidden_size", hidden_size),
-            ("num_layers", num_layers),
-        ):
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise ArgumentError(f"{name} >= 1", f"{name}={size!r}", "give a whole number")
+        dropout = real("dropout", dropout, "give the share to drop")
         if not 0 <= dropout <= 1:
             raise ArgumentError("dropout from 0 to 1", f"{dropout!r}", "give the share to drop")
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
+        self.input_size = whole("input_size", input_size)
+        self.hidden_size = whole("hidden_size", hidden_size)
+        self.num_layers = whole("num_layers", num_layers)
         self.batch_first = batch_first
         self.dropout = dropout
 

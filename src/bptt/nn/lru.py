@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bptt.errors import ArgumentError
 from bptt.nn.linear_recurrent import LinearRecurrent
+from bptt.numbers import optional, real
 
 
 class LRU(LinearRecurrent):
@@ -82,6 +83,8 @@ class LRU(LinearRecurrent):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size, num_layers, batch_first, dropout)
+        r_min, r_max = real("r_min", r_min), real("r_max", r_max)
+        max_phase = real("max_phase", max_phase, "give it in radians, e.g. 6.28")
         if not 0 <= r_min <= r_max < 1:
             raise ArgumentError(
                 "0 <= r_min <= r_max < 1",
@@ -90,19 +93,17 @@ class LRU(LinearRecurrent):
             )
         if not max_phase > 0:
             raise ArgumentError("max_phase > 0", f"{max_phase!r}", "give it in radians, e.g. 6.28")
-        if state_size is not None and state_size < 1:
-            raise ArgumentError(
-                "state_size >= 1", f"{state_size!r}", "leave it out for hidden_size"
-            )
+        state_size = optional("state_size", state_size, remedy="leave it out for hidden_size")
         if (dtype or torch.get_default_dtype()) not in (torch.float32, torch.float64):
             raise ArgumentError(
                 "dtype float32 or float64", str(dtype), "torch has no complex numbers of that size"
             )
         self.bias = bias
+        input_size, hidden_size = self.input_size, self.hidden_size
         self._units = hidden_size if state_size is None else state_size
         self.r_min, self.r_max, self.max_phase = r_min, r_max, max_phase
         N, H = self._units, hidden_size
-        for layer in range(num_layers):
+        for layer in range(self.num_layers):
             I = input_size if layer == 0 else hidden_size
             shapes: dict[str, tuple[int, ...]] = {
                 "nu_log": (N,),

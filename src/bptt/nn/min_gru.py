@@ -59,9 +59,10 @@ class MinGRU(LinearRecurrent):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size, num_layers, batch_first, dropout)
+        input_size, hidden_size = self.input_size, self.hidden_size
         self.bias = bias
         self.positive = positive
-        for layer in range(num_layers):
+        for layer in range(self.num_layers):
             columns = input_size if layer == 0 else hidden_size
             weight = torch.empty(2 * hidden_size, columns, device=device, dtype=dtype)
             self.register_parameter(f"weight_ih_l{layer}", nn.Parameter(weight))

@@ -25,6 +25,7 @@ from torch.nn.utils.rnn import PackedSequence
 from bptt import ops
 from bptt.errors import ArgumentError, DtypeError
 from bptt.nn.inputs import Sequence, check_state, normalise, normalise_tokens
+from bptt.numbers import plain
 
 # Of one layer and direction: w_ih, w_hh, b_ih, b_hh, and w_hr if projected.
 Weights: TypeAlias = tuple[Tensor | None, ...]
@@ -32,6 +33,10 @@ Weights: TypeAlias = tuple[Tensor | None, ...]
 
 class _Recurrent(nn.RNNBase):
     """What RNN, GRU and LSTM share: the stack of layers and directions over one :func:`ops.recur`."""
+
+    def __init__(self, *sizes: Any, **options: Any) -> None:
+        # torch takes an int for a size, and nothing that only counts like one.
+        super().__init__(*map(plain, sizes), **{n: plain(value) for n, value in options.items()})
 
     def forward(
         self,

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from bptt.errors import ArgumentError
+from bptt.numbers import optional, real, whole
 from bptt.probes.decay import fit_decay
 from bptt.probes.short_walk import ShortWalk
 from bptt.probes.spectrum import LagSpectrum
@@ -38,6 +39,7 @@ def default_truncations(steps: int, cap: int | None = None) -> list[int]:
         >>> default_truncations(128)[62:]
         [63, 64, 76, 91, 108, 128]
     """
+    steps, cap = whole("steps", steps), optional("cap", cap)
     last = steps if cap is None else min(steps, cap)
     found = list(range(1, min(EVERY, last) + 1))
     octave = 1
@@ -99,9 +101,11 @@ def lag_spectrum(
     """
     direct = recurrence.check_gradient(direct)
     T, B = recurrence.steps, recurrence.lanes
-    for name, value in (("cap", cap), ("lanes", lanes), ("sources", sources)):
-        if value is not None and value < 1:
-            raise ArgumentError(f"{name} >= 1", f"{value}", "leave it out for all")
+    remedy = "leave it out for all"
+    cap, lanes = optional("cap", cap, remedy=remedy), optional("lanes", lanes, remedy=remedy)
+    sources = optional("sources", sources, remedy=remedy)
+    sample_of = optional("sample_of", sample_of, remedy=remedy)
+    floor = None if floor is None else real("floor", floor, "leave it out")
     if floor is not None and not (0 < floor < 1 and cap is None):
         raise ArgumentError(
             "a floor between 0 and 1, and no cap",
@@ -136,8 +140,8 @@ def _asked(at: Sequence[int] | str | None, steps: int, cap: int | None) -> list[
         if at != "every":
             raise ArgumentError("numbers of steps or 'every'", repr(at), "pass at='every'")
         return list(range(1, last + 1))
-    asked = sorted(set(at))
-    if not asked or asked[0] < 1:
+    asked = sorted({whole("K", k, remedy="pass e.g. at=[16, 35]") for k in at})
+    if not asked:
         raise ArgumentError("truncations K >= 1", f"{at!r}", "pass e.g. at=[16, 35]")
     return [k for k in asked if k < last] + [last]
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bptt.errors import ArgumentError
+from bptt.numbers import whole
 from bptt.probes.carried import carried
 from bptt.recurrence import Recurrence
 
@@ -65,26 +66,27 @@ def lyapunov_spectrum(
     recurrence = carried(recurrence)
     T, B, sizes = recurrence.steps, recurrence.lanes, recurrence.sizes
     total = sum(sizes)
-    count = total if count is None else count
-    whole = recurrence.link[1:].all(0).nonzero().squeeze(1)[:lanes]
+    count = total if count is None else whole("count", count, None, "leave it out for all")
+    warm_up, lanes = whole("warm_up", warm_up, None), whole("lanes", lanes)
+    through = recurrence.link[1:].all(0).nonzero().squeeze(1)[:lanes]
     if not 1 <= count <= total:
         raise ArgumentError(f"count from 1 to {total}", f"{count}", "leave it out for all")
-    if not len(whole) or not 0 <= warm_up < T:
+    if not len(through) or not 0 <= warm_up < T:
         raise ArgumentError(
             "a lane without reset, cut or padding, longer than the warm-up",
-            f"{len(whole)} such lanes of {T} steps, warm_up={warm_up}",
+            f"{len(through)} such lanes of {T} steps, warm_up={warm_up}",
             "record a longer sequence without marks",
         )
     linear = recurrence.linearize()
-    n = len(whole)
+    n = len(through)
     # Any orthogonal start will do; a fixed one keeps the caller's random numbers as they are.
     noise = torch.sin(torch.arange(1.0, total * total + 1, dtype=torch.float64)).view(total, total)
     q = torch.linalg.qr(noise)[0][:, :count].expand(n, total, count)
     growth = torch.zeros(n, count, dtype=torch.float64)
     for start in range(0, T, BLOCK):
         stop = min(T, start + BLOCK)
-        clock = torch.arange(start, stop, device=whole.device)
-        rows = (clock[:, None] * B + whole).flatten()
+        clock = torch.arange(start, stop, device=through.device)
+        rows = (clock[:, None] * B + through).flatten()
         jacobians = linear.jacobian(rows, sizes).double().cpu().view(stop - start, n, total, total)
         if not bool(jacobians.isfinite().all()):
             raise ArgumentError(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bptt.errors import ArgumentError
+from bptt.numbers import whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +109,7 @@ class LagSpectrum:
         return self._at(k, self.measured_cosine, 1.0)
 
     def _at(self, k: int, values: Tensor, beyond: float) -> float:
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ArgumentError("K >= 1", f"{k!r}", "count steps: K=1 is a loss's own step alone")
+        k = whole("K", k, remedy="count steps: K=1 is a loss's own step alone")
         if k >= self.steps:
             return beyond
         found = (self.truncations == k).nonzero()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from bptt import ops
+from bptt.nn.inputs import as_lengths, as_marks
 from bptt.recurrence.layers import LayerCall, layer_weights
 from bptt.recurrence.linear import States
 
@@ -49,13 +50,13 @@ def normal_layer_call(
         if embedding is not None:
             x = F.embedding(x, embedding.detach())
         if lengths is not None:
-            lengths = torch.as_tensor(lengths).to(y.device, torch.int64)
+            lengths = as_lengths(lengths).to(y.device)
     dtype = torch.promote_types(y.dtype, torch.float32)
 
     def mark(value: Tensor | None) -> Tensor | None:
         if value is None:
             return None
-        value = time_major(value, module, batched).to(y.device)
+        value = time_major(as_marks("a mark", value), module, batched).to(y.device)
         if lengths is None:
             return value
         # A mark in the padding marks nothing.

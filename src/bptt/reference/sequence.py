@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bptt.axes import describe
 from bptt.errors import ArgumentError, DtypeError, ShapeError
+from bptt.numbers import whole
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -174,11 +175,10 @@ def check_step(t: int, steps: int) -> int:
     Raises:
         ArgumentError: there is no such step; negative numbers do not count from the end.
     """
-    if isinstance(t, (bool, np.bool_)) or not isinstance(t, (int, np.integer)):
-        raise ArgumentError("a step as an integer", repr(t), f"pass one of 0..{steps - 1}")
+    t = whole("t", t, None, f"pass one of 0..{steps - 1}")
     if not 0 <= t < steps:
         raise ArgumentError(f"a step in 0..{steps - 1}", str(t), "count the steps from 0")
-    return int(t)
+    return t
 
 
 def schedule(

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from bptt.errors import ArgumentError
+from bptt.numbers import optional, real, whole
 from bptt.remedies.clipped import Clip, Clipped, above_zero, scale_to
 
 
@@ -51,12 +52,12 @@ class AutoClip(Clip):
     _norms: _Norms = field(default_factory=_Norms, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "percentile", real("percentile", self.percentile))
+        object.__setattr__(self, "window", optional("window", self.window, remedy="leave it out"))
         if not 0 < self.percentile <= 100:
             raise ArgumentError(
                 "a percentile above 0, at most 100", f"{self.percentile!r}", "give it in per cent"
             )
-        if self.window is not None and (not isinstance(self.window, int) or self.window < 1):
-            raise ArgumentError("window >= 1", f"{self.window!r}", "leave it out")
 
     def _act(self, parameters: list[Tensor], norm: Tensor) -> Clipped:
         seen = self._norms.seen
@@ -121,11 +122,12 @@ class ZClip(Clip):
     _moments: _Moments = field(default_factory=_Moments, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        above_zero("z", self.z)
+        above_zero("z", self.z, of=self)
+        object.__setattr__(self, "decay", real("decay", self.decay))
+        warm_up = whole("warm_up", self.warm_up, 2, "a deviation needs two norms")
+        object.__setattr__(self, "warm_up", warm_up)
         if not 0 <= self.decay < 1:
             raise ArgumentError("decay from 0 to below 1", f"{self.decay!r}", "try 0.97")
-        if not isinstance(self.warm_up, int) or self.warm_up < 2:
-            raise ArgumentError("warm_up >= 2", f"{self.warm_up!r}", "a deviation needs two norms")
 
     def _act(self, parameters: list[Tensor], norm: Tensor) -> Clipped:
         moments, now = self._moments, norm.item()

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bptt.errors import ArgumentError
+from bptt.numbers import real
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +115,17 @@ def scale_to(parameters: list[Tensor], norm: Tensor, length: float) -> None:
     torch._foreach_mul_(gradients, length)
 
 
-def above_zero(name: str, value: float, remedy: str = "leave it out to switch it off") -> None:
-    """Refuse a threshold that is not a positive number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < torch.inf:
-        raise ArgumentError(f"a {name} above 0", f"{value!r}", remedy)
+def above_zero(
+    name: str, value: float, remedy: str = "leave it out to switch it off", of: object = None
+) -> float:
+    """A threshold as float, kept in that field of a clip or penalty that is being made.
+
+    Raises:
+        ArgumentError: it is not a positive number.
+    """
+    number = real(name, value, remedy)
+    if not 0 < number < torch.inf:
+        raise ArgumentError(f"a {name} above 0", f"{number!r}", remedy)
+    if of is not None:
+        object.__setattr__(of, name, number)
+    return number

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bptt.errors import ArgumentError
+from bptt.numbers import real
 from bptt.remedies.clipped import Clip, Clipped, above_zero, measure, scale_to
 
 
@@ -41,8 +42,12 @@ def clip_norm(parameters: Iterable[Tensor], threshold: float | None) -> Clipped:
     Source: R. Pascanu, T. Mikolov and Y. Bengio, 2013, On the difficulty of training recurrent
     neural networks.
     """
-    if threshold is not None and not threshold > 0:
-        raise ArgumentError("a threshold above 0", f"{threshold}", "leave it out to switch it off")
+    if threshold is not None:
+        threshold = real("threshold", threshold, "leave it out to switch it off")
+        if not threshold > 0:
+            raise ArgumentError(
+                "a threshold above 0", f"{threshold}", "leave it out to switch it off"
+            )
     kept, norm = measure(parameters)
     if threshold is not None and norm.isfinite():
         _hold(kept, norm, threshold)
@@ -79,7 +84,7 @@ class ClipNorm(Clip):
     threshold: float = 1.0
 
     def __post_init__(self) -> None:
-        above_zero("threshold", self.threshold)
+        above_zero("threshold", self.threshold, of=self)
 
     def _act(self, parameters: list[Tensor], norm: Tensor) -> Clipped:
         _hold(parameters, norm, self.threshold)
@@ -104,7 +109,7 @@ class ClipValue(Clip):
     limit: float = 1.0
 
     def __post_init__(self) -> None:
-        above_zero("limit", self.limit)
+        above_zero("limit", self.limit, of=self)
 
     def _act(self, parameters: list[Tensor], norm: Tensor) -> Clipped:
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -135,7 +140,7 @@ class Rescale(Clip):
     norm: float = 1.0
 
     def __post_init__(self) -> None:
-        above_zero("norm", self.norm)
+        above_zero("norm", self.norm, of=self)
 
     def _act(self, parameters: list[Tensor], norm: Tensor) -> Clipped:
         there = bool(norm > 0)
@@ -171,8 +176,8 @@ class ClipUnits(Clip):
     floor: float = 1e-3
 
     def __post_init__(self) -> None:
-        above_zero("ratio", self.ratio)
-        above_zero("floor", self.floor)
+        above_zero("ratio", self.ratio, of=self)
+        above_zero("floor", self.floor, of=self)
 
     @torch.no_grad()
     def _act(self, parameters: list[Tensor], norm: Tensor) -> Clipped:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bptt.errors import ArgumentError
+from bptt.numbers import whole
 from bptt.recurrence import Found, Recurrence, flat, total_gradient
 from bptt.remedies.clipped import above_zero
 from bptt.remedies.regularised import Regulariser, Steps
@@ -43,7 +44,7 @@ class Omega(Regulariser):
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        above_zero("weight", self.weight)
+        above_zero("weight", self.weight, of=self)
 
     def penalty(self, found: Found, step: Steps) -> Tensor:
         """Ω of one recurrence."""
@@ -99,11 +100,9 @@ class Floss(Regulariser):
     lanes: int = 2
 
     def __post_init__(self) -> None:
-        above_zero("weight", self.weight)
+        above_zero("weight", self.weight, of=self)
         for name in ("count", "lanes"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ArgumentError(f"{name} >= 1", f"{value!r}", "give a whole number")
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
 
     def penalty(self, found: Found, step: Steps) -> Tensor:
         """Mean of the squared exponents of one recurrence."""

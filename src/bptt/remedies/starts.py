@@ -18,6 +18,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from bptt.errors import ArgumentError
 from bptt.forms import STARTS, parse_forms
 from bptt.nn import MinGRU
+from bptt.numbers import real
 from bptt.remedies.orthogonal import Recurrent, hold_orthogonal, recurrent_modules
 
 Generator = torch.Generator | None
@@ -85,6 +86,7 @@ def start_forget_bias(model: nn.Module, bias: float) -> None:
 
     Source: F. Gers, J. Schmidhuber and F. Cummins, 2000, Learning to forget.
     """
+    bias = real("bias", bias)
     modules = [m for m in recurrent_modules(model) if _is_lstm(m) and m.bias]
     if not modules:
         raise ArgumentError(
@@ -121,6 +123,7 @@ def start_chrono(model: nn.Module, steps: float, *, generator: Generator = None)
 
     Source: C. Tallec and Y. Ollivier, 2018, Can recurrent neural networks warp time?
     """
+    steps = real("steps", steps, "give the longest dependency")
     if not 2 < steps < math.inf:
         raise ArgumentError("chrono steps above 2", f"{steps!r}", "give the longest dependency")
     done = False

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bptt.axes import describe
 from bptt.errors import ArgumentError, DtypeError, ShapeError
+from bptt.numbers import whole
 from bptt.ops import native
 from bptt.ops.native.call import CELLS, dense, function
 from bptt.streaming.weights import Weights
@@ -56,8 +57,7 @@ class Stream:
     """
 
     def __init__(self, model: nn.Module, batch: int = 1) -> None:
-        if not isinstance(batch, int) or batch < 1:
-            raise ArgumentError("batch >= 1", f"batch={batch!r}", "give the number of streams")
+        batch = whole("batch", batch, remedy="give the number of streams")
         self.model = model
         weights = Weights.of(model)
         layer = weights.layer

@@ -37,7 +37,7 @@ class Adding(ValueTask):
     name: ClassVar[str] = "adding"
 
     def __post_init__(self) -> None:
-        at_least(self.name, steps=(self.steps, 2))
+        at_least(self, steps=2)
 
     @property
     def inputs(self) -> int:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from bptt.numbers import real
 from bptt.tasks.task import Batch, ClassTask, at_least, only_last, symbols
 
 NOUNS, FILLERS = 5, 6
@@ -39,7 +40,8 @@ class Agreement(ClassTask):
     name: ClassVar[str] = "agreement"
 
     def __post_init__(self) -> None:
-        at_least(self.name, steps=(self.steps, 0))
+        at_least(self, steps=0)
+        object.__setattr__(self, "attractors", real("attractors", self.attractors))
 
     @property
     def inputs(self) -> int:

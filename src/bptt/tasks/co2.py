@@ -46,7 +46,7 @@ class CO2(ValueTask):
     metric: ClassVar[str] = "error in ppm"
 
     def __post_init__(self) -> None:
-        at_least(self.name, steps=(self.steps, 2), ahead=(self.ahead, 1))
+        at_least(self, steps=2, ahead=1)
         rows = read_table(self.name, read_text(self.name, "co2.csv", self.folder), 2, header=True)
         try:
             ppm = np.array([float(value) if value else np.nan for _, value in rows])

@@ -40,7 +40,7 @@ class Copy(ClassTask):
     name: ClassVar[str] = "copy"
 
     def __post_init__(self) -> None:
-        at_least(self.name, steps=(self.steps, 1), alphabet=(self.alphabet, 2), word=(self.word, 1))
+        at_least(self, steps=1, alphabet=2, word=1)
 
     @property
     def inputs(self) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bptt.errors import ArgumentError
+from bptt.numbers import real, whole
 
 
 class InfluenceBalancing(nn.Module):
@@ -42,15 +43,16 @@ class InfluenceBalancing(nn.Module):
 
     def __init__(self, plus: int = 10, minus: int = 13, start: float = 0.0) -> None:
         super().__init__()
-        if plus < 0 or minus < 0 or plus == minus:
+        plus, minus = whole("plus", plus, 0), whole("minus", minus, 0)
+        if plus == minus:
             raise ArgumentError(
-                "plus >= 0 and minus >= 0, not equal",
+                "plus and minus not equal",
                 f"plus={plus}, minus={minus}",
                 "take 10 and 13, as in the paper",
             )
         n = plus + minus
         self.optimum = 1 / (2 * (plus - minus))
-        self.theta = nn.Parameter(torch.tensor(start, dtype=torch.float64))
+        self.theta = nn.Parameter(torch.tensor(real("start", start), dtype=torch.float64))
         chain = 0.5 * torch.eye(n, dtype=torch.float64)
         chain += 0.5 * torch.diag(torch.ones(n - 1, dtype=torch.float64), 1)
         self.register_buffer("matrix", chain, persistent=False)
@@ -74,7 +76,7 @@ class InfluenceBalancing(nn.Module):
 
 def influence_batch(steps: int, lanes: int = 1) -> tuple[Tensor, Tensor]:
     """Inputs (zeros, not read) and targets (ones), each ``(T, B, 1)`` float64."""
-    shape = (steps, lanes, 1)
+    shape = (whole("steps", steps), whole("lanes", lanes), 1)
     return torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64)
 
 

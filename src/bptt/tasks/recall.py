@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from bptt.errors import ArgumentError
+from bptt.numbers import optional
 from bptt.tasks.task import IGNORED, Batch, ClassTask, at_least, symbols
 
 
@@ -37,7 +38,8 @@ class Recall(ClassTask):
     name: ClassVar[str] = "recall"
 
     def __post_init__(self) -> None:
-        at_least(self.name, steps=(self.steps, 1), alphabet=(self.alphabet, 2))
+        at_least(self, steps=1, alphabet=2)
+        object.__setattr__(self, "length", optional("length", self.length))
         if self.length is not None and self.length <= self.steps:
             raise ArgumentError(
                 f"a length above the lag {self.steps}", f"{self.length}", "leave it out"

@@ -36,7 +36,7 @@ class RememberFirst(ClassTask):
     name: ClassVar[str] = "remember-first"
 
     def __post_init__(self) -> None:
-        at_least(self.name, steps=(self.steps, 1), alphabet=(self.alphabet, 2))
+        at_least(self, steps=1, alphabet=2)
 
     @property
     def inputs(self) -> int:

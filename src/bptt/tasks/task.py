@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bptt.errors import ArgumentError, ShapeError
+from bptt.numbers import whole
 
 IGNORED = -100
 HELD_OUT_SEED = 2**40 + 7  # far from the seeds that people give to a run
@@ -180,13 +181,15 @@ def check_answer(output: Tensor, targets: Tensor, axes: int) -> None:
         )
 
 
-def at_least(task: str, **sizes: tuple[int, int]) -> None:
-    """Refuse sizes below their least: ``name=(value, least)``."""
-    for name, (value, least) in sizes.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ArgumentError(
-                f"{name} >= {least} for {task}", f"{name}={value!r}", "give a whole number"
-            )
+def at_least(task: Task, **least: int) -> None:
+    """Refuse sizes below their least; those that will do are kept as int."""
+    for name, low in least.items():
+        try:
+            size = whole(name, getattr(task, name), low)
+        except ArgumentError as error:
+            expected = f"{error.expected} for {task.name}"
+            raise type(error)(expected, error.received, error.remedy) from None
+        object.__setattr__(task, name, size)  # a task is frozen once it is made
 
 
 def symbols(values: Tensor, count: int) -> Tensor:

@@ -34,7 +34,7 @@ class TemporalOrder(ClassTask):
     name: ClassVar[str] = "temporal-order"
 
     def __post_init__(self) -> None:
-        at_least(self.name, steps=(self.steps, 10))
+        at_least(self, steps=10)
 
     @property
     def inputs(self) -> int:

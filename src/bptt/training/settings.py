@@ -18,6 +18,7 @@ import tyro
 from bptt.errors import ArgumentError, RunError
 from bptt.forms import CLIPS, REGULARISERS, STARTS, Word, clip_form, parse_form, parse_forms
 from bptt.memory import MOST_THREADS
+from bptt.numbers import plain
 
 Gradient = Literal[
     "truncated", "full", "windowed", "checkpointed", "adaptive", "randomized", "forward"
@@ -131,6 +132,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "files", tuple(str(file) for file in self.files))
+        for name, hint in _hints().items():
+            self._keep_plain(name, set(get_args(hint)) | {hint})
         for name, hint in _hints().items():
             if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
                 self._refuse(name, _choices(hint), f"{getattr(self, name)!r:.80}")
@@ -251,6 +254,16 @@ class Settings:
             raise ArgumentError(
                 f"{error.expected} for --{name}", error.received, error.remedy
             ) from None
+
+    def _keep_plain(self, name: str, kinds: set[Any]) -> None:
+        """NumPy's numbers as Python's, for config.toml; by exact type, because True is an int."""
+        value = plain(getattr(self, name))
+        object.__setattr__(self, name, value)
+        if value is None or str in kinds or not kinds & {int, float}:
+            return
+        if type(value) is not int and not (type(value) is float and float in kinds):
+            expected = "a number" if float in kinds else "a whole number"
+            self._refuse(name, expected, f"{value!r:.80} of type {type(value).__name__}")
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)
