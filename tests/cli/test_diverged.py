@@ -22,7 +22,8 @@ CELLS = {
 READING = [
     ["sample", "--length", "5"], ["sample", "--length", "5", "--temperature", "0"],
     ["sample", "--length", "5", "--json"], ["eval"], ["eval", "--json"],
-    ["diagnose", "--try-for", "0", "--steps", "16"], ["diagnose", "--json", "--try-for", "0", "--steps", "16"],
+    ["diagnose", "--try-for", "0", "--steps", "16"],
+    ["diagnose", "--try-for", "0", "--steps", "16", "--json"],
     ["export", "--to", "c"], ["export", "--to", "c", "--precision", "int8"], ["export", "--to", "onnx"],
 ]  # fmt: skip
 LOOKING = [words for words in READING if words[0] != "export"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from torture import damage, disk, fuzz, kills, large_text, malformed
+from torture import damage, disk, fuzz, kills, large_text, malformed, shown
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Options:
     """Torture runs until they break, or show that they do not."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Which ones; all, if none is named: kills, damage, disk, fuzz, malformed, large_text."""
+    """Which ones; all, if none is named: kills, damage, disk, fuzz, malformed, shown, large_text."""
     kills: int = 50
     """Times that a training process is killed."""
     damages: int = 500
@@ -30,6 +30,8 @@ class Options:
     """Fuzzed inputs over all readers."""
     calls: int = 10_000
     """Malformed calls of layers."""
+    shown: int = 100
+    """Runs named and made with control characters, each read by every command."""
     gigabytes: float = 4.0
     """Size of the large text; the disk needs twice that."""
     seed: int = 0
@@ -42,6 +44,7 @@ TORTURES = {
     "disk": lambda o, folder: disk.torture(folder),
     "fuzz": lambda o, folder: fuzz.torture(o.inputs, o.seed),
     "malformed": lambda o, folder: malformed.torture(o.calls, o.seed),
+    "shown": lambda o, folder: shown.torture(folder, rounds=o.shown, seed=o.seed),
     "large_text": lambda o, folder: large_text.torture(folder, o.gigabytes),
 }
 

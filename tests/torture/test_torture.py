@@ -41,3 +41,14 @@ def test_a_damaged_file_is_refused_or_passed_over_and_named(tmp_path):
 
 def test_damage_in_short(tmp_path):
     assert damage.torture(tmp_path, damages=40, seed=7).startswith("40 damages")
+
+
+def test_no_control_character_reaches_a_reader_in_short():
+    assert torture("shown", "--shown", "1", "--seed", "3").startswith("shown: 1 rounds")
+
+
+@pytest.mark.slow
+def test_no_control_character_reaches_a_reader():
+    done = torture("shown", "--shown", "20", "--seed", "1")
+    numbers = [int(word) for word in done.split() if word.isdigit()]
+    assert min(numbers[:5]) >= 20, "pipes, terminals, refusals and escapes were all met: " + done
