@@ -44,7 +44,10 @@ def test_list_runs_nothing(capsys):
 
 
 def test_what_is_wrong_is_said_in_one_line(capsys, tmp_path):
+    row = {"id": "A3", "verdict": "[/]", "measured": "", "where": "", "instead": "", "seconds": 1}
+    (tmp_path / "odd.json").write_text(json.dumps([{**row, "figures": {}}]))
     for words, message in (
+        (["A3", "--known", str(tmp_path / "odd.json")], "verdict is '[/]'"),
         (["B55"], "did you mean"),
         (["--jobs", "0"], "--jobs >= 1"),
         (["A3", "--known", str(tmp_path / "none.json")], "printed by bptt claims --json"),

@@ -22,6 +22,7 @@ from torture import (
     large_text,
     malformed,
     moved_directories,
+    shown,
 )
 
 
@@ -31,7 +32,7 @@ class Options:
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
     """Which ones; all, if none is named: kills, damage, disk, fuzz, malformed, large_text, changed_texts,
-    moved_directories."""
+    moved_directories, shown."""
     kills: int = 50
     """Times that a training process is killed."""
     damages: int = 500
@@ -40,6 +41,8 @@ class Options:
     """Fuzzed inputs over all readers."""
     calls: int = 10_000
     """Malformed calls of layers."""
+    shown: int = 100
+    """Runs named and made with control characters, each read by every command."""
     gigabytes: float = 4.0
     """Size of the large text; the disk needs twice that."""
     changes: int = 200
@@ -60,6 +63,7 @@ TORTURES = {
     "moved_directories": lambda o, folder: moved_directories.torture(
         folder, rounds=o.moves, seed=o.seed
     ),
+    "shown": lambda o, folder: shown.torture(folder, rounds=o.shown, seed=o.seed),
     "large_text": lambda o, folder: large_text.torture(folder, o.gigabytes),
 }
 

@@ -53,3 +53,14 @@ def test_directories_moved_in_short(tmp_path):
     done = moved_directories.torture(tmp_path, rounds=24, seed=3)
     assert done.startswith("24 moved directories")
     assert min(int(word) for word in done.split() if word.isdigit()) > 0, "each outcome was met"
+
+
+def test_no_control_character_reaches_a_reader_in_short():
+    assert torture("shown", "--shown", "1", "--seed", "3").startswith("shown: 1 rounds")
+
+
+@pytest.mark.slow
+def test_no_control_character_reaches_a_reader():
+    done = torture("shown", "--shown", "20", "--seed", "1")
+    numbers = [int(word) for word in done.split() if word.isdigit()]
+    assert min(numbers[:5]) >= 20, "pipes, terminals, refusals and escapes were all met: " + done

@@ -141,6 +141,7 @@ def read_results(path: Path):
 def _result(row):
     """One row as a result; ValueError, KeyError or TypeError where it is none."""
     from bptt.claims import Result
+    from bptt.claims.registry import FAILS, HOLDS, IN_PART, NOT_RUN
 
     kinds: dict[str, type | tuple[type, ...]] = {
         "id": str,
@@ -154,4 +155,6 @@ def _result(row):
     for name, kind in kinds.items():
         if not isinstance(row[name], kind):
             raise ValueError(f"{name} is {row[name]!r:.20}")
+    if row["verdict"] not in (HOLDS, IN_PART, FAILS, NOT_RUN):
+        raise ValueError(f"verdict is {row['verdict']!r:.20}")
     return Result(**{name: row[name] for name in kinds})

@@ -82,7 +82,7 @@ def _numbers(module: ModuleDiagnosis, k: int | None) -> list[tuple[str, str]]:
     ]
     if k is not None:
         found.append((f"bias at your k = {k}", percent(spectrum.bias_of(k))))
-        found.append((f"cosine at your k = {k}", f"{spectrum.cosine_of(k):.3f}"))
+        found.append((f"cosine at your k = {k}", _number(spectrum.cosine_of(k))))
     gates, exponents, memory = watched.saturation, module.lyapunov, module.capacity
     found += [
         ("saturated values", "-" if gates is None else percent(gates.share)),
@@ -140,7 +140,7 @@ def _lags(spectrum: LagSpectrum, k: int | None, ascii_only: bool) -> Any:
         mark = marks.get(row, "")
         table.add_row(
             str(row), f"{percent(share):>7} {bar(share, ascii_only=ascii_only)}", percent(bias),
-            f"{cosine:.3f}", plain(mark, "bold"),
+            _number(cosine), plain(mark, "bold"),
         )  # fmt: skip
     return table
 
