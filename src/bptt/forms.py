@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bptt.errors import ArgumentError
+from bptt.numbers import real
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def clip_form(clip: str | float | None) -> str:
     """
     if clip is None:
         return "none"
-    text = f"{clip:g}" if isinstance(clip, (int, float)) else clip
+    text = clip if isinstance(clip, str) else f"{real('clip', clip):g}"
     try:
         float(text)
     except ValueError:

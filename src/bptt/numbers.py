@@ -63,9 +63,10 @@ def real(name: str, value: Any, remedy: str = "give a number") -> float:
         >>> real("lr", numpy.float32(0.5))
         0.5
     """
-    scalar = getattr(value, "shape", ()) == () and not isinstance(value, (str, bytes, bytearray))
+    found = plain(value)
+    text = isinstance(found, (str, bytes, bytearray)) or hasattr(found, "shape")  # or many numbers
     try:
-        number = float(value) if scalar and not _is_bool(value) else None
+        number = float(found) if not (text or isinstance(found, bool)) else None
     except (TypeError, ValueError, OverflowError):
         number = None
     if number is None:

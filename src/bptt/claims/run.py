@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from bptt.claims.registry import NOT_RUN, Claim, Measurement, NotRun, find
+from bptt.numbers import optional
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def run_claims(
     Cost: the sum of theirs over the cores.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    jobs = min(jobs or cores or 1, len(claims))
+    jobs = min(optional("jobs", jobs) or cores or 1, len(claims))
     found: dict[str, Result] = {}
     for result in _each(claims, jobs):
         found[result.id] = result

@@ -63,6 +63,8 @@ class Randomized(Estimator):
     def __post_init__(self) -> None:
         k = whole("k", self.k, remedy="give the number of steps per chunk")
         object.__setattr__(self, "k", k)
+        if not callable(self.cut):
+            object.__setattr__(self, "cut", real("cut", self.cut))
         self._probability(1)
         check_generator(self.generator)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bptt.errors import ArgumentError
+from bptt.numbers import real, whole
 from bptt.probes.carried import carried
 from bptt.recurrence import Recurrence
 
@@ -60,6 +61,7 @@ def capacity(recurrence: Recurrence, lags: int, *, ridge: float = 1e-6) -> Capac
     """
     recurrence = carried(recurrence)
     T = recurrence.steps
+    lags, ridge = whole("lags", lags, None, "count steps"), real("ridge", ridge)
     if not 1 <= lags <= max(1, T // 2):
         raise ArgumentError(
             f"lags from 1 to T/2={max(1, T // 2)}", f"{lags}", "record a longer sequence"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bptt.errors import ArgumentError
+from bptt.numbers import whole
 from bptt.probes.carried import carried
 from bptt.recurrence import Recurrence
 from bptt.recurrence.stack import Stack
@@ -82,8 +83,8 @@ def jacobian_products(
     """
     recurrence = carried(recurrence)
     T, B, sizes = recurrence.steps, recurrence.lanes, recurrence.sizes
-    if lags < 1:
-        raise ArgumentError("lags >= 1", f"{lags}", "ask for products of one Jacobian or more")
+    lags = whole("lags", lags, remedy="ask for products of one Jacobian or more")
+    count = whole("count", count)
     ends = _ends(T, B, count) if ends is None else torch.as_tensor(ends)
     if not bool(((ends >= 0) & (ends < torch.tensor([T, B]))).all()):
         raise ArgumentError(
@@ -95,26 +96,26 @@ def jacobian_products(
     product = torch.eye(total, dtype=torch.float64).expand(n, total, total)
     values = torch.full((n, lags, len(kept)), torch.nan, dtype=torch.float64)
     alone = torch.zeros(0)
-    whole = torch.ones(n, dtype=torch.bool)
+    complete = torch.ones(n, dtype=torch.bool)
     for k in range(lags):
         at = ends[:, 0] - k
-        whole = whole & (at >= 0)
+        complete = complete & (at >= 0)
         if k:  # the step just passed must lead on to this one
-            whole = whole & link[(at + 1).clamp(min=0), ends[:, 1]].cpu()
-        if not bool(whole.any()):
+            complete = complete & link[(at + 1).clamp(min=0), ends[:, 1]].cpu()
+        if not bool(complete.any()):
             break
         rows = (at.clamp(min=0) * B + ends[:, 1]).to(link.device)
         jacobian = linear.jacobian(rows, sizes).double().cpu()
         alone = jacobian if k == 0 else alone
         product = product @ jacobian
-        if not bool(product[whole].isfinite().all()):
+        if not bool(product[complete].isfinite().all()):
             raise ArgumentError(
                 "Jacobians whose products are finite",
                 f"one that is not, {k + 1} steps back",
                 "look for weights or states that are not finite, or ask for fewer lags",
             )
-        block = product[whole][:, kept][:, :, kept]
-        values[whole, k] = torch.linalg.svdvals(block)
+        block = product[complete][:, kept][:, :, kept]
+        values[complete, k] = torch.linalg.svdvals(block)
     alone = alone[:, kept][:, :, kept]
     weight = _weight(recurrence)
     sigma = None if weight is None else float(torch.linalg.matrix_norm(weight, 2))

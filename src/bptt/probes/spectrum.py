@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bptt.errors import ArgumentError
-from bptt.numbers import whole
+from bptt.numbers import real, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +84,7 @@ class LagSpectrum:
         Raises:
             ArgumentError: the tolerance is not between 0 and 1.
         """
+        tolerance = real("tolerance", tolerance, "pass a share, e.g. 0.05 for 5 %")
         if not 0 < tolerance < 1:
             raise ArgumentError(
                 "a tolerance between 0 and 1", f"{tolerance}", "pass a share, e.g. 0.05 for 5 %"

@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from bptt import carry
 from bptt.errors import ArgumentError, BpttError
+from bptt.numbers import optional
 from bptt.recurrence.cellcalls import KNOWN, CellCall, chain_cells, normal_cell_call, states_of
 from bptt.recurrence.layercalls import normal_layer_call, time_major
 from bptt.recurrence.layers import LayerCall, layer_direct, layer_recurrences
@@ -66,6 +67,7 @@ def assemble(calls: list[Call], lanes: int | None = None) -> list[Found]:
         ReplayError: what was recorded does not give what was computed.
         ArgumentError: nothing among the calls is a recurrence.
     """
+    lanes = optional("lanes", lanes)
     for call in calls:
         call.check_unchanged()
     groups: dict[int, list[Call]] = {}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from bptt.errors import ArgumentError
+from bptt.numbers import whole
 
 Recurrent = nn.RNNBase | nn.RNNCellBase
 
@@ -35,8 +36,8 @@ class OrthogonalGates(nn.Module):
 
     def __init__(self, gates: int, size: int) -> None:
         super().__init__()
-        self.gates = gates
-        self.register_buffer("base", torch.eye(size).repeat(gates, 1, 1))
+        self.gates = whole("gates", gates)
+        self.register_buffer("base", torch.eye(whole("size", size)).repeat(self.gates, 1, 1))
 
     def forward(self, original: Tensor) -> Tensor:
         """The stacked orthogonal matrices ``(G·H, H)``."""

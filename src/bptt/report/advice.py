@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from bptt.diagnosis import ModuleDiagnosis
+from bptt.numbers import optional
 from bptt.probes import Gate
 from bptt.report.numbers import has_gradient
 
@@ -55,6 +56,7 @@ def advise(found: ModuleDiagnosis, k: int | None = None) -> tuple[Advice, ...]:
         >>> [a.rule for a in advise(found, k=1)]
         ['k too short', 'plain cell']
     """
+    k = optional("k", k)
     watched, spectrum = found.watched, found.watched.spectrum
     verdict, given = watched.verdict, []
 

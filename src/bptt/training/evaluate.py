@@ -14,6 +14,7 @@ from torch import nn
 from bptt import carry as carries
 from bptt.data import IGNORED, Lanes, Stream
 from bptt.errors import DataError
+from bptt.numbers import whole
 from bptt.training.distributed import Group
 from bptt.training.nonfinite import NonFiniteError
 
@@ -102,6 +103,7 @@ def evaluate(
 
     Cost: one forward pass over the text.
     """
+    lanes, chunk = whole("lanes", lanes), whole("chunk", chunk)
     length = len(stream.tokens)
     if length < 2:
         raise DataError("at least 2 tokens to score", f"{length}", "give a longer text")

@@ -257,13 +257,14 @@ class Settings:
 
     def _keep_plain(self, name: str, kinds: set[Any]) -> None:
         """NumPy's numbers as Python's, for config.toml; by exact type, because True is an int."""
-        value = plain(getattr(self, name))
+        given = getattr(self, name)
+        value = plain(given)
         object.__setattr__(self, name, value)
         if value is None or str in kinds or not kinds & {int, float}:
             return
         if type(value) is not int and not (type(value) is float and float in kinds):
             expected = "a number" if float in kinds else "a whole number"
-            self._refuse(name, expected, f"{value!r:.80} of type {type(value).__name__}")
+            self._refuse(name, expected, f"{value!r:.80} of type {type(given).__name__}")
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)

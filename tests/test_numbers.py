@@ -1,0 +1,512 @@
+"""Numbers out of NumPy and torch are taken by everything public, others refused by their type."""
+
+import dataclasses
+import inspect
+import types
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import bptt
+from bptt.claims import run_claims
+from bptt.data import CharVocabulary, Lanes, RandomChunks
+from bptt.data import Stream as Text
+from bptt.errors import ArgumentError, BpttError, NumberError
+from bptt.generation import generate
+from bptt.numbers import optional, plain, real, whole
+from bptt.recurrence import Recorder, assemble, trace
+from bptt.trials import model_variants, try_remedies
+
+X = torch.randn(40, 2, 3)
+TEXT = np.arange(60) % 5
+
+
+def layer():
+    torch.manual_seed(0)
+    return nn.GRU(3, 4)
+
+
+def recurrence():
+    return trace(layer(), X)[0]
+
+
+def spectrum(**options):
+    found = recurrence()
+    direct = tuple(torch.ones_like(after) for after in found.after)
+    return bptt.probes.lag_spectrum(found, direct, **options)
+
+
+def watched(**options):
+    model = layer()
+    with bptt.watch(model, **options) as flow:
+        model(X)[0].square().mean().backward()
+    return flow
+
+
+def seconds_off(trials):
+    return [(t.name, t.updates, t.loss) for t in trials]
+
+
+def tried(**options):
+    loss = nn.functional.mse_loss
+    batch = X, torch.zeros(40, 2, 4)
+    variants = model_variants(layer(), steps=40)[:1]
+    return seconds_off(
+        try_remedies(variants, lambda n: batch, batch, loss, **{"updates": 1, **options})
+    )
+
+
+def clipped(threshold):
+    w = torch.zeros(2, requires_grad=True)
+    w.grad = torch.tensor([3.0, 4.0])
+    return bptt.remedies.clip_norm([w], threshold), w.grad
+
+
+def started(start, **options):
+    model = nn.LSTM(3, 4)
+    start(model, **options)
+    return model
+
+
+def told(every):
+    model, numbers = layer(), []
+    with bptt.callbacks.told(model, lambda *now: numbers.append(now), every=every) as after_step:
+        for _ in range(3):
+            model(X)[0].sum().backward()
+            after_step()
+    return [step for step, _ in numbers]
+
+
+def watcher(every):
+    model = layer()
+    watching = bptt.callbacks.Watcher(model, every=every)
+    model(X)[0].sum().backward()
+    found = list(watching.news())
+    watching.stop()
+    return [sorted(numbers) for numbers in found]
+
+
+def sampled(**options):
+    vocabulary = CharVocabulary.from_text("abc")
+    model = bptt.models.LanguageModel(vocabulary.size, hidden=4)
+    return len(list(generate(model, vocabulary, "a", **{"length": 3, "seed": 1, **options})))
+
+
+def scored(**options):
+    model = bptt.models.CountModel(5, order=2).fit(TEXT)
+    return bptt.training.evaluate(model, Text(TEXT, np.array([0])), **options)
+
+
+def corpus(**options):
+    return len(bptt.data.Corpus.from_text("abcd" * 30, **options).train.tokens)
+
+
+def diagnosed(**options):
+    batch = X, torch.zeros(40, 2, 4)
+    return bptt.diagnose(layer(), batch, nn.functional.mse_loss, **options).k
+
+
+def advised(k):
+    batch = X, torch.zeros(40, 2, 4)
+    found = bptt.diagnose(layer(), batch, nn.functional.mse_loss, k=1).main
+    return bptt.report.advise(found, k=k)
+
+
+def calls_of(**options):
+    model, found = layer(), []
+    recorder = Recorder(model, lambda: True, lambda calls: found.extend(assemble(calls, **options)))
+    try:
+        model(X)[0].sum().backward()
+    finally:
+        recorder.remove()
+    return [each.lanes for each in found]
+
+
+b, g, m, r, t = bptt, bptt.gradients, bptt.models, bptt.remedies, bptt.tasks
+SIZES = {"input_size": 3, "hidden_size": 4, "num_layers": 2}
+# What is called, and every argument of it that is a number, with one that is right.
+WHOLE = {
+    "Stream": (lambda **n: b.Stream(layer(), **n), {"batch": 2}),
+    "watch": (watched, {"every": 1, "cap": 3, "lanes": 1, "sources": 7}),
+    "Flow.bias": (lambda **n: watched().bias(**n), {"k": 5}),
+    "Flow.cosine": (lambda **n: watched().cosine(**n), {"k": 5}),
+    "diagnose": (diagnosed, {"k": 3, "lanes": 1}),
+    "callbacks.Watcher": (watcher, {"every": 2}),
+    "callbacks.told": (told, {"every": 2}),
+    "claims.run_claims": (lambda **n: len(list(run_claims([], **n))), {"jobs": 1}),
+    "data.Lanes": (
+        lambda **n: Lanes(TEXT, [0], **{"batch": 2, "chunk": 3, **n}), {"batch": 3, "chunk": 2},
+    ),
+    "data.RandomChunks": (
+        lambda **n: RandomChunks(TEXT, [0], **{"batch": 2, "chunk": 3, "seed": 1, **n}),
+        {"batch": 2, "chunk": 3, "seed": 5},
+    ),
+    "gradients.Adaptive": (g.Adaptive, {"k_max": 8, "k_min": 2, "every": 3, "lanes": 2}),
+    "gradients.Checkpointed": (g.Checkpointed, {"segments": 3, "states": 2}),
+    "gradients.ForwardMode": (g.ForwardMode, {"lane_axis": 1}),
+    "gradients.Full": (g.Full, {"segments": 3}),
+    "gradients.Randomized": (g.Randomized, {"k": 3}),
+    "gradients.Truncated": (g.Truncated, {"k": 3}),
+    "gradients.Windowed": (lambda **n: g.Windowed(**{"k1": 2, "k2": 4, **n}), {"k1": 3, "k2": 5}),
+    "models.AttentionModel": (
+        lambda **n: m.AttentionModel(**{"vocabulary_size": 5, "width": 8, "heads": 2, **n}),
+        {"vocabulary_size": 4, "width": 16, "heads": 4, "layers": 1, "context": 3},
+    ),
+    "models.Classifier": (
+        lambda **n: m.Classifier(layer(), **{"classes": 2, **n}),
+        {"classes": 3, "features": 4},
+    ),
+    "models.CountModel": (
+        lambda **n: m.CountModel(**{"vocabulary_size": 5, **n}),
+        {"vocabulary_size": 4, "order": 3},
+    ),
+    "models.Forecaster": (lambda **n: m.Forecaster(layer(), **n), {"outputs": 3, "features": 4}),
+    "models.LanguageModel": (
+        lambda **n: m.LanguageModel(**{"vocabulary_size": 5, "hidden": 4, **n}),
+        {"vocabulary_size": 4, "hidden": 3, "layers": 2, "embedding": 5},
+    ),
+    "models.WindowModel": (
+        lambda **n: m.WindowModel(**{"vocabulary_size": 5, "hidden": 4, **n}),
+        {"vocabulary_size": 4, "window": 3, "embedding": 5, "hidden": 3, "layers": 1},
+    ),
+    "nn.LRU": (lambda **n: b.nn.LRU(**{**SIZES, **n}), {**SIZES, "state_size": 5}),
+    "nn.MinGRU": (lambda **n: b.nn.MinGRU(**{**SIZES, **n}), SIZES),
+    "probes.capacity": (lambda **n: b.probes.capacity(recurrence(), **n), {"lags": 3}),
+    "probes.default_truncations": (
+        lambda **n: b.probes.default_truncations(**{"steps": 9, **n}),
+        {"steps": 5, "cap": 3},
+    ),
+    "probes.jacobian_products": (
+        lambda **n: b.probes.jacobian_products(recurrence(), **{"lags": 2, **n}),
+        {"lags": 3, "count": 2},
+    ),
+    "probes.lag_spectrum": (spectrum, {"cap": 3, "lanes": 1, "sources": 5, "sample_of": 4}),
+    "probes.LagSpectrum.bias_of": (lambda **n: spectrum().bias_of(**n), {"k": 3}),
+    "probes.LagSpectrum.cosine_of": (lambda **n: spectrum().cosine_of(**n), {"k": 3}),
+    "probes.lyapunov_spectrum": (
+        lambda **n: b.probes.lyapunov_spectrum(recurrence(), **n),
+        {"count": 2, "warm_up": 3, "lanes": 1},
+    ),
+    "recurrence.assemble": (calls_of, {"lanes": 1}),
+    "remedies.AutoClip": (r.AutoClip, {"window": 5}),
+    "remedies.Floss": (r.Floss, {"count": 3, "lanes": 1}),
+    "remedies.OrthogonalGates": (
+        lambda **n: r.OrthogonalGates(**{"gates": 3, "size": 4, **n}), {"gates": 2, "size": 3},
+    ),
+    "remedies.ZClip": (r.ZClip, {"warm_up": 7}),
+    "report.advise": (advised, {"k": 3}),
+    "tasks.Adding": (t.Adding, {"steps": 9}),
+    "tasks.Agreement": (t.Agreement, {"steps": 9}),
+    "tasks.Copy": (t.Copy, {"steps": 9, "alphabet": 3, "word": 2}),
+    "tasks.InfluenceBalancing": (t.InfluenceBalancing, {"plus": 2, "minus": 3}),
+    "tasks.Recall": (t.Recall, {"steps": 3, "alphabet": 4, "length": 7}),
+    "tasks.RememberFirst": (t.RememberFirst, {"steps": 9, "alphabet": 3}),
+    "tasks.TemporalOrder": (t.TemporalOrder, {"steps": 20}),
+    "tasks.influence_batch": (
+        lambda **n: t.influence_batch(**{"steps": 3, **n}), {"steps": 4, "lanes": 2},
+    ),
+    "training.Settings": (
+        b.training.Settings,
+        {
+            "hidden": 8, "layers": 2, "embedding": 4, "order": 3, "context": 4, "batch": 3, "k": 8,
+            "window": 99, "states": 2, "chunk": 99, "steps": 4, "patience": 2, "eval_every": 3,
+            "log_every": 5, "horizon_every": 7, "keep": 2, "seed": 5, "threads": 1,
+        },
+    ),
+    "training.evaluate": (scored, {"lanes": 2, "chunk": 7}),
+    "generation.generate": (sampled, {"length": 2, "top_k": 2, "seed": 3}),
+    "trials.try_remedies": (tried, {"updates": 2, "seed": 3}),
+    "trials.model_variants": (
+        lambda **n: [v.name for v in model_variants(layer(), **{"steps": 9, **n})],
+        {"steps": 8, "k": 4},
+    ),
+}  # fmt: skip
+REAL = {
+    "diagnose": (diagnosed, {"try_for": 0.01}),
+    "data.Corpus.from_text": (corpus, {"valid_fraction": 0.25}),
+    "gradients.Adaptive": (g.Adaptive, {"bias": 0.125, "shrink": 0.5}),
+    "gradients.ForwardMode": (g.ForwardMode, {"epsilon": 0.125}),
+    "gradients.Randomized": (lambda **n: g.Randomized(3, **n), {"cut": 0.25}),
+    "models.AttentionModel": (lambda **n: m.AttentionModel(5, **n), {"dropout": 0.25}),
+    "models.Classifier": (lambda **n: m.Classifier(layer(), 2, **n), {"dropout": 0.25}),
+    "models.Forecaster": (lambda **n: m.Forecaster(layer(), **n), {"dropout": 0.25}),
+    "models.LanguageModel": (lambda **n: m.LanguageModel(5, **n), {"dropout": 0.25}),
+    "models.WindowModel": (lambda **n: m.WindowModel(5, **n), {"dropout": 0.25}),
+    "nn.LRU": (
+        lambda **n: b.nn.LRU(3, 4, **n),
+        {"dropout": 0.25, "r_min": 0.5, "r_max": 0.75, "max_phase": 0.5},
+    ),
+    "nn.MinGRU": (lambda **n: b.nn.MinGRU(3, 4, **n), {"dropout": 0.25}),
+    "probes.capacity": (lambda **n: b.probes.capacity(recurrence(), 3, **n), {"ridge": 0.125}),
+    "probes.lag_spectrum": (spectrum, {"floor": 0.125}),
+    "probes.LagSpectrum.horizon": (lambda **n: spectrum().horizon(**n), {"tolerance": 0.125}),
+    "remedies.AutoClip": (r.AutoClip, {"percentile": 12.5}),
+    "remedies.ClipNorm": (r.ClipNorm, {"threshold": 0.5}),
+    "remedies.ClipUnits": (r.ClipUnits, {"ratio": 0.5, "floor": 0.25}),
+    "remedies.ClipValue": (r.ClipValue, {"limit": 0.5}),
+    "remedies.Floss": (r.Floss, {"weight": 0.5}),
+    "remedies.Omega": (r.Omega, {"weight": 0.5}),
+    "remedies.Rescale": (r.Rescale, {"norm": 0.5}),
+    "remedies.ZClip": (r.ZClip, {"z": 1.5, "decay": 0.5}),
+    "remedies.clip_norm": (clipped, {"threshold": 0.5}),
+    "remedies.start_chrono": (lambda **n: started(r.start_chrono, **n), {"steps": 12.5}),
+    "remedies.start_forget_bias": (lambda **n: started(r.start_forget_bias, **n), {"bias": 0.5}),
+    "tasks.Agreement": (t.Agreement, {"attractors": 0.25}),
+    "tasks.InfluenceBalancing": (t.InfluenceBalancing, {"start": 0.25}),
+    "training.Settings": (
+        b.training.Settings,
+        {
+            "dropout": 0.25, "cut": 0.25, "bias": 0.25, "lr": 0.5, "warmup": 0.25, "weight_decay": 0.5,
+            "momentum": 0.5, "minutes": 0.5, "epochs": 0.5, "valid_fraction": 0.25,
+        },
+    ),
+    "generation.generate": (sampled, {"temperature": 0.5}),
+    "trials.model_variants": (
+        lambda **n: [v.clip for v in model_variants(layer(), steps=9, **n)],
+        {"clip": 0.5},
+    ),
+}  # fmt: skip
+INTEGERS = [np.int64, np.int32, np.uint8, np.uint64, np.array, torch.tensor]
+FLOATS = [np.float64, np.float32, np.float16, np.array, torch.tensor]
+
+
+def arguments(table):
+    return [(name, argument) for name, (_, numbers) in table.items() for argument in numbers]
+
+
+def call(table, name, argument, value):
+    torch.manual_seed(3)
+    return table[name][0](**{argument: value})
+
+
+def told_apart(value, depth=3):
+    """A value as plain data, by which two can be compared; NumPy's scalars show."""
+    if isinstance(value, torch.Tensor):
+        return [*value.shape], str(value.dtype), repr(value.detach().flatten().tolist())
+    if isinstance(value, np.ndarray):
+        return value.shape, repr(value.tolist())
+    if isinstance(value, nn.Module):
+        weights = {n: told_apart(w) for n, w in value.state_dict().items()}
+        return [(repr(type(x)), extra(x)) for x in value.modules()], weights
+    if dataclasses.is_dataclass(value):
+        fields = [getattr(value, f.name) for f in dataclasses.fields(value) if f.compare]
+        return type(value), [told_apart(f, depth - 1) for f in fields]
+    if isinstance(value, (list, tuple)):
+        return [told_apart(v, depth) for v in value]
+    if isinstance(value, dict):
+        return {n: told_apart(v, depth - 1) for n, v in value.items()} if depth else None
+    if isinstance(value, (Lanes, RandomChunks, bptt.Stream)):
+        return told_apart({n: v for n, v in vars(value).items() if n[:1] != "_"}, 1)
+    if isinstance(value, (str, int, float, np.generic, types.NoneType)):
+        return type(value), repr(value)
+    return type(value).__name__
+
+
+def extra(module):
+    """What a module keeps besides its weights."""
+    return {n: (type(v), repr(v)) for n, v in vars(module).items() if np.isscalar(v)}
+
+
+@pytest.mark.parametrize(("name", "argument"), arguments(WHOLE))
+def test_a_whole_number_is_taken_as_an_int(name, argument):
+    value = WHOLE[name][1][argument]
+    want = told_apart(call(WHOLE, name, argument, value))
+    for kind in INTEGERS:
+        assert told_apart(call(WHOLE, name, argument, kind(value))) == want, kind
+
+
+@pytest.mark.parametrize(("name", "argument"), arguments(WHOLE))
+@pytest.mark.parametrize(
+    "wrong",
+    [4.0, 2.5, "4", True, [4], 4j, np.float64(4.0), np.bool_(True), np.array([4, 4]), torch.tensor(4.0)],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_no_whole_number_is_refused_by_its_type(name, argument, wrong):
+    with pytest.raises(ArgumentError, match=r"whole number") as caught:
+        call(WHOLE, name, argument, wrong)
+    assert f"{type(wrong).__name__}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "argument"), arguments(REAL))
+def test_a_number_is_taken_as_a_float(name, argument):
+    value = REAL[name][1][argument]
+    want = told_apart(call(REAL, name, argument, value))
+    for kind in FLOATS if name != "diagnose" else FLOATS[:2]:  # trains for a moment each time
+        same = kind(value) if value != 0.01 else np.float64(value)
+        assert told_apart(call(REAL, name, argument, same)) == want, kind
+
+
+@pytest.mark.parametrize(("name", "argument"), arguments(REAL))
+@pytest.mark.parametrize(
+    "wrong", ["0.5", True, [0.5], 1j, np.bool_(True), np.array([0.5]), np.array("0.5")],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_no_number_is_refused_by_its_type(name, argument, wrong):
+    if name == "training.Settings":
+        expected = "a number"
+    else:
+        expected = rf"a number {argument}" if "try_for" not in argument else "a number seconds"
+    with pytest.raises(ArgumentError, match=expected) as caught:
+        call(REAL, name, argument, wrong)
+    assert f"{type(plain(wrong)).__name__}" in str(caught.value) or type(wrong).__name__ in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("kind", [bptt.nn.RNN, bptt.nn.GRU, bptt.nn.LSTM])
+def test_torchs_constructors_take_numpys_numbers(kind):
+    want = kind(3, 4, 2, dropout=0.25, batch_first=True)
+    for integer in INTEGERS:
+        sizes = {name: integer(n) for name, n in SIZES.items()}
+        for got in (
+            kind(*sizes.values(), dropout=np.float32(0.25), batch_first=np.bool_(True)),
+            kind(**sizes, dropout=torch.tensor(0.25), batch_first=True),
+        ):
+            assert repr(got) == repr(want)
+            assert extra(got) == extra(want)
+            assert all(
+                a.shape == b.shape for a, b in zip(got.parameters(), want.parameters(), strict=True)
+            )
+    for wrong in (4.0, "4", [4]):  # as torch refuses them
+        with pytest.raises(TypeError):
+            kind(3, wrong)
+
+
+# Classes whose instances are handed out, and never made by a caller.
+RESULTS = {
+    "Diagnosis", "claims.Result", "data.Chunk", "data.Corpus", "export.Cost", "export.QNetwork",
+    "gradients.Decision", "gradients.Step", "probes.Capacity", "probes.Gate", "probes.JacobianProducts",
+    "probes.LagSpectrum", "probes.Lyapunov", "probes.Saturation", "recurrence.Found",
+    "reference.LanguageTrace", "reference.LossTrace", "remedies.Clipped", "remedies.Regularised",
+    "tasks.SquaredError", "training.Outcome", "training.Score",
+}  # fmt: skip
+# Arithmetic that serves any number, what hands its numbers on to `watch`, and a task with a download.
+OTHERS = {
+    "recurrence.padded", "reference.bits", "reference.perplexity", "remedies.build_clip",
+    "callbacks.for_hugging_face", "callbacks.for_lightning", "tasks.CO2",
+}  # fmt: skip
+
+
+def public():
+    """Every public function and class that takes a number, and the names of those arguments."""
+    seen = []
+    for room in bptt.__all__:
+        value = getattr(bptt, room)
+        names = getattr(value, "__all__", ()) if isinstance(value, types.ModuleType) else ()
+        found = {f"{room}.{n}": getattr(value, n) for n in names} if names else {room: value}
+        for name, thing in found.items():
+            if thing in seen or not (inspect.isfunction(thing) or inspect.isclass(thing)):
+                continue
+            seen.append(thing)
+            for parameter in inspect.signature(thing).parameters.values():
+                kinds = {part.strip() for part in str(parameter.annotation).split("|")}
+                if kinds & {"int", "float"}:
+                    yield name, parameter.name
+
+
+def test_every_public_call_that_takes_a_number_is_tried_here():
+    tried_here = {*arguments(WHOLE), *arguments(REAL)}
+    also = {("training.Settings", "clip"), ("training.Settings", "forget_bias")}  # with others
+    missing = {
+        (name, argument)
+        for name, argument in public()
+        if name not in RESULTS | OTHERS and (name, argument) not in tried_here | also
+    }
+    assert not missing
+    assert len(list(public())) > 100
+
+
+def test_a_setting_that_needs_another():
+    made = bptt.training.Settings(cell="lstm", forget_bias=np.float32(0.5), clip=np.int64(2))
+    assert type(made.forget_bias) is float
+    assert type(made.clip) is int
+    assert bptt.training.Settings.from_toml(made.to_toml(), "here") == made
+
+
+def test_forms_take_numbers():
+    for two in (2, np.int64(2), np.float32(2), torch.tensor(2)):
+        assert r.build_clip(two) == r.ClipNorm(2.0)
+    with pytest.raises(NumberError, match="of type bool"):
+        r.build_clip(True)
+
+
+def test_truncations_that_are_listed():
+    for at in ([3, 9], np.array([3, 9]), (np.int64(3), np.uint8(9)), torch.tensor([3, 9])):
+        assert spectrum(at=at).truncations.tolist() == [3, 9, 40]
+    with pytest.raises(ArgumentError, match=r"whole number K >= 1, received K=3.5 of type float"):
+        spectrum(at=[3.5])
+
+
+ARRAYS = {
+    "array": np.array, "list": lambda v: v, "tuple": tuple, "int32": lambda v: np.array(v, np.int32),
+    "uint16": lambda v: np.array(v, np.uint16), "tensor": torch.tensor,
+}  # fmt: skip
+MARKS = [[False, True], [False, False], [True, False], [False, False]]
+
+
+@pytest.mark.parametrize("how", ARRAYS)
+def test_lengths_and_marks_come_as_arrays_and_lists(how):
+    x, lengths = torch.randn(4, 2, 3), ARRAYS[how]([4, 2])
+    marks = ARRAYS[how if how in ("array", "list", "tensor") else "array"](MARKS)
+    tokens, gru = torch.randint(5, (4, 2)), bptt.nn.GRU(3, 4)
+    language = bptt.models.LanguageModel(5, hidden=4)
+    calls = [
+        (gru, (x,), "reset", "cut", "lengths"),
+        (bptt.nn.MinGRU(3, 4), (x,), "reset", "lengths"),
+        (language, (tokens,), "reset", "lengths"),
+        (bptt.models.WindowModel(5), (tokens,), "reset"),
+        (bptt.models.Classifier(gru, 2), (x,), "reset", "lengths"),
+        (bptt.models.Classifier(gru, 2, pool="mean"), (x,), "lengths"),
+    ]
+    known = {"reset": (marks, torch.tensor(MARKS)), "cut": (marks, torch.tensor(MARKS)),
+             "lengths": (lengths, torch.tensor([4, 2]))}  # fmt: skip
+    for model, inputs, *names in calls:
+        got = model.eval()(*inputs, **{name: known[name][0] for name in names})
+        want = model(*inputs, **{name: known[name][1] for name in names})
+        assert told_apart(got) == told_apart(want)
+    with bptt.watch(gru) as flow:
+        gru(x, reset=marks, lengths=lengths)[0].sum().backward()
+    with bptt.watch(gru) as other:
+        gru(x, reset=torch.tensor(MARKS), lengths=torch.tensor([4, 2]))[0].sum().backward()
+    assert told_apart(flow.spectrum.norms) == told_apart(other.spectrum.norms)
+    for estimator in (g.Truncated(2), g.Full(), g.Checkpointed(2), g.ForwardMode()):
+        losses = [
+            estimator.backward(gru, x, torch.zeros(4, 2, 4), loss=nn.functional.mse_loss,
+                               lengths=known["lengths"][way], reset=known["reset"][way]).loss
+            for way in (0, 1)
+        ]  # fmt: skip
+        assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("name", ["lengths", "reset", "cut"])
+@pytest.mark.parametrize(
+    "wrong", ["abc", [[1], [1, 2]], {1, 2}, 4j, np.array(["a"]), [1.5, 2.5]], ids=str
+)  # fmt: skip
+def test_marks_that_are_none_are_refused_in_words(name, wrong):
+    with pytest.raises(BpttError, match=f"{name}|integer lengths") as caught:
+        bptt.nn.GRU(3, 4)(torch.randn(4, 2, 3), **{name: wrong})
+    assert "\n" not in str(caught.value)
+
+
+def test_what_the_helpers_say():
+    with pytest.raises(
+        NumberError, match=r"^expected a whole number k >= 1, received k=2.5 of type float: do"
+    ):
+        whole("k", 2.5, remedy="do")
+    with pytest.raises(NumberError, match=r"received k=np.float64\(4.0\) of type numpy.float64:"):
+        whole("k", np.float64(4.0))
+    with pytest.raises(
+        ArgumentError, match=r"^expected k >= 1, received k=0: give a whole number$"
+    ) as low:
+        whole("k", np.int64(0))
+    assert not isinstance(low.value, NumberError)
+    with pytest.raises(TypeError):  # as torch's, and as Python's
+        whole("k", None)
+    assert optional("k", None) is None
+    assert [type(real("x", v)) for v in (1, np.float32(1), torch.tensor(1.0), np.inf)] == [
+        float
+    ] * 4
+    assert whole("k", 10**30) == 10**30
