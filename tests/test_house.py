@@ -12,9 +12,9 @@ from processes import interpreter
 ROOT = Path(bptt.__file__).parent
 # From the ground up: a folder may import what stands before it, never what stands after.
 ORDER = [
-    "errors", "memory", "forms", "axes", "reference", "ops", "nn", "carry", "recurrence", "probes",
-    "watching", "gradients", "remedies", "trials", "diagnosis", "tasks", "data", "models", "streaming",
-    "training", "compare", "generation", "export", "report", "callbacks", "claims", "lab", "benchmark",
+    "errors", "memory", "files", "forms", "axes", "reference", "ops", "nn", "carry", "recurrence",
+    "probes", "watching", "gradients", "remedies", "trials", "diagnosis", "tasks", "data", "models",
+    "streaming", "training", "compare", "generation", "export", "report", "callbacks", "claims", "lab", "benchmark",
     "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
