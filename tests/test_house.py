@@ -14,8 +14,8 @@ ROOT = Path(bptt.__file__).parent
 ORDER = [
     "errors", "memory", "files", "forms", "axes", "reference", "ops", "nn", "carry", "recurrence",
     "probes", "watching", "gradients", "remedies", "trials", "diagnosis", "tasks", "data", "models",
-    "streaming", "training", "compare", "generation", "export", "report", "callbacks", "claims", "lab", "benchmark",
-    "cli", "__main__",
+    "streaming", "training", "compare", "generation", "export", "report", "callbacks", "claims", "lab",
+    "benchmark", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from torture import damage, disk, fuzz, kills, large_text, malformed
+from torture import damage, disk, fuzz, hostile, kills, large_text, malformed
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,13 @@ class Options:
     """Torture runs until they break, or show that they do not."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Which ones; all, if none is named: kills, damage, disk, fuzz, malformed, large_text."""
+    """Which ones; all, if none is named: kills, damage, disk, hostile, fuzz, malformed, large_text."""
     kills: int = 50
     """Times that a training process is killed."""
     damages: int = 500
     """Files that are cut or changed."""
+    hostile: int = 400
+    """Run folders from somebody else, with links or with sealed files that say something else."""
     inputs: int = 1_000_000
     """Fuzzed inputs over all readers."""
     calls: int = 10_000
@@ -40,6 +42,7 @@ TORTURES = {
     "kills": lambda o, folder: kills.torture(folder, kills=o.kills, seed=o.seed),
     "damage": lambda o, folder: damage.torture(folder, damages=o.damages, seed=o.seed),
     "disk": lambda o, folder: disk.torture(folder),
+    "hostile": lambda o, folder: hostile.torture(folder, rounds=o.hostile, seed=o.seed),
     "fuzz": lambda o, folder: fuzz.torture(o.inputs, o.seed),
     "malformed": lambda o, folder: malformed.torture(o.calls, o.seed),
     "large_text": lambda o, folder: large_text.torture(folder, o.gigabytes),

@@ -12,6 +12,7 @@ from torch import nn
 
 from bptt import memory
 from bptt.data import Corpus, Lanes, RandomChunks, Stream
+from bptt.errors import RunError
 from bptt.gradients import (
     Adaptive,
     Checkpointed,
@@ -134,8 +135,17 @@ def open_corpus(settings: Settings, vocabulary=None) -> Corpus:
 
 
 def texts_folder(settings: Settings) -> Path:
-    """Where large texts lie encoded: beside the run, on the disk that was chosen for large files."""
-    return Path("runs/run" if settings.out is None else settings.out).parent / ".texts"
+    """Where large texts lie encoded: beside the run, on the disk that was chosen for large files.
+
+    Raises:
+        RunError: a link is there. Nobody typed that name, so it may have come with somebody's runs.
+    """
+    folder = Path("runs/run" if settings.out is None else settings.out).parent / ".texts"
+    if folder.is_symlink():
+        raise RunError(
+            f"a folder for encoded texts at {folder}", "a symbolic link", "move the link away"
+        )
+    return folder
 
 
 def weights(settings: Settings, vocabulary_size: int) -> int:
