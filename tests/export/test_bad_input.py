@@ -6,8 +6,8 @@ from torch import nn
 
 from bptt import export_c
 from bptt.errors import ArgumentError, BpttError, DtypeError, ShapeError
-from bptt.export.folder import write_folder
 from bptt.export.network import Network
+from bptt.files.write import write_folder
 from bptt.models import LanguageModel, WindowModel
 
 X = torch.randn(5, 1, 3)

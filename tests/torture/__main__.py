@@ -18,6 +18,7 @@ from torture import (
     damage,
     disk,
     fuzz,
+    hostile,
     kills,
     large_text,
     malformed,
@@ -31,12 +32,14 @@ class Options:
     """Torture runs until they break, or show that they do not."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Which ones; all, if none is named: kills, damage, disk, fuzz, malformed, large_text, changed_texts,
-    moved_directories, shown."""
+    """Which ones; all, if none is named: kills, damage, disk, hostile, fuzz, malformed, large_text,
+    changed_texts, moved_directories, shown."""
     kills: int = 50
     """Times that a training process is killed."""
     damages: int = 500
     """Files that are cut or changed."""
+    hostile: int = 400
+    """Run folders from somebody else, with links or with sealed files that say something else."""
     inputs: int = 1_000_000
     """Fuzzed inputs over all readers."""
     calls: int = 10_000
@@ -57,6 +60,7 @@ TORTURES = {
     "kills": lambda o, folder: kills.torture(folder, kills=o.kills, seed=o.seed),
     "damage": lambda o, folder: damage.torture(folder, damages=o.damages, seed=o.seed),
     "disk": lambda o, folder: disk.torture(folder),
+    "hostile": lambda o, folder: hostile.torture(folder, rounds=o.hostile, seed=o.seed),
     "fuzz": lambda o, folder: fuzz.torture(o.inputs, o.seed),
     "malformed": lambda o, folder: malformed.torture(o.calls, o.seed),
     "changed_texts": lambda o, folder: changed_texts.torture(folder, rounds=o.changes, seed=o.seed),

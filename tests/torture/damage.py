@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from bptt.errors import BpttError
-from bptt.training import RunFolder, manifest, train
+from bptt.files import manifest
+from bptt.training import RunFolder, train
 from bptt.training import checkpoint as checkpoints
 from bptt.training.restore import load_model
 from torture.runs import settings

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from bptt import report
 from bptt.cli import main
-from bptt.training import RunFolder, disk, loop
+from bptt.files.folder import Folder
+from bptt.training import RunFolder, loop
 from bptt.training import checkpoint as checkpoints
 from torture.runs import TEXT, assert_same_run, child, ended
 
@@ -142,12 +143,12 @@ def _read_only(whole, forbidding, moment):
         loop.train, train = functools.partial(loop.train, on_step=turn), loop.train
     else:
         # Calls 1 to 9 make the folder and its first checkpoint, 10 says who holds it; then 4 each.
-        disk.write, write = _at_call(16, forbid, disk.write), disk.write
+        Folder.write, write = _at_call(16, forbid, Folder.write), Folder.write
     refused = _expect(2, TRAIN)
     if moment == "step":
         loop.train = train
     else:
-        disk.write = write
+        Folder.write = write
     before = _contents(Path("run"))
     assert checkpoints.steps(Path("run/checkpoints"))[-1] >= 4, refused
     _expect(2, RESUME)

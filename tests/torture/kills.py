@@ -14,7 +14,8 @@ import signal
 import time
 from pathlib import Path
 
-from bptt.training import RunFolder, disk
+from bptt.files.folder import Folder
+from bptt.training import RunFolder
 from bptt.training.restore import load_model
 from torture.runs import VARIANTS, assert_same_run, begin_or_go_on, child, ended, settings
 
@@ -88,7 +89,7 @@ class _Strike:
             for name in CALLS:
                 setattr(os, name, self._around(getattr(os, name)))
         else:
-            disk.write, whole = self._halfway(disk.write), RunFolder.append_metrics
+            Folder.write, whole = self._halfway(Folder.write), RunFolder.append_metrics
             RunFolder.append_metrics = self._torn_line(whole)
         begin_or_go_on(chosen)
         print(self.met)
@@ -110,11 +111,11 @@ class _Strike:
         return struck
 
     def _halfway(self, write):
-        def struck(path, data):
+        def struck(folder, name, data):
             if self._now():
-                write(path, data[: len(data) // 2])
+                write(folder, name, data[: len(data) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
-            write(path, data)
+            write(folder, name, data)
 
         return struck
 

@@ -16,11 +16,11 @@ from bptt.cli.claims import read_results as read_claims
 from bptt.compare import read_results
 from bptt.data import CharVocabulary, Corpus, Vocabulary
 from bptt.errors import BpttError
+from bptt.files import manifest
 from bptt.models import LanguageModel
 from bptt.report.course import series, spectra
 from bptt.report.health import health
 from bptt.training import checkpoint as checkpoints
-from bptt.training import manifest
 from bptt.training.run_folder import RunFolder
 from bptt.training.settings import Settings
 from torture.mutations import VALUES, mutate, mutate_document, written

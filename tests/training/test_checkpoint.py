@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 from bptt.errors import RunError
+from bptt.files import manifest
+from bptt.files.folder import Folder
 from bptt.training import checkpoint as checkpoints
-from bptt.training import disk, manifest
 from bptt.training.checkpoint import Checkpoint
 from bptt.training.randomness import random_states, restore_random_states
 
@@ -47,9 +49,9 @@ def test_every_file_is_flushed_before_the_rename_and_the_folder_after_it(tmp_pat
         events.append(("flush", Path(os.readlink(f"/proc/self/fd/{handle}")).name))
         original(handle)
 
-    def replace(old, new, original=os.replace):
+    def replace(old, new, original=os.replace, **where):
         events.append(("rename", Path(new).name))
-        original(old, new)
+        original(old, new, **where)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "replace", replace)
@@ -57,8 +59,10 @@ def test_every_file_is_flushed_before_the_rename_and_the_folder_after_it(tmp_pat
     renamed = events.index(("rename", "step-2"))
     before, after = events[:renamed], events[renamed + 1 :]
     files = {"model.safetensors", "training.safetensors", "state.json", "manifest.json"}
-    assert {name for _, name in before} == {*files, ".step-2.tmp"}
-    assert before[-1] == ("flush", ".step-2.tmp")  # the names last, when what they name is there
+    temporary = before[-1][1]  # the names last, when what they name is there
+    assert re.fullmatch(r"\.step-2\.[0-9a-f]{16}\.tmp", temporary)
+    assert before[-1][0] == "flush"
+    assert {name for _, name in before} == {*files, temporary}
     assert after == [("flush", "checkpoints")]
 
 
@@ -71,7 +75,7 @@ def test_a_refused_write_leaves_the_earlier_ones_and_nothing_else(call, tmp_path
 
     with monkeypatch.context() as patched:
         if call == "open":
-            patched.setattr(disk, "write", refuse)
+            patched.setattr(Folder, "write", refuse)
         else:
             patched.setattr(os, call, refuse)
         with pytest.raises(RunError, match=r"No space left on device: free the disk.*--resume"):
@@ -179,6 +183,11 @@ def spelt(content):
     return json.dumps(json.loads(content)).encode()
 
 
+def read_manifest(path):
+    with Folder.open(path) as folder:
+        return manifest.read(folder)
+
+
 def test_a_manifest_has_one_spelling():
     content = manifest.seal({"a": b"x"}, step=3)
     assert json.loads(content)["files"]["a"]["bytes"] == 1
@@ -194,16 +203,16 @@ def test_a_manifest_has_one_spelling():
 def test_what_is_no_manifest(content, tmp_path):
     (tmp_path / manifest.NAME).write_bytes(content)
     with pytest.raises(ValueError, match=r"^manifest\.json "):
-        manifest.read(tmp_path)
+        read_manifest(tmp_path)
 
 
 def test_a_manifest_spelt_otherwise_is_refused(tmp_path):
     content = manifest.seal({"a": b"x"})
     (tmp_path / manifest.NAME).write_bytes(content)
-    assert manifest.read(tmp_path)["files"]["a"]["bytes"] == 1
+    assert read_manifest(tmp_path)["files"]["a"]["bytes"] == 1
     (tmp_path / manifest.NAME).write_bytes(spelt(content))
     with pytest.raises(ValueError, match="own checksum"):
-        manifest.read(tmp_path)
+        read_manifest(tmp_path)
 
 
 def test_every_source_of_random_numbers_goes_on():

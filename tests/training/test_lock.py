@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from bptt.errors import RunError
+from bptt.files.lock import HOLDER, held
 from bptt.training import RunFolder, Settings, train
-from bptt.training.lock import HOLDER, held
 from bptt.training.restore import load_model
 from processes import interpreter, same_path
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from bptt.training.lock import held
+from bptt.files.lock import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

@@ -113,10 +113,12 @@ def test_metrics_that_lost_their_end_keep_whole_lines_and_the_log_says_so(settin
 
 
 def test_a_folder_that_cannot_be_made_leaves_nothing(settings, tmp_path, monkeypatch):
-    def refuse(*arguments):
-        raise OSError(28, "No space left on device")
+    def refuse(old, new, original=os.replace, **where):
+        if new == "run":
+            raise OSError(28, "No space left on device")
+        original(old, new, **where)
 
-    monkeypatch.setattr(os, "rename", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     before = set(tmp_path.iterdir())
     with pytest.raises(RunError, match="No space left on device: choose another one with --out"):
         train(settings)

@@ -53,6 +53,7 @@ def run(arguments: list[str]) -> int:
     from bptt.claims.render import document, markdown, summary, table
     from bptt.console import Console
     from bptt.errors import ArgumentError
+    from bptt.files.write import write_file
 
     if asked.jobs is not None and asked.jobs < 1:
         raise ArgumentError("--jobs >= 1", str(asked.jobs), "leave it out for one a core")
@@ -92,8 +93,7 @@ def run(arguments: list[str]) -> int:
         console.print(summary(results))
     if asked.markdown is not None:  # last: a disk that is full takes no result with it
         every = [found.get(c.id, not_asked(c)) for c in claims.values()]
-        text = markdown(claims, every, provenance())
-        Path(asked.markdown).write_text(text, encoding="utf-8")
+        write_file(asked.markdown, markdown(claims, every, provenance()))
     failed = [r.id for r in results if r.failed]
     if failed:
         print(f"bptt claims: the code of {', '.join(failed)} failed", file=sys.stderr)
@@ -123,8 +123,8 @@ def provenance() -> list[str]:
 def read_results(path: Path):
     """Results out of a document that ``--json`` printed, by id."""
     from bptt.claims import ledger
-    from bptt.data.plain import read_plain
     from bptt.errors import DataError
+    from bptt.files.read import read_plain
 
     try:
         rows = json.loads(read_plain(path))

@@ -91,6 +91,7 @@ def run(arguments: list[str]) -> int:
 
     from bptt.compare.job import build_task
     from bptt.compare.pool import on_processes, on_ray, run_grid
+    from bptt.files.write import write_file
 
     # Known now, or only after the grid: that the data are there, and what the levels are.
     check_place(asked.figure, (".svg", ".png", ".pdf"))
@@ -124,7 +125,7 @@ def run(arguments: list[str]) -> int:
             write_figure(figure, Path(asked.figure))
         if asked.html is not None:
             command = shlex.join(["bptt", "compare", *arguments])
-            Path(asked.html).write_text(page(rows, title, command, svg(figure)), "utf-8")
+            write_file(asked.html, page(rows, title, command, svg(figure)))
     if asked.json:
         document = {
             "task": asked.task, "metric": task.metric, "chance": task.chance, "best": task.best,

@@ -117,7 +117,7 @@ def _c(asked: Export, model: Any, vocabulary: Any, settings: Any) -> dict[str, A
         return {"out": out, "files": sorted(export.files), "cost": None}
 
     from bptt.cli.text import own_text, shown_reading
-    from bptt.export.folder import check_free
+    from bptt.files.write import check_free
 
     check_free(out)  # known now, or only after a minute of measuring
     with shown_reading():

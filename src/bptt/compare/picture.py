@@ -10,6 +10,7 @@ from typing import Any
 
 from bptt.compare.results import HEADS, Row, cells_of, varying
 from bptt.errors import DependencyError
+from bptt.files.write import write_file
 from bptt.shown import printable
 
 
@@ -79,9 +80,11 @@ def svg(figure: Any) -> str:
 def write_figure(figure: Any, path: Path) -> None:
     """Write a figure; the ending of the name says in which format."""
     if path.suffix == ".svg":
-        path.write_text(svg(figure) + "\n", encoding="utf-8")
+        write_file(path, svg(figure) + "\n")
     else:
-        figure.savefig(path)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=path.suffix[1:] or None)
+        write_file(path, drawn.getvalue())
 
 
 def page(rows: list[Row], title: str, command: str, picture: str) -> str:

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from bptt.compare.grid import Job
-from bptt.data.plain import read_plain
 from bptt.errors import RunError
+from bptt.files.folder import reason
+from bptt.files.read import read_plain
+from bptt.files.write import append_line, write_file
 from bptt.shown import as_json
 
 Record = dict[str, Any]
+ANOTHER = "name another file with --out"
 _KINDS: dict[str, tuple[type, ...]] = {
     "score": (int, float, type(None)),
     "solved": (bool,),
@@ -38,8 +41,8 @@ def read_results(path: Path) -> list[Record]:
     except (OSError, ValueError) as error:
         raise RunError(
             f"a file of finished jobs at {str(path)[:200]!r}",
-            getattr(error, "strerror", None) or str(error),
-            "name another file with --out",
+            reason(error) if isinstance(error, OSError) else str(error),
+            ANOTHER,
         ) from None
     found = []
     for number, line in enumerate(lines, start=1):
@@ -51,7 +54,7 @@ def read_results(path: Path) -> list[Record]:
                 "remove that line, or name another file with --out",
             ) from None  # fmt: skip
     if rest:  # killed while it was written; the next one must not be glued to it
-        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        write_file(path, "".join(line + "\n" for line in lines), ANOTHER)
     return found
 
 
@@ -67,10 +70,12 @@ def _checked(record: Record) -> Record:
 
 
 def append_result(path: Path, record: Record) -> None:
-    """Write one finished job; on the disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(as_json(record) + "\n")
+    """Write one finished job.
+
+    Raises:
+        RunError: the file cannot be written, or is a link.
+    """
+    append_line(path, as_json(record), ANOTHER)
 
 
 @dataclass(frozen=True)

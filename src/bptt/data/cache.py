@@ -20,13 +20,12 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
+import stat
 import time
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,22 +34,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt.data.documents import Starts
-from bptt.data.mapped import open_map, open_regular
+from bptt.data.mapped import open_map
 from bptt.data.source import Source
 from bptt.data.vocabulary import Ids, Vocabulary
 from bptt.errors import BpttError, DataError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from bptt.files.folder import Folder, reason, temporary_name, unread
+from bptt.files.lock import taken
 
 FORMAT = 2  # part of every key: folders of another format are simply not found
 LARGEST = 64 << 20  # bytes of corpus.json: every character there is takes 12 in it at most
 LEFT_OVER = 24 * 3600  # seconds after which a folder without a lock in it is nobody's any more
 PIECE = 1 << 22  # bytes checked at once
 LOCK = "lock"
-UNFINISHED = re.compile(r"\.[0-9a-f]{32}-.+")
+TOKENS, STARTS, CORPUS = "tokens.bin", "starts.bin", "corpus.json"
+UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.[0-9a-f]{16}\.tmp")
 
 
 @dataclass(frozen=True)
@@ -81,17 +78,24 @@ def load(folder: Path) -> Stored | None:
 
     Cost: one pass over the file to compare checksums; the arrays stay on disk.
     """
-    if not folder.is_dir():
+    if not os.path.lexists(folder):
         return None
     try:
-        meta = _described(folder / "corpus.json")
-        vocabulary = Vocabulary.from_dict(meta["vocabulary"])
-        tokens = _mapped(folder / "tokens.bin", vocabulary.dtype, meta["tokens"])
-        starts = _mapped(folder / "starts.bin", np.dtype("<i8"), meta["starts"])
-        return Stored(tokens, starts, vocabulary, int(meta["unknown"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, BpttError) as error:
-        warnings.warn(f"{folder} is damaged ({error}) and is made anew", stacklevel=2)
-        return None
+        with (
+            Folder.open(folder.parent, follow=True) as parent,
+            parent.folder(folder.name) as opened,
+        ):
+            meta = _described(opened)
+            vocabulary = Vocabulary.from_dict(meta["vocabulary"])
+            tokens = _mapped(opened, TOKENS, vocabulary.dtype, meta["tokens"])
+            starts = _mapped(opened, STARTS, np.dtype("<i8"), meta["starts"])
+            return Stored(tokens, starts, vocabulary, int(meta["unknown"]))
+    except OSError as error:
+        what = f"{error.filename} {unread(error)}"
+    except (ValueError, KeyError, TypeError, RecursionError, BpttError) as error:
+        what = str(error)
+    warnings.warn(f"{folder} is damaged ({what}) and is made anew", stacklevel=2)
+    return None
 
 
 def store(folder: Path, blocks: Iterable[Ids], starts: Starts, vocabulary: Vocabulary) -> Stored:
@@ -113,23 +117,21 @@ def store(folder: Path, blocks: Iterable[Ids], starts: Starts, vocabulary: Vocab
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _tidy(folder.parent)
-        with _fresh(folder) as fresh:
-            tokens, unknown = _write(fresh / "tokens.bin", blocks, vocabulary.unknown_id)
-            begins, _ = _write(fresh / "starts.bin", [starts.astype("<i8", copy=False)], None)
-            meta = {
-                "vocabulary": vocabulary.to_dict(),
-                "tokens": tokens,
-                "starts": begins,
-                "unknown": unknown,
-            }
-            with open(fresh / "corpus.json", "w", encoding="ascii") as file:
-                json.dump({"format": FORMAT, "digest": _digest(meta), "corpus": meta}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            (fresh / LOCK).unlink(missing_ok=True)
-            _place(fresh, folder)
-    except OSError as error:
+        with Folder.open(folder.parent, follow=True) as parent:
+            _tidy(parent)
+            with _fresh(parent, folder) as fresh:
+                tokens, unknown = _write(fresh, TOKENS, blocks, vocabulary.unknown_id)
+                begins, _ = _write(fresh, STARTS, [starts.astype("<i8", copy=False)], None)
+                meta = {
+                    "vocabulary": vocabulary.to_dict(),
+                    "tokens": tokens,
+                    "starts": begins,
+                    "unknown": unknown,
+                }
+                document = {"format": FORMAT, "digest": _digest(meta), "corpus": meta}
+                fresh.write(CORPUS, json.dumps(document).encode("ascii"))
+                fresh.flush()
+    except (OSError, RuntimeError) as error:  # the second where a file system has no locks
         raise _unwritable(folder.parent, error) from None
     stored = load(folder)
     if stored is None:
@@ -142,64 +144,67 @@ def store(folder: Path, blocks: Iterable[Ids], starts: Starts, vocabulary: Vocab
 
 
 @contextmanager
-def _fresh(folder: Path) -> Iterator[Path]:
-    """A new hidden folder beside ``folder``, locked while it is written, gone afterwards."""
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    lock = -1
+def _fresh(parent: Folder, folder: Path) -> Iterator[Folder]:
+    """A new hidden folder, locked while it is written, which takes its place at the end, or goes."""
+    name = temporary_name(folder.name)
     try:
-        if fcntl is not None:
-            lock = os.open(fresh / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield fresh
+        with parent.make(name) as fresh:
+            lock = taken(fresh, LOCK)
+            try:
+                yield fresh
+                if (
+                    lock is not None and os.name == "nt"
+                ):  # there an open file can be neither removed
+                    lock.release()  # nor carried along by its folder's new name
+                fresh.remove(LOCK)
+                _place(parent, name, folder)
+            finally:
+                if lock is not None:
+                    lock.release()
     finally:
-        if lock >= 0:
-            os.close(lock)
-        shutil.rmtree(fresh, ignore_errors=True)
+        with suppress(OSError):
+            parent.remove(name)
 
 
-def _tidy(parent: Path) -> None:
+def _tidy(parent: Folder) -> None:
     """Remove the folders that killed processes left; those being written are locked, or young."""
-    for path in parent.glob(".*-*"):
-        if not UNFINISHED.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
-            continue
+    for name in filter(UNFINISHED.fullmatch, parent.names()):
         try:
-            if _is_left_over(path):
-                shutil.rmtree(path, ignore_errors=True)
-        except OSError:
-            continue  # somebody else was faster
+            with parent.folder(name) as left:
+                over = _is_left_over(left)
+            if over:
+                parent.remove(name)
+        except (OSError, RuntimeError):
+            continue  # no folder, or somebody else was faster
 
 
-def _is_left_over(path: Path) -> bool:
-    old = time.time() - path.stat().st_mtime > LEFT_OVER
-    if fcntl is None or not (path / LOCK).exists():  # perhaps just made, and not locked yet
-        return old
-    handle = os.open(path / LOCK, os.O_RDWR | os.O_NONBLOCK)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+def _is_left_over(folder: Folder) -> bool:
+    if folder.status(LOCK) is None:  # perhaps just made, and not locked yet
+        return time.time() - folder.path.lstat().st_mtime > LEFT_OVER
+    lock = taken(folder, LOCK)
+    if lock is None:
         return False
-    finally:
-        os.close(handle)
+    lock.release()
     return True
 
 
-def _place(fresh: Path, folder: Path) -> None:
+def _place(parent: Folder, name: str, folder: Path) -> None:
+    """Give it its name; another process may have been faster, or something damaged be in the way."""
+    if parent.status(folder.name) is not None and load(folder) is None:
+        parent.remove(folder.name)
     try:
-        os.rename(fresh, folder)
+        parent.rename(name, folder.name)
     except OSError:
-        if not folder.is_dir():
+        there = parent.status(folder.name)
+        if there is None or not stat.S_ISDIR(there.st_mode):
             raise
-        # Another process was faster, and its folder will do, or a damaged one is in the way.
-        if load(folder) is None:
-            shutil.rmtree(folder)
-            os.rename(fresh, folder)
 
 
 def _write(
-    path: Path, blocks: Iterable[NDArray[Any]], unknown_id: int | None
+    folder: Folder, name: str, blocks: Iterable[NDArray[Any]], unknown_id: int | None
 ) -> tuple[dict[str, int], int]:
     size = unknown = crc = 0
-    with open(path, "wb") as file:
+    with folder.create(name) as file:
         for block in blocks:
             data = np.ascontiguousarray(block).data
             file.write(data)
@@ -207,23 +212,17 @@ def _write(
             size += data.nbytes
             if unknown_id is not None:
                 unknown += int(np.count_nonzero(block == unknown_id))
-        file.flush()
-        os.fsync(file.fileno())
     return {"bytes": size, "crc32": crc}, unknown
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _described(folder: Folder) -> dict[str, Any]:
     """What ``corpus.json`` says; ValueError where it is not what was once written."""
-    size = os.stat(path).st_size
-    if size > LARGEST:
-        raise ValueError(f"{path.name} has {size} bytes")
-    with open_regular(path, size) as file:
-        document = json.loads(file.read(LARGEST))
+    document = json.loads(folder.read(CORPUS, LARGEST))
     if document["format"] != FORMAT:
-        raise ValueError(f"{path.name} is of format {document['format']!r:.20}, not {FORMAT}")
+        raise ValueError(f"{CORPUS} is of format {document['format']!r:.20}, not {FORMAT}")
     meta: dict[str, Any] = document["corpus"]
     if _digest(meta) != document["digest"]:
-        raise ValueError(f"{path.name} does not match its digest")
+        raise ValueError(f"{CORPUS} does not match its digest")
     return meta
 
 
@@ -231,19 +230,23 @@ def _digest(meta: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode("ascii")).hexdigest()
 
 
-def _mapped(path: Path, dtype: np.dtype[Any], meta: dict[str, int]) -> NDArray[Any]:
-    crc = 0
-    with open_regular(path, meta["bytes"]) as file:  # read, not mapped: memory stays flat
-        while data := file.read(PIECE):
+def _mapped(folder: Folder, name: str, dtype: np.dtype[Any], meta: dict[str, int]) -> NDArray[Any]:
+    crc, size = 0, meta["bytes"]
+    with folder.reader(name) as file:
+        there = os.fstat(file.fileno()).st_size
+        if there != size:
+            raise ValueError(f"{name} has {there} bytes, not {size!r:.20}")
+        while data := file.read(PIECE):  # read, not mapped: memory stays flat
             crc = zlib.crc32(data, crc)
-    if crc != meta["crc32"] or meta["bytes"] % dtype.itemsize:
-        raise ValueError(f"{path.name} does not match its checksum")
-    return open_map(path, dtype)
+        if crc != meta["crc32"] or size % dtype.itemsize:
+            raise ValueError(f"{name} does not match its checksum")
+        return open_map(file, dtype)
 
 
-def _unwritable(folder: Path, error: OSError) -> DataError:
+def _unwritable(folder: Path, error: Exception) -> DataError:
+    what = reason(error) if isinstance(error, OSError) else str(error)
     return DataError(
         "a cache folder with room for the encoded text",
-        f"{str(folder)!r}: {error.strerror or error}",
+        f"{str(folder)!r}: {what}",
         "free space there, or pass another folder as cache",
     )

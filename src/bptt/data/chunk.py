@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bptt.data.documents import Starts
 from bptt.errors import ArgumentError, DtypeError, ShapeError
+from bptt.files.values import shown
 from bptt.numbers import whole
 
 if TYPE_CHECKING:
@@ -166,10 +167,10 @@ def check_state(state: object, expected: dict[str, int], *names: str) -> tuple[i
         raise DtypeError("a state as state() returns it", type(state).__name__, "pass a dict")
     for name in (*expected, *names):
         value = state.get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
             raise ArgumentError(
-                f"a state with a whole number {name}",
-                f"{value!r:.40}",
+                f"a state with a whole number {name} from 0 to 2**63 - 1",
+                shown(value),
                 "pass what state() returned",
             )
         if name in expected and value != expected[name]:

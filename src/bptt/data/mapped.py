@@ -12,10 +12,7 @@ decides alone.
 from __future__ import annotations
 
 import mmap
-import os
-import stat
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,22 +21,10 @@ RESIDENT = 32 << 20  # bytes that may be touched before they are handed back
 AROUND = 4 << 20  # a fault may map the whole folio of the cache, up to 2 MB; a window may cross two
 
 
-def open_regular(path: Path, size: int) -> Any:
-    """A file opened for reading; ValueError where it is not an ordinary file of ``size`` bytes.
-
-    A pipe would be waited for and a device never ends: neither is opened.
-    """
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path.name} is not an ordinary file")
-    if status.st_size != size:
-        raise ValueError(f"{path.name} has {status.st_size} bytes, not {size}")
-    return open(path, "rb", buffering=0)
-
-
-def open_map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A file as a read-only array (N,); ValueError where it is empty."""
-    return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
+def open_map(file: BinaryIO, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An open file as a read-only array (N,), which stays when it is closed; ValueError where it is
+    empty."""
+    return np.asarray(np.memmap(file, dtype=dtype, mode="r"))
 
 
 def release(array: NDArray[Any]) -> None:

@@ -16,10 +16,10 @@ from bptt.export.c_int8 import int8_files
 from bptt.export.ctext import check_name
 from bptt.export.example import STEPS, example_files
 from bptt.export.extract import read_network, time_first
-from bptt.export.folder import check_free, write_folder
 from bptt.export.integer import Simulator, q_input
 from bptt.export.network import Network
 from bptt.export.quantise import QNetwork, quantise
+from bptt.files.write import check_free, write_folder
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor, nn
 
-from bptt.errors import ArgumentError, DependencyError, RunError
+from bptt.errors import ArgumentError, DependencyError
 from bptt.export.extract import read_network
 from bptt.export.network import Embedding, Floats, Linear, Network, OneHot, Recurrent
+from bptt.files.write import refused, write_file
 
 if TYPE_CHECKING:
     import onnx
@@ -73,18 +74,10 @@ def export_onnx(
     model = build(read_network(module, example_input), name)
     onnx.checker.check_model(model, full_check=True)
     if target is not None:
-        temporary = target.with_name(f".{target.name}.tmp")
-        try:
+        remedy = "choose another one with --out"
+        with refused(f"a file that can be written at {target}", remedy):
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(model.SerializeToString())
-            os.replace(temporary, target)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise RunError(
-                f"a file that can be written at {target}",
-                error.strerror or str(error),
-                "choose another one with --out",
-            ) from None
+        write_file(target, model.SerializeToString(), remedy)
     return model
 
 

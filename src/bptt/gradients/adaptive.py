@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bptt.carry import Carry
 from bptt.errors import ArgumentError
+from bptt.files.values import fit, shown
 from bptt.gradients.step import Estimator, Loss, Step
 from bptt.gradients.truncated import Truncated
 from bptt.numbers import real, whole
@@ -185,5 +186,13 @@ class Adaptive(Estimator):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See :meth:`Estimator.load_state_dict`."""
-        self._memory.calls = int(state["calls"])
-        self._memory.decisions = [Decision(*map(int, numbers)) for numbers in state["decisions"]]
+        fit(state, {"calls": int, "decisions": list[list[int]]}, "state")
+        for numbers in state["decisions"]:
+            if len(numbers) != 4 or numbers[3] < 1:
+                raise ArgumentError(
+                    "call, horizon, reach and k >= 1 as each of state.decisions",
+                    shown(numbers),
+                    "pass what state_dict() returned",
+                )
+        self._memory.calls = state["calls"]
+        self._memory.decisions = [Decision(*numbers) for numbers in state["decisions"]]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bptt import carry as carries
 from bptt.carry import Carry
 from bptt.errors import ArgumentError, DtypeError, ShapeError
+from bptt.files.values import shown
 from bptt.nn.inputs import as_lengths
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -89,7 +90,7 @@ class Estimator(ABC):
         if state:
             raise ArgumentError(
                 f"no state for {type(self).__name__}",
-                ", ".join(state),
+                shown(state),
                 "resume with the estimator the state was saved from",
             )
 

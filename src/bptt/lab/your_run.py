@@ -23,6 +23,7 @@ from bptt.report.course import series, spectra
 from bptt.report.health import health
 from bptt.report.numbers import percent, thousands
 from bptt.training import checkpoint as checkpoints
+from bptt.training.contents import load_weights
 from bptt.training.own_text import open_own_text
 from bptt.training.restore import load_model
 from bptt.training.run_folder import RunFolder
@@ -243,7 +244,7 @@ def measure(path: Path, seed: int = 0) -> Iterator[Tick[Measured]]:
         found = Measured(missing=str(error))
     yield Tick(1, total, found)
     for done, step in enumerate(chosen, 2):
-        model.load_state_dict(checkpoints.load(run.checkpoints, step).model)
+        load_weights(model, checkpoints.load(run.checkpoints, step))
         text = "".join(generate(model, vocabulary, length=LENGTH, temperature=0.8, seed=seed))
         found = replace(found, texts=(*found.texts, (step, text)))
         yield Tick(done, total, found)

@@ -8,7 +8,7 @@ below 2^21, and with a large V the number of distinct contexts below 2^63 / V².
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from bptt.models import ngrams
 from bptt.models.window import check_sizes, check_tokens, recent_tokens
 
 MAX_ORDER = 8
+COLUMNS = ("contexts", "backoff", "rows", "symbols", "masses")
 
 
 class CountModel(nn.Module):
@@ -238,10 +239,22 @@ class CountModel(nn.Module):
         header = state_dict.get(prefix + "header")
         if header is not None:
             if header.shape != self.header.shape or int(header[0]) != self.vocabulary_size:
-                came = f"vocabulary_size={int(header[0])}, order={len(header) - 2}"
+                came = f"a header of shape {tuple(header.shape)}"
+                if header.dim() == 1 and len(header):
+                    came = f"vocabulary_size={int(header[0])}, order={len(header) - 2}"
                 error_msgs.append(
                     f"expected counts with {self.extra_repr()}, received {came}: "
                     "make the model with the sizes that were saved"
+                )
+                return
+            columns = [state_dict.get(prefix + name) for name in COLUMNS]
+            problem = None
+            if all(isinstance(column, Tensor) for column in columns):
+                problem = _problem(header, cast(list[Tensor], columns), self.vocabulary_size)
+            if problem is not None:
+                error_msgs.append(
+                    f"expected counts as fit() makes them, received {problem}: "
+                    "restore the file from a copy"
                 )
                 return
             # How many n-grams there are is a result of counting, so the sizes come with the file.
@@ -255,3 +268,25 @@ class CountModel(nn.Module):
     def extra_repr(self) -> str:
         """What ``print(model)`` adds."""
         return f"vocabulary_size={self.vocabulary_size}, order={self.order}"
+
+
+def _problem(header: Tensor, columns: list[Tensor], size: int) -> str | None:
+    """What of saved counts points outside of them, or is no probability; None where all fits."""
+    contexts, backoff, rows, symbols, masses = columns
+    if any(column.dim() != 1 for column in columns):
+        return "a table that is not one row"
+    if any(column.is_floating_point() for column in (header, contexts, rows, symbols)):
+        return "a header, contexts, rows or symbols that are no whole numbers"
+    for name, ends, last in (("header", header[1:], contexts), ("rows", rows, symbols)):
+        if not len(ends) or int(ends[0]) != 0 or int(ends[-1]) != len(last):
+            return f"{name} that do not span what they divide"
+        if bool((ends.diff() < 0).any()):
+            return f"{name} that do not ascend"
+    if not len(contexts) == len(backoff) == len(rows) - 1 or len(symbols) != len(masses):
+        return "tables of different lengths"
+    if len(symbols) and not bool(((symbols >= 0) & (symbols < size)).all()):
+        return "a symbol outside the vocabulary"
+    for name, shares in (("backoff", backoff), ("masses", masses)):
+        if not bool(((shares >= 0) & (shares < torch.inf)).all()):
+            return f"{name} that are no finite numbers from 0"
+    return None

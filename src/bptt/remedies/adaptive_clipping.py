@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from bptt.errors import ArgumentError
+from bptt.files.values import fit
 from bptt.numbers import optional, real, whole
 from bptt.remedies.clipped import Clip, Clipped, above_zero, scale_to
 
@@ -77,7 +78,9 @@ class AutoClip(Clip):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Remember what :meth:`state_dict` said."""
-        self._norms.seen[:] = [float(n) for n in state["norms"]]
+        fit(state, {"norms": list[float]}, "state")
+        kept = state["norms"] if self.window is None else state["norms"][-self.window :]
+        self._norms.seen[:] = [float(n) for n in kept]
 
 
 @dataclass
@@ -155,5 +158,6 @@ class ZClip(Clip):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Remember what :meth:`state_dict` said."""
-        self._moments.calls = int(state["calls"])
+        fit(state, {"calls": int, "mean": float, "variance": float}, "state")
+        self._moments.calls = state["calls"]
         self._moments.mean, self._moments.variance = float(state["mean"]), float(state["variance"])

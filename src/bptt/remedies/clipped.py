@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bptt.errors import ArgumentError
+from bptt.files.values import shown
 from bptt.numbers import real
 
 
@@ -95,7 +96,7 @@ class Clip(ABC):
         if state:
             raise ArgumentError(
                 f"no state for {type(self).__name__}",
-                ", ".join(state),
+                shown(state),
                 "resume with the clip the state was saved from",
             )
 

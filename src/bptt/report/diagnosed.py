@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from bptt.diagnosis import Diagnosis, ModuleDiagnosis
+from bptt.files.write import write_file
 from bptt.report import words
 from bptt.report.advice import advise
 from bptt.report.gates import draw_gates
@@ -14,7 +15,7 @@ from bptt.report.jacobians import draw_products, draw_spectrum
 from bptt.report.lags import draw_lags
 from bptt.report.memory import draw_memory
 from bptt.report.numbers import has_gradient, percent, verdict_in_words
-from bptt.report.page import Fact, Picture, Section, page, picture, write
+from bptt.report.page import Fact, Picture, Section, page, picture
 from bptt.report.tried import on_tried, tried_rows, tried_title
 from bptt.report.truncation import draw_bias, draw_cosine
 
@@ -49,7 +50,7 @@ def write_report(
         ...     write_report(found, folder + "/report.html").stat().st_size < 1e6
         True
     """
-    return write(path, page(title, subtitle(found), diagnosis_sections(found), footer(found)))
+    return write_file(path, page(title, subtitle(found), diagnosis_sections(found), footer(found)))
 
 
 def footer(found: Diagnosis) -> str:

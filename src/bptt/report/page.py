@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bptt.errors import DependencyError, RunError
+from bptt.errors import DependencyError
 from bptt.report.style import panels, style, to_svg
 from bptt.shown import printable
 
@@ -71,28 +70,5 @@ def page(title: str, subtitle: str, sections: list[Section], footer: str) -> str
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     made = environment.from_string(template)
     text = made.render(title=title, subtitle=subtitle, sections=sections, footer=footer)
-    return printable(text).replace(
-        " %", "\N{NO-BREAK SPACE}%"
-    )  # a number keeps its unit on its line
-
-
-def write(path: str | os.PathLike[str], text: str) -> Path:
-    """Write a page, whole or not at all.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
-    target = Path(path)
-    temporary = target.with_name(target.name + ".tmp")
-    try:
-        if target.exists() and not target.is_file():
-            raise OSError(0, "not an ordinary file")  # renaming onto it would take its place
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, target)
-    except OSError as error:
-        raise RunError(
-            f"a file that can be written at {target}",
-            error.strerror or str(error),
-            "choose another place",
-        ) from None
-    return target
+    # A number keeps its unit on its line.
+    return printable(text).replace(" %", "\N{NO-BREAK SPACE}%")

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bptt.diagnosis import Diagnosis
+from bptt.files.write import write_file
 from bptt.report.course import Record, draw_heat, draw_horizon, draw_loss, series, spectra
 from bptt.report.diagnosed import FOOTER, diagnosis_sections, footer, subtitle
 from bptt.report.numbers import thousands
-from bptt.report.page import Fact, Picture, Section, page, picture, write
+from bptt.report.page import Fact, Picture, Section, page, picture
 from bptt.training.run_folder import RunFolder
 from bptt.training.settings import Settings
 
@@ -44,7 +45,7 @@ def write_run_report(
     under = _what(settings) if found is None else f"{_what(settings)}. {subtitle(found)}"
     below = FOOTER if found is None else footer(found)
     text = page(folder.path.resolve().name, under, sections, below)
-    return write(folder.path / "report.html" if path is None else path, text)
+    return folder.write_report(text) if path is None else write_file(path, text)
 
 
 def own_k(settings: Settings) -> int | None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from bptt import memory
 from bptt.data import Corpus, Lanes, RandomChunks, Stream, Vocabulary
-from bptt.errors import DataError
+from bptt.errors import DataError, RunError
 from bptt.gradients import (
     Adaptive,
     Checkpointed,
@@ -149,8 +149,17 @@ def open_corpus(
 
 
 def texts_beside(run: Path) -> Path:
-    """Where large texts lie encoded: beside the run, on the disk that was chosen for large files."""
-    return run.absolute().parent / ".texts"
+    """Where large texts lie encoded: beside the run, on the disk that was chosen for large files.
+
+    Raises:
+        RunError: a link is there. Nobody typed that name, so it may have come with somebody's runs.
+    """
+    folder = run.absolute().parent / ".texts"
+    if folder.is_symlink():
+        raise RunError(
+            f"a folder for encoded texts at {folder}", "a symbolic link", "move the link away"
+        )
+    return folder
 
 
 def require_documents(settings: Settings, corpus: Corpus) -> None:

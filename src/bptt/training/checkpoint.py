@@ -5,7 +5,7 @@
     checkpoints/step-N/model.safetensors      the weights
                        training.safetensors   optimiser, carry, random states
                        state.json             step, position in the data, sums, scores
-                       manifest.json          size and SHA-256 of each (bptt.training.manifest)
+                       manifest.json          size and SHA-256 of each (bptt.files.manifest)
 
 A checkpoint is written to a temporary folder, every file and folder flushed, and renamed; one that is
 removed is renamed first. So whatever is named ``step-N`` was whole once, and the manifest tells whether
@@ -19,9 +19,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,30 +31,34 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from bptt.errors import RunError
-from bptt.training import disk, manifest
+from bptt.files import manifest
+from bptt.files.folder import Folder, WrongKindError, reason, unread
 
 logger = logging.getLogger(__name__)
 Tensors = dict[str, Tensor]
+CHECKPOINTS = "checkpoints"
 _NAME = re.compile(r"step-(0|[1-9][0-9]*)")
-_MODEL, _TRAINING, _STATE = "model.safetensors", "training.safetensors", "state.json"
+MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
 _TRIES = 10  # looks at a folder that a running training changes meanwhile
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint in memory."""
+    """One checkpoint in memory; ``path`` is the folder it was read from."""
 
     model: Tensors
     training: Tensors
     state: dict[str, Any]
+    path: Path | None = None
 
 
 def steps(folder: Path) -> list[int]:
-    """The steps of the checkpoints in a folder, ascending."""
-    if not folder.is_dir():
+    """The steps of the checkpoints in a folder, ascending; none where it is no folder, or a link."""
+    try:
+        with Folder.open(folder) as opened:
+            return _steps(opened)
+    except (FileNotFoundError, NotADirectoryError, WrongKindError):
         return []
-    matches = (_NAME.fullmatch(path.name) for path in folder.iterdir())
-    return sorted(int(match[1]) for match in matches if match)
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -67,46 +69,51 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
 
     Cost: the bytes of the checkpoint in memory, and one write of them that is waited for.
     """
-    step = checkpoint.state["step"]
-    target, temporary = folder / f"step-{step}", folder / f".step-{step}.tmp"
-    with _writing(folder):
-        for left_over in folder.glob(".step-*"):
-            shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
-        try:
-            temporary.mkdir()
-            files = {
-                _MODEL: safetensors.torch.save(_plain(checkpoint.model)),
-                _TRAINING: safetensors.torch.save(_plain(checkpoint.training)),
-                _STATE: (json.dumps(checkpoint.state, indent=2) + "\n").encode(),
-            }
-            files[manifest.NAME] = manifest.seal(files, step=step)
-            for name, data in files.items():
-                disk.write(temporary / name, data)
-            disk.flush(temporary)
-            _remove(target)
-            os.replace(temporary, target)
-            disk.flush(folder)
-        except OSError:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-    return target
+    name = f"step-{checkpoint.state['step']}"
+    with _writing(folder), Folder.open(folder) as opened:
+        for left_over in opened.names():
+            if left_over.startswith(".step-"):
+                opened.remove(left_over)
+        with opened.new_folder(name, instead=True) as fresh:
+            save_in(fresh, checkpoint)
+    return folder / name
+
+
+def save_in(fresh: Folder, checkpoint: Checkpoint) -> None:
+    """Write the files of a checkpoint into a new folder; OSError where the disk refuses."""
+    files = {
+        MODEL: safetensors.torch.save(_plain(checkpoint.model)),
+        TRAINING: safetensors.torch.save(_plain(checkpoint.training)),
+        STATE: (json.dumps(checkpoint.state, indent=2) + "\n").encode(),
+    }
+    files[manifest.NAME] = manifest.seal(files, step=checkpoint.state["step"])
+    for name, data in files.items():
+        fresh.write(name, data)
 
 
 def load(folder: Path, step: int) -> Checkpoint:
     """Read one checkpoint, all of it compared with its checksums first.
+
+    What it holds is compared with the model and the text by whoever uses it
+    (:mod:`bptt.training.contents`).
 
     Raises:
         RunError: a file is missing or damaged; it says which, what is wrong, and what would do.
     """
     path = folder / f"step-{step}"
     try:
-        _check(path, step)
-        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        with Folder.open(folder) as opened, _opened(opened, step) as inner:
+            listed = _listed(inner, step)
+            data = {n: manifest.read_checked(inner, listed, n) for n in (MODEL, TRAINING, STATE)}
+        state = json.loads(data[STATE].decode("utf-8"))
         if not isinstance(state, dict) or state.get("step") != step:
-            raise ValueError(f"{_STATE} is of another checkpoint")
-        model, training = (safetensors.torch.load_file(path / n) for n in (_MODEL, _TRAINING))
-        return Checkpoint(model, training, state)
-    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+            raise ValueError(f"{STATE} is of another checkpoint")
+        return Checkpoint(_tensors(data, MODEL), _tensors(data, TRAINING), state, path)
+    except RecursionError:
+        raise _damaged(path, f"{STATE} is nested too deep", _sound(folder, but=step)) from None
+    except OSError as error:
+        raise _damaged(path, f"it {unread(error)}", _sound(folder, but=step)) from None
+    except ValueError as error:
         raise _damaged(path, str(error), _sound(folder, but=step)) from None
 
 
@@ -119,10 +126,10 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     Cost: one small file.
     """
     for step in reversed(steps(folder)):
-        path = folder / f"step-{step}"
         try:
-            manifest.check(path, manifest.read(path), _STATE)
-            state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+            with Folder.open(folder) as opened, _opened(opened, step) as inner:
+                data = manifest.read_checked(inner, _listed(inner, step), STATE)
+            state = json.loads(data.decode("utf-8"))
         except (OSError, ValueError, RecursionError):
             continue  # damaged, or removed meanwhile by a run that trains; an older one will do
         if isinstance(state, dict):
@@ -148,6 +155,12 @@ def best(folder: Path) -> Checkpoint:
     def look() -> Checkpoint:
         last = load(folder, _found(folder)[-1])
         step = last.state.get("best_step")
+        if step is not None and not (type(step) is int and 0 <= step < 2**63):
+            raise RunError(
+                f"a step or null as best_step in {last.path}/{STATE}",
+                f"{step!r:.40}",
+                "restore the checkpoint from a copy",
+            )
         if step is None or step == last.state["step"]:
             return last
         if step in steps(folder):
@@ -175,15 +188,14 @@ def recover(folder: Path) -> Checkpoint:
     sound = [step for step in found if step not in problems]
     if not sound:
         raise _damaged(folder / f"step-{found[-1]}", problems[found[-1]], None)
-    with _writing(folder):
+    with _writing(folder), Folder.open(folder) as opened:
         for step, problem in problems.items():
-            aside = folder / f"damaged-step-{step}"
-            number = 1
-            while aside.exists():
+            aside, number = f"damaged-step-{step}", 1
+            while opened.status(aside) is not None:
                 number += 1
-                aside = folder / f"damaged-step-{step}-{number}"
-            os.rename(folder / f"step-{step}", aside)
-            logger.warning("step-%d is damaged: %s; set aside as %s", step, problem, aside)
+                aside = f"damaged-step-{step}-{number}"
+            opened.rename(f"step-{step}", aside)
+            logger.warning("step-%d is damaged: %s; set aside as %s", step, problem, folder / aside)
     if sound[-1] != found[-1]:
         logger.warning("going on from step-%d, the newest sound checkpoint", sound[-1])
     return load(folder, sound[-1])
@@ -192,7 +204,12 @@ def recover(folder: Path) -> Checkpoint:
 def damage(folder: Path, step: int) -> str | None:
     """What is wrong with a checkpoint, beginning with the file's name; None where it is sound."""
     try:
-        _check(folder / f"step-{step}", step)
+        with Folder.open(folder) as opened, _opened(opened, step) as inner:
+            listed = _listed(inner, step)
+            for name in (MODEL, TRAINING, STATE):
+                manifest.check(inner, listed, name)
+    except OSError as error:
+        return f"it {unread(error)}"
     except ValueError as error:
         return str(error)
     return None
@@ -200,20 +217,38 @@ def damage(folder: Path, step: int) -> str | None:
 
 def prune(folder: Path, keep: int, best_step: int | None) -> None:
     """Remove all but the newest ``keep`` checkpoints and the best one."""
-    with _writing(folder):
-        for step in steps(folder)[:-keep]:
+    with _writing(folder), Folder.open(folder) as opened:
+        for step in _steps(opened)[:-keep]:
             if step != best_step:
-                _remove(folder / f"step-{step}")
+                # Renamed first: whoever reads, or comes after a crash, finds all of it or nothing.
+                opened.remove(opened.set_aside(f"step-{step}"))
 
 
-def _check(path: Path, step: int) -> None:
-    if not path.is_dir():
-        raise ValueError("it is not a folder" if path.exists() else "it is missing")
-    listed = manifest.read(path)
+def _steps(folder: Folder) -> list[int]:
+    matches = (_NAME.fullmatch(name) for name in folder.names())
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def _opened(folder: Folder, step: int) -> Folder:
+    try:
+        return folder.folder(f"step-{step}")
+    except OSError as error:
+        raise ValueError(f"it {unread(error)}") from None
+
+
+def _listed(folder: Folder, step: int) -> dict[str, Any]:
+    listed = manifest.read(folder)
     if listed.get("step") != step:
         raise ValueError(f"{manifest.NAME} is that of step {listed.get('step')!r:.20}")
-    for name in (_MODEL, _TRAINING, _STATE):
-        manifest.check(path, listed, name)
+    return listed
+
+
+def _tensors(data: dict[str, bytes], name: str) -> Tensors:
+    try:
+        return safetensors.torch.load(data[name])
+    # A sealed header may name a dtype that torch or safetensors lacks, or sizes that fit no tensor.
+    except (SafetensorError, LookupError, ValueError, RuntimeError, TypeError, OverflowError) as e:
+        raise ValueError(f"{name} holds no tensors ({e!s:.80})") from None
 
 
 def _found(folder: Path) -> list[int]:
@@ -247,14 +282,6 @@ def _steadily(folder: Path, look: Any) -> Checkpoint:
     return look()
 
 
-def _remove(path: Path) -> None:
-    # Renamed first: whoever reads, or comes after a crash, finds all of it or nothing.
-    if path.is_dir():
-        going = path.with_name(f".{path.name}.old")
-        os.replace(path, going)
-        shutil.rmtree(going)
-
-
 def _plain(tensors: Tensors) -> Tensors:
     # A clone each: safetensors refuses tensors that share memory, as tied or expanded ones do.
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -264,9 +291,15 @@ def _plain(tensors: Tensors) -> Tensors:
 def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
+    except WrongKindError as error:
+        raise RunError(
+            f"folders of files in {folder}",
+            reason(error),
+            "move it away; nothing in a run folder may lead out of it",
+        ) from None
     except OSError as error:
         raise RunError(
             f"room and the right to write in {folder}",
-            error.strerror or str(error),
+            reason(error),
             "free the disk and go on with --resume; earlier checkpoints are intact",
         ) from None

@@ -8,10 +8,10 @@ own folder; where it had none yet it begins again. It has to know the folder: wi
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from bptt.errors import ArgumentError
+from bptt.files.folder import Folder
 from bptt.training import checkpoint as checkpoints
 from bptt.training.distributed import Group
 from bptt.training.run_folder import RunFolder
@@ -53,7 +53,8 @@ def _left_behind(path: Path, settings: Settings) -> bool:
         return False
     if checkpoints.steps(run.checkpoints):
         return True
-    shutil.rmtree(path)
+    with Folder.open(path.parent, follow=True) as folder:
+        folder.remove(path.name)
     return False
 
 

@@ -21,6 +21,7 @@ from bptt.data import Corpus
 from bptt.models import CountModel
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import build_model, open_corpus, require_documents
+from bptt.training.contents import load_weights
 from bptt.training.distributed import Group, joined
 from bptt.training.elastic import folder_to_go_on_with
 from bptt.training.evaluate import Score, evaluate
@@ -336,7 +337,7 @@ def _finish(session: Session, run: RunFolder, interrupted: bool) -> Outcome:
     model = build_model(session.settings, session.corpus.vocabulary.size)
     group = session.group
     best = shared(group, lambda: checkpoints.best(run.checkpoints))
-    model.load_state_dict(best.model)
+    load_weights(model, best)
     valid, progress = None, session.progress
     if session.corpus.valid is not None and not interrupted:
         valid = evaluate(model, session.corpus.valid, group=group)

@@ -49,6 +49,29 @@ def seed_others(seed: int) -> None:
     np.random.seed(seed % 2**32)
 
 
+def check_random_states(states: dict[str, Tensor]) -> None:
+    """Try the states on sources of their own; ValueError, which begins with the name of one that no
+    source can be in. NumPy would take any, and read beside its table then."""
+    for name, state in states.items():
+        if name.startswith(("random.python", "random.numpy")):
+            continue
+        device = "cpu"
+        if name.startswith(_CUDA):
+            device = f"cuda:{name.removeprefix(_CUDA)}"
+            if int(name.removeprefix(_CUDA)) >= torch.cuda.device_count():
+                continue  # not restored either
+        try:
+            torch.Generator(device).set_state(state)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"{name}: {str(error).splitlines()[0]}") from None
+    for name, first in (("random.python", 1), ("random.numpy", 0)):
+        words = states[name][first:].tolist()
+        if not all(0 <= word < 2**32 for word in words[:-1]) or not 0 <= words[-1] <= 624:
+            raise ValueError(f"{name}: words of 32 bits and a place among 624 were expected")
+    if states["random.python"][0] != random.getstate()[0]:
+        raise ValueError(f"random.python: version {int(states['random.python'][0])}")
+
+
 def restore_random_states(states: dict[str, Tensor]) -> None:
     """Put every source where :func:`random_states` found it."""
     version, *words = states["random.python"].tolist()

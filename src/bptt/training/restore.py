@@ -7,9 +7,9 @@ from pathlib import Path
 from torch import nn
 
 from bptt.data import Vocabulary
-from bptt.errors import RunError
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import build_model
+from bptt.training.contents import load_weights
 from bptt.training.nonfinite import NonFiniteError
 from bptt.training.run_folder import RunFolder
 from bptt.training.settings import Settings
@@ -33,14 +33,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, Vocabulary, Settings]:
     run = RunFolder.open(path)
     settings, vocabulary = run.read_settings(), run.read_vocabulary()
     model = build_model(settings, vocabulary.size)
-    try:
-        model.load_state_dict(checkpoints.best(run.checkpoints).model)
-    except RuntimeError as error:
-        raise RunError(
-            f"weights that fit the settings in {run.config}",
-            str(error).splitlines()[-1].strip(),
-            "restore config.toml and vocabulary.json from a copy",
-        ) from None
+    load_weights(model, checkpoints.best(run.checkpoints))
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             kind = "nan" if bool(tensor.isnan().any()) else "inf"

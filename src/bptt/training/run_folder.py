@@ -10,35 +10,42 @@
         checkpoints/step-N/  see bptt.training.checkpoint
         result.json          the score it ended with
         report.html          the course of the run, drawn; written by the command line
-        .lock, .holder.json  who trains in it (bptt.training.lock)
+        .lock, .holder.json  who trains in it (bptt.files.lock)
 
 A run folder is made under another name and renamed, its first checkpoint in it, so that one that is
-there can always be gone on with.
+there can always be gone on with. It may come from somebody else: a link, a pipe or a second name of a
+file that lies elsewhere is refused under each of these names, and nothing is followed out of the folder.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import platform
-import secrets
-import shutil
+import stat
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bptt.data import Vocabulary
-from bptt.data.plain import check_plain
 from bptt.errors import BpttError, RunError
+from bptt.files import lock, manifest
+from bptt.files.folder import Folder, WrongKindError, kind, reason
+from bptt.files.write import new_folder
 from bptt.shown import as_json
 from bptt.training import checkpoint as checkpoints
-from bptt.training import disk, lock, manifest
 from bptt.training.settings import Settings
 
 logger = logging.getLogger(__name__)
+# Every name that a run writes in its folder.
+NAMES = (
+    "config.toml", "environment.json", "vocabulary.json", manifest.NAME, "metrics.jsonl", "checkpoints",
+    "result.json", "report.html", lock.LOCK, lock.HOLDER,
+)  # fmt: skip
 
 
 class RunFolder:
@@ -73,30 +80,24 @@ class RunFolder:
         """
         run = cls(path)
         run.require_free()
-        # Of a name of its own, so that two runs that begin at once cannot meet in it.
-        made = cls(run.path.with_name(f".{run.path.name}.{secrets.token_hex(4)}.tmp"))
         files = {
-            made.config.name: settings.to_toml().encode(),
-            made.environment.name: (json.dumps(environment(), indent=2) + "\n").encode(),
-            made.vocabulary.name: (json.dumps(vocabulary.to_dict()) + "\n").encode(),
-            made.metrics.name: b"",
+            run.config.name: settings.to_toml().encode(),
+            run.environment.name: (json.dumps(environment(), indent=2) + "\n").encode(),
+            run.vocabulary.name: (json.dumps(vocabulary.to_dict()) + "\n").encode(),
         }
-        kept = {name: data for name, data in files.items() if name != made.metrics.name}
+        files |= {run.metrics.name: b"", manifest.NAME: manifest.seal(files)}
         try:
-            made.checkpoints.mkdir(parents=True)
-            for name, data in {**files, manifest.NAME: manifest.seal(kept)}.items():
-                disk.write(made.path / name, data)
-            if first is not None:
-                checkpoints.save(made.checkpoints, first)
-            disk.flush(made.path)
-            os.rename(made.path, run.path)
-            disk.flush(run.path.parent)
-        except (OSError, RunError) as error:
-            shutil.rmtree(made.path, ignore_errors=True)
-            reason = error.received if isinstance(error, RunError) else error.strerror
+            # Under a name of its own first, so that two runs that begin at once cannot meet in it.
+            with new_folder(run.path) as fresh, fresh.make(run.checkpoints.name) as kept:
+                for name, data in files.items():
+                    fresh.write(name, data)
+                if first is not None:
+                    with kept.new_folder(f"step-{first.state['step']}") as inner:
+                        checkpoints.save_in(inner, first)
+        except OSError as error:
             raise RunError(
                 f"a folder that can be written at {path}",
-                reason or str(error),
+                reason(error),
                 "choose another one with --out",
             ) from None
         return run
@@ -123,17 +124,37 @@ class RunFolder:
             raise RunError(
                 f"a run folder at {path}", found, "give the folder that bptt train wrote"
             )
-        missing = [f.name for f in (run.config, run.vocabulary) if not f.is_file()]
+        try:
+            with Folder.open(run.path, follow=True) as opened:
+                there = {name: opened.status(name) for name in NAMES}
+        except OSError as error:
+            raise RunError(
+                f"a run folder at {path}", reason(error), "give the folder that bptt train wrote"
+            ) from None
+        missing = [f.name for f in (run.config, run.vocabulary) if there[f.name] is None]
         if missing:
             raise RunError(
                 f"a run folder at {path}",
                 f"a folder without {' and '.join(missing)}",
                 "give the folder that bptt train wrote",
             )
+        for name, status in there.items():
+            if status is not None:
+                run._check_kind(name, status)
         return run
 
+    def _check_kind(self, name: str, status: os.stat_result) -> None:
+        """Raise RunError where something else than what a run writes stands under a name of it."""
+        is_folder = name == self.checkpoints.name
+        if not (stat.S_ISDIR if is_folder else stat.S_ISREG)(status.st_mode):
+            raise RunError(
+                f"{'a folder' if is_folder else 'an ordinary file'} of its own at {self.path / name}",
+                kind(status.st_mode),
+                "put a copy in its place; nothing in a run folder may lead out of it",
+            )
+
     def held(self) -> AbstractContextManager[None]:
-        """The right to write in this folder: see ``bptt.training.lock.held``."""
+        """The right to write in this folder: see ``bptt.files.lock.held``."""
         return lock.held(self.path)
 
     def read_settings(self) -> Settings:
@@ -144,10 +165,13 @@ class RunFolder:
         """The vocabulary the run was begun with."""
         try:
             return Vocabulary.from_dict(json.loads(self._read(self.vocabulary)))
-        except (BpttError, ValueError, RecursionError) as error:
-            raise RunError(
-                f"a vocabulary in {self.vocabulary}", str(error), "restore the file from a copy"
-            ) from None
+        except RecursionError:
+            problem = "one that is nested too deep"
+        except (BpttError, ValueError) as error:
+            problem = str(error)
+        raise RunError(
+            f"a vocabulary in {self.vocabulary}", problem, "restore the file from a copy"
+        )
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line to the metrics.
@@ -155,28 +179,27 @@ class RunFolder:
         Raises:
             RunError: the disk refused; resuming mends a line that was cut off.
         """
-        try:
-            with self.metrics.open("ab") as file:
-                file.write((as_json(record) + "\n").encode())
-        except OSError as error:
-            raise self._unwritable(self.metrics, error) from None
+        with self._writing(self.metrics), self._folder() as folder:
+            folder.append(self.metrics.name, (as_json(record) + "\n").encode())
 
     def flush_metrics(self) -> int:
         """Wait until the disk has all lines; return how many bytes they are, for a checkpoint."""
-        try:
-            with self.metrics.open("ab") as file:
-                os.fsync(file.fileno())
-                return file.tell()
-        except OSError as error:
-            raise self._unwritable(self.metrics, error) from None
+        with self._changed_metrics() as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Keep what the run ended with, in ``result.json``."""
         path = self.path / "result.json"
-        try:
-            disk.replace(path, (as_json(result, indent=2) + "\n").encode())
-        except OSError as error:
-            raise self._unwritable(path, error) from None
+        with self._writing(path), self._folder() as folder:
+            folder.replace(path.name, (as_json(result, indent=2) + "\n").encode())
+
+    def write_report(self, text: str) -> Path:
+        """Keep a page about the run, as ``report.html``; return its path."""
+        path = self.path / "report.html"
+        with self._writing(path), self._folder() as folder:
+            folder.replace(path.name, text.encode("utf-8"))
+        return path
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """All lines of the metrics, up to the first broken one (an interrupted write).
@@ -184,17 +207,18 @@ class RunFolder:
         Raises:
             RunError: what stands there is not an ordinary file, or cannot be read.
         """
-        if not self.metrics.exists():
-            return
         try:
-            check_plain(self.metrics)
-            file = self.metrics.open(encoding="utf-8", errors="replace")
+            with self._folder() as folder:
+                raw = folder.reader(self.metrics.name)
+        except FileNotFoundError:
+            return
         except OSError as error:
             raise RunError(
                 f"metrics in {self.metrics}",
-                error.strerror or str(error),
+                reason(error),
                 "restore the file from a copy, or move it away",
             ) from None
+        file = io.TextIOWrapper(raw, encoding="utf-8", errors="replace")
         with file:
             for line in file:
                 try:
@@ -213,46 +237,65 @@ class RunFolder:
         Raises:
             RunError: the file cannot be written.
         """
-        try:
-            self.metrics.touch()
-            with self.metrics.open("r+b") as file:
-                there = file.seek(0, os.SEEK_END)
-                file.seek(0)
-                before = file.read(min(size, there))
-                whole = before.rfind(b"\n") + 1
-                if there < size or whole != size:
-                    logger.warning(
-                        "%s was changed since it was written: %d bytes of it are gone", self.metrics,
-                        size - whole,
-                    )  # fmt: skip
-                file.truncate(whole)
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise self._unwritable(self.metrics, error) from None
+        with self._changed_metrics() as file:
+            there = os.fstat(file.fileno()).st_size
+            before = file.read(min(size, there))
+            whole = before.rfind(b"\n") + 1
+            if there < size or whole != size:
+                logger.warning(
+                    "%s was changed since it was written: %d bytes of it are gone", self.metrics,
+                    size - whole,
+                )  # fmt: skip
+            file.truncate(whole)
+            os.fsync(file.fileno())
 
     def _read(self, path: Path) -> str:
         """A file of those that never change, compared with its checksum first."""
         try:
-            manifest.check(self.path, manifest.read(self.path), path.name)
-            return path.read_text(encoding="utf-8")
+            with self._folder() as folder:
+                data = manifest.read_checked(folder, manifest.read(folder), path.name)
+            return data.decode("utf-8")
         except (OSError, ValueError) as error:
             raise RunError(
                 f"{path} as the run wrote it",
-                str(error),
+                reason(error) if isinstance(error, OSError) else str(error),
                 "restore it from a copy; a run's settings are changed by options, not in its files",
             ) from None
+
+    def _folder(self) -> Folder:
+        """The run folder itself, opened: it may be a link that somebody typed, what is in it may not."""
+        return Folder.open(self.path, follow=True)
 
     def unwritten(self) -> RunFolder:
         """The same folder for a process that must not write to it."""
         return _Unwritten(self.path)
 
+    @contextmanager
+    def _changed_metrics(self) -> Iterator[BinaryIO]:
+        with (
+            self._writing(self.metrics),
+            self._folder() as folder,
+            folder.changer(self.metrics.name) as file,
+        ):
+            yield file
+
     @staticmethod
-    def _unwritable(path: Path, error: OSError) -> RunError:
-        return RunError(
-            f"room and the right to write {path}",
-            error.strerror or str(error),
-            "free the disk and go on with --resume; the checkpoints are intact",
-        )
+    @contextmanager
+    def _writing(path: Path) -> Iterator[None]:
+        try:
+            yield
+        except WrongKindError as error:
+            raise RunError(
+                f"an ordinary file of its own at {path}",
+                reason(error),
+                "put a copy in its place and go on with --resume; the checkpoints are intact",
+            ) from None
+        except OSError as error:
+            raise RunError(
+                f"room and the right to write {path}",
+                reason(error),
+                "free the disk and go on with --resume; the checkpoints are intact",
+            ) from None
 
 
 class _Unwritten(RunFolder):

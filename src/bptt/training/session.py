@@ -19,6 +19,7 @@ from bptt.training.build import build_data, build_estimator, build_model, build_
 from bptt.training.checkpoint import Checkpoint
 from bptt.training.distributed import Group
 from bptt.training.evaluate import Score
+from bptt.training.expected import check_state, check_tensors
 from bptt.training.nonfinite import Guard
 from bptt.training.own_text import is_same, record
 from bptt.training.randomness import random_states, restore_random_states, seed_others
@@ -143,43 +144,47 @@ class Session:
         return Checkpoint(self.model.state_dict(), training, numbers)
 
     def restore(self, saved: Checkpoint) -> int:
-        """Become what a checkpoint holds.
+        """Become what a checkpoint holds. All of it is compared first: one that does not fit is refused,
+        and the session is what it was.
 
         Returns:
             How many bytes of the metrics belong to it.
 
         Raises:
-            RunError: it belongs to another model or another text.
+            RunError: it belongs to another model or another text, or an entry is not what it should be.
+
+        Cost: one time step of the model, and a look at every tensor.
         """
         state = dict(saved.state)
-        try:
-            text = state.pop("text")
-            if text != self._text["text"] and not is_same(text, self.corpus):
-                raise ValueError("another text")
-            state.pop("files", None)  # where they were; they are where they were read now
-            metrics = int(state.pop("metrics"))
-            self.model.load_state_dict(saved.model)
-            self.data.seek(state.pop("data"))
-            self.estimator.load_state_dict(state.pop("estimator"))
-            clip = state.pop("clip", None)
-            if clip is not None and clip["form"] == self.settings.clip:  # another one starts afresh
-                self.clip.load_state_dict(clip["state"])
-            self._restore_optimizer(saved.training)
-            self._restore_carry(saved.training)
-            restore_random_states(saved.training)
-            self.set_random_states(saved.training)
-            best = state.pop("best_nats")
-            tally = Tally(**state.pop("tally"))
-            best = math.inf if best is None else best
-            self.progress = Progress(**state, best_nats=best, tally=tally)
-            return metrics
-        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+        text = state.get("text")
+        if isinstance(text, str) and text != self._text["text"] and not is_same(text, self.corpus):
             raise RunError(
                 "a checkpoint of this model and this text",
-                reason,
+                "another text",
                 "resume with the text the run was begun on, unchanged",
-            ) from None
+            )
+        check_state(self, saved)
+        carry = check_tensors(self, saved)
+        state.pop("files", None)  # where they were; they are where they were read now
+        for name in ("text", "metrics", "data", "estimator", "clip", "best_nats", "tally"):
+            del state[name]
+        self.model.load_state_dict(saved.model)
+        self.data.seek(saved.state["data"])
+        self.estimator.load_state_dict(saved.state["estimator"])
+        clip = saved.state["clip"]
+        if clip["form"] == self.settings.clip:  # another one starts afresh
+            self.clip.load_state_dict(clip["state"])
+        self._restore_optimizer(saved.training)
+        self.carry = carry
+        restore_random_states(saved.training)
+        self.set_random_states(saved.training)
+        best = saved.state["best_nats"]
+        self.progress = Progress(
+            **state,
+            best_nats=math.inf if best is None else best,
+            tally=Tally(**saved.state["tally"]),
+        )
+        return saved.state["metrics"]
 
     def _restore_optimizer(self, training: dict[str, Tensor]) -> None:
         if self.optimizer is None:
@@ -192,17 +197,3 @@ class Session:
                 states.setdefault(int(index), {})[name] = value.clone()
         whole = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**whole, "state": states})
-
-    def _restore_carry(self, training: dict[str, Tensor]) -> None:
-        saved = [
-            training[f"carry.{i}"] for i in range(sum(k.startswith("carry.") for k in training))
-        ]
-        if not saved:
-            self.carry = None
-            return
-        # The model knows the structure its carry has; one step gives it, the values are replaced.
-        low, high = self.data.lane_range
-        with torch.no_grad():
-            _, template = self.model(torch.zeros(1, high - low, dtype=torch.int64))
-        values = iter(saved)
-        self.carry = carries.apply(lambda _: next(values), template)

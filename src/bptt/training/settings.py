@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from bptt.errors import ArgumentError, RunError
+from bptt.files.values import shown
 from bptt.forms import CLIPS, REGULARISERS, STARTS, Word, clip_form, parse_form, parse_forms
 from bptt.memory import MOST_THREADS
 from bptt.numbers import plain
@@ -136,7 +137,7 @@ class Settings:
             self._keep_plain(name, set(get_args(hint)) | {hint})
         for name, hint in _hints().items():
             if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
-                self._refuse(name, _choices(hint), f"{getattr(self, name)!r:.80}")
+                self._refuse(name, _choices(hint), shown(getattr(self, name), 80))
         for text in (*self.files, self.documents or "", self.out or ""):
             # So Python holds a byte that is not UTF-8, which config.toml could not.
             if any("\ud800" <= c <= "\udfff" for c in text):
@@ -289,7 +290,7 @@ def _choices(hint: Any) -> str:
 def _checked(name: str, value: Any, file: str) -> Any:
     hint = _hints().get(name)
     if hint is None:
-        raise RunError(f"known settings in {file}", f"{name!r:.200}", "remove that line")
+        raise RunError(f"known settings in {file}", shown(name, 200), "remove that line")
     if name == "files":
         fits = isinstance(value, list) and all(isinstance(item, str) for item in value)
     elif get_origin(hint) is Literal:
@@ -302,7 +303,7 @@ def _checked(name: str, value: Any, file: str) -> Any:
     if not fits:
         kind = getattr(hint, "__name__", str(hint).replace("typing.", ""))
         kind = _choices(hint) if get_origin(hint) is Literal else kind
-        raise RunError(f"{name} in {file} as {kind}", f"{value!r:.200}", "mend that line")
+        raise RunError(f"{name} in {file} as {kind}", shown(value, 200), "mend that line")
     return value
 
 

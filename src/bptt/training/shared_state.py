@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from bptt.training.checkpoint import Checkpoint
+from bptt.training.checkpoint import TRAINING, Checkpoint
+from bptt.training.contents import refuse
 from bptt.training.distributed import Group
 
 
@@ -53,14 +55,17 @@ def own_part(group: Group, saved: Checkpoint, batch: int, seed: int) -> Checkpoi
     training: dict[str, Tensor] = {}
     for name, tensor in saved.training.items():
         if name.startswith("carry."):
+            if tensor.dim() < 2 or tensor.shape[1] != batch:
+                came = f"shape {tuple(tensor.shape)}"
+                refuse(saved, TRAINING, f"{batch} lanes on axis 1 of {name!r:.40}", came)
             tensor = tensor[:, low:high].contiguous()
         training[name] = tensor
     mine = _random(group.rank)
     if mine in training:
         training["random"] = training[mine]
-    else:
+    elif group.rank:
         training["random"] = fresh_random_state(seed, group.rank, saved.state["step"])
-    return Checkpoint(saved.model, training, saved.state)
+    return replace(saved, training=training)
 
 
 def shared(group: Group, load: Callable[[], Checkpoint]) -> Checkpoint:
@@ -75,7 +80,9 @@ def shared(group: Group, load: Callable[[], Checkpoint]) -> Checkpoint:
 
     numbers = group.first(state)
     model, training = (read[0].model, read[0].training) if read else ({}, {})
-    return Checkpoint(group.tensors_of_first(model), group.tensors_of_first(training), numbers)
+    path = read[0].path if read else None
+    model, training = group.tensors_of_first(model), group.tensors_of_first(training)
+    return Checkpoint(model, training, numbers, path)
 
 
 def fresh_random_state(seed: int, rank: int, step: int = 0) -> Tensor:

@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from pathlib import Path
+import os
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from bptt import memory
+from bptt.files.folder import Folder, unread
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -39,34 +42,30 @@ def seal(files: Mapping[str, bytes], **facts: Any) -> bytes:
     return _spell({"files": entries, "format": FORMAT, **facts})
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read(folder: Folder) -> dict[str, Any]:
     """The manifest in a folder.
 
     Raises:
         ValueError: it is missing or not as it was written; the message begins with its name.
     """
-    path = folder / NAME
     try:
-        if not path.is_file():
-            raise ValueError(f"{NAME} is missing")
-        with open(path, "rb") as file:
-            data = file.read(LARGEST + 1)
+        data = folder.read(NAME, LARGEST)
         content = json.loads(data.decode("utf-8"))
         content.pop("sha256")
-        if len(data) > LARGEST or _spell(content) != data:
+        if _spell(content) != data:
             raise ValueError(f"{NAME} does not fit its own checksum")
         if content["format"] != FORMAT:
             raise ValueError(f"{NAME} has format {content['format']!r:.20}, known is {FORMAT}")
         return content
     except OSError as error:
-        raise ValueError(f"{NAME} cannot be read ({error.strerror or error})") from None
+        raise ValueError(f"{NAME} {unread(error)}") from None
     except (ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
         if str(error).startswith(NAME):
             raise ValueError(str(error)) from None
         raise ValueError(f"{NAME} is not what was written there") from None
 
 
-def check(folder: Path, content: Mapping[str, Any], name: str) -> None:
+def check(folder: Folder, content: Mapping[str, Any], name: str) -> None:
     """Compare one file with its line in the manifest.
 
     Raises:
@@ -74,23 +73,40 @@ def check(folder: Path, content: Mapping[str, Any], name: str) -> None:
 
     Cost: one pass over the file, in pieces; memory does not grow with it.
     """
+    for _ in _checked(folder, content, name):
+        pass
+
+
+def read_checked(folder: Folder, content: Mapping[str, Any], name: str) -> bytes:
+    """A file's bytes, the very ones that were compared with its line in the manifest.
+
+    Raises:
+        ValueError: as :func:`check`, or the machine has no memory for a file of that size.
+    """
+    return b"".join(_checked(folder, content, name, whole=True))
+
+
+def _checked(
+    folder: Folder, content: Mapping[str, Any], name: str, *, whole: bool = False
+) -> Iterator[bytes]:
+    """The pieces of a file; an error after the last one where they are not what was written."""
     try:
         size, digest = content["files"][name]["bytes"], content["files"][name]["sha256"]
     except (LookupError, TypeError):
         raise ValueError(f"{name} is not in {NAME}") from None
-    path = folder / name
+    hashed = hashlib.sha256()
     try:
-        if not path.is_file():  # nothing, a folder, or a pipe that would be waited for for ever
-            raise ValueError(f"{name} is missing")
-        found = path.stat().st_size
-        if found != size:
-            raise ValueError(f"{name} has {found} bytes where {size} were written")
-        hashed = hashlib.sha256()
-        with open(path, "rb") as file:
+        with folder.reader(name) as file:
+            found = os.fstat(file.fileno()).st_size
+            if found != size:
+                raise ValueError(f"{name} has {found} bytes where {size!r:.20} were written")
+            if whole:
+                memory.require(found, name, "restore the file from a copy")
             while piece := file.read(_PIECE):
                 hashed.update(piece)
+                yield piece
     except OSError as error:
-        raise ValueError(f"{name} cannot be read ({error.strerror or error})") from None
+        raise ValueError(f"{name} {unread(error)}") from None
     if hashed.hexdigest() != digest:
         raise ValueError(f"{name} does not fit its checksum")
 

@@ -1,0 +1,130 @@
+"""Values out of a JSON file, compared with the types they should have before any of them is used.
+
+JSON as Python reads it has NaN, infinities, whole numbers of thousands of digits and nests a thousand
+deep; and True is a number to Python. What is compared here counts or measures something, so that numbers
+are finite and not negative.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+
+from bptt.errors import ArgumentError
+
+MOST = 2**63  # whole numbers are below it, as those of the arrays that they become
+
+
+def fit(value: Any, hint: Any, name: str, remedy: str = "pass what state_dict() returned") -> None:
+    """Compare a value with a type.
+
+    Args:
+        value: as ``json.loads`` returns it.
+        hint: ``bool``, ``int`` (0 and above), ``float`` (finite, 0 and above; a whole number will do),
+            ``str``, ``None``, ``Any``, a union, ``Literal``, ``list[...]``, ``dict[str, ...]``, a
+            TypedDict, a dataclass, or a mapping of names to such types. Of the last three every name has
+            to be there, and no other.
+        name: of the value, for the message.
+        remedy: what to do about it.
+
+    Raises:
+        ArgumentError: it does not fit; the message names the innermost entry that does not.
+
+    Example:
+        >>> fit({"calls": 3, "norms": [0.5]}, {"calls": int, "norms": list[float]}, "state")
+        >>> fit({"calls": True}, {"calls": int}, "state")
+        Traceback (most recent call last):
+        bptt.errors.ArgumentError: expected a whole number from 0 as state.calls, received True: pass \
+what state_dict() returned
+    """
+    entries = _entries(hint)
+    if entries is not None:
+        _fit_entries(value, entries, name, remedy)
+    elif get_origin(hint) is list:
+        if not isinstance(value, list):
+            raise ArgumentError(f"a list as {name}", shown(value), remedy)
+        for index, each in enumerate(value):
+            fit(each, get_args(hint)[0], f"{name}[{index}]", remedy)
+    elif get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise ArgumentError(f"names and values as {name}", shown(value), remedy)
+        for key, each in value.items():
+            fit(each, get_args(hint)[1], f"{name}.{key!r:.40}", remedy)
+    elif get_origin(hint) in (Union, types.UnionType):
+        _fit_one_of(value, get_args(hint), name, remedy)
+    elif not _fits(value, hint):
+        raise ArgumentError(f"{_words(hint)} as {name}", shown(value), remedy)
+
+
+def shown(value: Any, most: int = 40) -> str:
+    """A value that came from a file, as a message shows it: escaped, cut, whatever it is.
+
+    Example:
+        >>> shown("a\\x1b[2Jb"), shown(2**100_000)
+        ("'a\\\\x1b[2Jb'", 'an int too long to be shown')
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of too many digits; nested too deep
+        article = "an" if type(value).__name__[0] in "aeiou" else "a"
+        return f"{article} {type(value).__name__} too long to be shown"
+    return text if len(text) <= most else text[:most] + "…"
+
+
+def _entries(hint: Any) -> Mapping[str, Any] | None:
+    if isinstance(hint, Mapping):
+        return hint
+    if dataclasses.is_dataclass(hint) or is_typeddict(hint):
+        return get_type_hints(hint)
+    return None
+
+
+def _fit_entries(value: Any, entries: Mapping[str, Any], name: str, remedy: str) -> None:
+    if not isinstance(value, dict):
+        raise ArgumentError(f"names and values as {name}", shown(value), remedy)
+    for key in entries:
+        if key not in value:
+            raise ArgumentError(f"an entry {_under(name, key)}", "none", remedy)
+    for key, each in value.items():
+        if key not in entries:
+            raise ArgumentError(f"no entry but those of {name}", shown(key), remedy)
+        fit(each, entries[key], _under(name, key), remedy)
+
+
+def _fit_one_of(value: Any, hints: tuple[Any, ...], name: str, remedy: str) -> None:
+    if value is None and type(None) in hints:
+        return
+    left = [hint for hint in hints if hint is not type(None)]
+    if len(left) == 1:
+        fit(value, left[0], name, remedy)
+    elif not any(_fits(value, hint) for hint in left):
+        raise ArgumentError(f"{' or '.join(map(_words, left))} as {name}", shown(value), remedy)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if hint is Any:
+        return True
+    if get_origin(hint) is Literal:
+        return any(type(value) is type(each) and value == each for each in get_args(hint))
+    if hint is int:
+        return type(value) is int and 0 <= value < MOST
+    if hint is float:
+        return type(value) in (int, float) and 0 <= value < MOST * MOST and math.isfinite(value)
+    return type(value) is hint
+
+
+def _words(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(hint)))
+    words = {
+        int: "a whole number from 0", float: "a finite number from 0", str: "a text",
+        bool: "true or false", type(None): "null",
+    }  # fmt: skip
+    return words[hint]
+
+
+def _under(name: str, key: str) -> str:
+    return f"{name}.{key}" if name else key
