@@ -224,14 +224,14 @@ def _changed(place, outside, chance):
     """Change one entry of one file and seal it; return which, and the command that meets it."""
     run = place / "run"
     model = RunFolder(run).read_settings().model
-    if chance.random() < 0.2:
-        what = _change_small_file(run, chance)
-    else:
-        what = _change_checkpoint(run, chance)
     commands = _commands(place)
     # A table of counts does not go on, and only a recurrent model is exported.
     words = chance.choice(commands if model == "recurrent" else commands[:-1])
-    return f"{model}: {what}", words
+    if chance.random() < 0.2:
+        return f"{model}: {_change_small_file(run, chance)}", words
+    there = checkpoints.newest if words[0] == "train" else checkpoints.best  # the one it reads
+    step = there(run / "checkpoints").state["step"]
+    return f"{model}: {_change_checkpoint(run / f'checkpoints/step-{step}', chance)}", words
 
 
 def _change_small_file(run, chance):
@@ -246,11 +246,8 @@ def _change_small_file(run, chance):
         lines[place] = f"{lines[place].split('=')[0]}= {value}"
         sealed_anew(run, name, "\n".join(lines))
         return f"{name} {lines[place]:.60}"
-    documents = (
-        (run / name).read_text().splitlines()
-        if name == "metrics.jsonl"
-        else [(run / name).read_text()]
-    )
+    text = (run / name).read_text()
+    documents = (text.splitlines() or ['{"step": 1}']) if name == "metrics.jsonl" else [text]
     place = chance.randrange(len(documents))
     document = json.loads(documents[place])
     what = _change_document(document, chance)
@@ -263,9 +260,7 @@ def _change_small_file(run, chance):
     return f"{name} {what}"
 
 
-def _change_checkpoint(run, chance):
-    """Of the newest one, or the one with the best score."""
-    folder = run / "checkpoints" / f"step-{chance.choice(checkpoints.steps(run / 'checkpoints'))}"
+def _change_checkpoint(folder, chance):
     name = chance.choice(
         (checkpoints.STATE, checkpoints.TRAINING, checkpoints.TRAINING, checkpoints.MODEL)
     )
@@ -357,7 +352,8 @@ def _command(place, words, what):
         os.chdir(place)
         signal.alarm(PATIENCE)
         # Pictures take longer than all the rest; how they get into the folder is what counts.
-        report.write_run_report = lambda run: RunFolder.open(run).write_report("a page")
+        if words[0] == "train":
+            report.write_run_report = lambda run: RunFolder.open(run).write_report("a page")
         if words[0] == "cache":
             warnings.simplefilter("ignore")
             Corpus.open("text.txt", cache="cache", in_memory_below=0)
