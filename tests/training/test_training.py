@@ -37,7 +37,8 @@ def curve(run):
 def timeless(state):
     """What a checkpoint's JSON holds without what depends on the clock (the length of a line does)."""
     kept = {key: value for key, value in state.items() if key not in ("seconds", "metrics")}
-    return {**kept, "tally": {**state["tally"], "seconds": None}}
+    timed = {name: {**state[name], "seconds": None} for name in ("tally", "scored")}
+    return {**kept, **timed}
 
 
 class Interrupt:

@@ -26,10 +26,12 @@ class Score:
     Attributes:
         tokens: predictions that were scored.
         nats: mean negative log-likelihood per token, natural logarithm.
+        pieces: of the text, each scored from nothing; 1 gives the text's own score.
     """
 
     tokens: int
     nats: float
+    pieces: int = 1
 
     @property
     def bits(self) -> float:
@@ -119,4 +121,4 @@ def evaluate(
     tokens = int(scored)
     if tokens == 0:
         raise DataError("a token to score", "documents of one token each", "give longer documents")
-    return Score(tokens, total / tokens)
+    return Score(tokens, total / tokens, lanes)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -11,6 +12,36 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 if TYPE_CHECKING:
     from bptt.training.evaluate import Score
     from bptt.training.session import Session
+
+
+class _Output:
+    """A stream that may go away: its terminal is closed, its reader ends, its disk is full.
+
+    What is said of a run is worth less than the run, so nothing is raised; ``error`` says what happened.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Pass it on for as long as that goes."""
+        try:
+            return len(text) if self.error else self._stream.write(text)
+        except OSError as error:
+            self.error = error
+            return len(text)
+
+    def flush(self) -> None:
+        """Pass that on too."""
+        try:
+            if self.error is None:
+                self._stream.flush()
+        except OSError as error:
+            self.error = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class TerminalReporter:
@@ -21,7 +52,11 @@ class TerminalReporter:
     """
 
     def __init__(self, quiet_stdout: bool = False) -> None:
-        self._console = Console(stderr=quiet_stdout, highlight=False)
+        stream = sys.stderr if quiet_stdout else sys.stdout
+        # None where the process was started with that stream closed; rich then writes nowhere.
+        self._output = None if stream is None else _Output(stream)
+        file = cast("IO[str] | None", self._output)
+        self._console = Console(file=file, stderr=quiet_stdout, highlight=False)
         self._live: Progress | None = None
         self._task: TaskID | None = None
         self._last: dict[str, Any] = {}
@@ -55,15 +90,23 @@ class TerminalReporter:
         if self._live is not None and self._task is not None:
             self._live.update(self._task, completed=progress, description=line(self._last))
 
-    def score(self, step: int, score: Score) -> None:
+    def score(self, step: int, score: Score | None) -> None:
         """Leave a line behind."""
-        text = f"step {step:>6}  held out {score.bits:.3f} bits"
-        text += f"  |  {line(self._last)}" if self._last else ""
-        self._console.print(text, markup=False, soft_wrap=True)
+        parts = [f"step {step:>6}"]
+        if score is not None:
+            pieces = f" in {score.pieces} pieces" if score.pieces > 1 else ""
+            parts[0] += f"  held out{pieces} {figure(score.bits)} bits"
+        if self._last:
+            parts.append(line(self._last))
+        self._console.print("  |  ".join(parts), markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Leave a line behind."""
         self._console.print(text, markup=False, soft_wrap=True)
+
+    def listening(self) -> bool:
+        """False once the reader of a pipe has ended; a closed terminal sends a signal of its own."""
+        return self._output is None or not isinstance(self._output.error, BrokenPipeError)
 
     def __enter__(self) -> TerminalReporter:
         return self
@@ -73,6 +116,16 @@ class TerminalReporter:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+def figure(value: float, digits: int = 3) -> str:
+    """A number to be read: with so many decimals; one beyond all sense with a power of ten.
+
+    Example:
+        >>> figure(1.73), figure(3.1875843e24), figure(float("nan"))
+        ('1.730', '3.19e+24', 'nan')
+    """
+    return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.3g}"
 
 
 _LASTING = ("horizon", "verdict")  # measured now and then; shown until they are measured again
@@ -91,7 +144,8 @@ def line(record: dict[str, Any]) -> str:
     reach = f"horizon {record['horizon']}  " if "horizon" in record else ""
     reach += f"skipped {record['skipped']}  " if "skipped" in record else ""
     return (
-        f"loss {record['loss']:.3f}  {record['bits']:.3f} bits  ppl {record['perplexity']:.1f}  "
+        f"loss {figure(record['loss'])}  {figure(record['bits'])} bits  "
+        f"ppl {figure(record['perplexity'], 1)}  "
         f"|g| {record['norm']:.2g}  clipped {record['clipped']:.0%}  "
         f"{reach}{record['tokens_per_second'] / 1000:.0f}k tokens/s"
     )

@@ -24,6 +24,7 @@ from bptt.training.distributed import Group
 from bptt.training.evaluate import Score
 from bptt.training.nonfinite import Guard
 from bptt.training.randomness import random_states, restore_random_states, seed_others
+from bptt.training.schedule import Budget, Spent
 from bptt.training.settings import Settings
 from bptt.training.shared_state import fresh_random_state
 
@@ -50,7 +51,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     tokens: int = 0
-    scored_at: float = 0.0
+    scored: Spent = Spent()  # when a score was last due
     best_nats: float = math.inf
     best_step: int | None = None
     without_best: int = 0
@@ -107,11 +108,21 @@ class Session:
         return fingerprint(self.corpus)
 
     @property
+    def _ends(self) -> dict[str, Any]:
+        """What ends the run."""
+        return {**asdict(Budget.of(self.settings)), "patience": self.settings.patience}
+
+    @property
     def epochs(self) -> float:
         """Passes over the text, the current one by its share."""
         position = self.data.position
         size = self.data.steps if isinstance(self.data, Lanes) else len(self.data)
         return position.epoch + position.offset / size
+
+    @property
+    def spent(self) -> Spent:
+        """What the run has spent so far."""
+        return Spent(self.progress.step, self.epochs, self.progress.seconds)
 
     def note_score(self, score: Score) -> None:
         """Remember a held-out score, and whether it is the best so far."""
@@ -141,7 +152,7 @@ class Session:
             numbers["best_nats"] = None  # JSON has no infinity
         numbers |= {"data": self.data.state(), "estimator": self.estimator.state_dict()}
         numbers["clip"] = {"form": self.settings.clip, "state": self.clip.state_dict()}
-        numbers |= {"text": self._text, "metrics": metrics}
+        numbers |= {"text": self._text, "metrics": metrics, "ends": self._ends}
         return Checkpoint(self.model.state_dict(), training, numbers)
 
     def restore(self, saved: Checkpoint) -> int:
@@ -171,7 +182,14 @@ class Session:
             best = state.pop("best_nats")
             tally = Tally(**state.pop("tally"))
             best = math.inf if best is None else best
-            self.progress = Progress(**state, best_nats=best, tally=tally)
+            # Runs of old kept a share of their budget; their scores were due up to this very moment.
+            old = state.pop("scored_at", None)
+            scored = Spent(state["step"], self.epochs, state["seconds"])
+            scored = scored if old is not None else Spent(**state.pop("scored"))
+            ends = state.pop("ends", None)
+            self.progress = Progress(**state, best_nats=best, tally=tally, scored=scored)
+            if ends not in (None, self._ends):  # more to spend, or more patience: counted anew
+                self.progress.without_best = 0
             return metrics
         except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
