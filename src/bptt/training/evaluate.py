@@ -43,14 +43,11 @@ class Score:
         """exp(nats): the size of a uniform vocabulary that would be as hard."""
         return math.exp(self.nats) if self.nats < 700 else math.inf
 
-    def as_dict(self) -> dict[str, float]:
-        """The document that ``bptt eval --json`` prints."""
-        return {
-            "tokens": self.tokens,
-            "nats": self.nats,
-            "bits": self.bits,
-            "perplexity": self.perplexity,
-        }
+    def as_dict(self) -> dict[str, float | None]:
+        """The document that ``bptt eval --json`` prints; None what is no finite number, as JSON has it."""
+        numbers = {"nats": self.nats, "bits": self.bits, "perplexity": self.perplexity}
+        finite = {name: v if math.isfinite(v) else None for name, v in numbers.items()}
+        return {"tokens": self.tokens, **finite}
 
 
 @contextmanager

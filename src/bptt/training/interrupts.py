@@ -4,8 +4,8 @@ SIGINT (Ctrl-C), SIGTERM (a scheduler) and SIGHUP (the terminal was closed) are 
 one changes nothing: people press Ctrl-C twice, and a closed terminal is told by the kernel and by the
 shell. SIGQUIT and SIGKILL end a process at once, as ever.
 
-A signal that is ignored when the run begins stays so: ``nohup`` means a run to outlive its terminal, and a
-shell keeps the keyboard's Ctrl-C from what it runs in the background.
+A signal that is ignored when the run begins stays so: ``nohup`` means a run to outlive its terminal, and
+a shell keeps the keyboard's Ctrl-C from what it runs in the background.
 """
 
 from __future__ import annotations

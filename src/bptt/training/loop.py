@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ from torch import nn
 from bptt.data import Corpus, Vocabulary
 from bptt.models import CountModel
 from bptt.training import checkpoint as checkpoints
-from bptt.training.build import build_model, open_corpus
+from bptt.training.build import build_model, held_out_share, open_corpus
 from bptt.training.distributed import Group, joined
 from bptt.training.elastic import folder_to_go_on_with
 from bptt.training.evaluate import Score, evaluate
@@ -25,7 +26,7 @@ from bptt.training.interrupts import until_interrupted
 from bptt.training.nonfinite import Broken, meet
 from bptt.training.run_folder import RunFolder
 from bptt.training.schedule import Budget, rate
-from bptt.training.session import Session, Tally
+from bptt.training.session import Session, Tally, require_same_text
 from bptt.training.settings import Settings, default_folder
 from bptt.training.shared_state import gathered, own_part, shared
 from bptt.training.update import update
@@ -139,6 +140,8 @@ def _descend(
     session.guard.remember(session, run.flush_metrics())
     done = budget.share(session.spent)
     group = session.group
+    if reporter is not None and (done >= 1 or _impatient(session)):
+        reporter.note(_nothing_left(session, run, budget))
     with until_interrupted() as interrupted:
 
         def stopped() -> bool:
@@ -259,6 +262,22 @@ def _impatient(session: Session) -> bool:
     return 0 < patience <= session.progress.without_best
 
 
+def _nothing_left(session: Session, run: RunFolder, budget: Budget) -> str:
+    """What is said where a run is to go on that has nothing left to spend."""
+    spent, again = session.spent, f"bptt train --resume {shlex.quote(str(run.path))}"
+    if budget.share(spent) < 1:
+        return (
+            f"nothing is trained: {session.progress.without_best} scores in a row were no new best, all "
+            f"of --patience {session.settings.patience}; to go on: {again} --patience 0, or a larger budget"
+        )
+    done, more = f"{spent.steps:,} steps are", f"--steps {2 * spent.steps}"
+    if budget.minutes is not None:
+        done, more = f"{spent.seconds / 60:.3g} minutes are", f"--minutes {spent.seconds / 30:.2g}"
+    elif budget.epochs is not None:
+        done, more = f"{spent.epochs:.3g} epochs are", f"--epochs {2 * spent.epochs:.3g}"
+    return f"nothing is trained: {budget} is spent, {done} done; to go on: {again} {more}"
+
+
 def _open_run(
     settings: Settings, resume: str | Path | None, group: Group, stack: ExitStack
 ) -> tuple[Session, RunFolder]:
@@ -273,13 +292,14 @@ def _begin(settings: Settings, group: Group, stack: ExitStack) -> tuple[Session,
     if settings.out is not None:
         # Known now, or only after reading a large text.
         group.first(RunFolder(settings.out).require_free)
+    held_out_share(settings, group.size)  # what does not fit a small text is refused in one line
     session = Session(settings, _corpus(settings, group), group)
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = Path(settings.out) if settings.out is not None else default_folder(settings, now)
     first = None if session.optimizer is None else gathered(group, session.checkpoint())
 
     def create() -> str:
-        made = RunFolder.create(path, settings, session.corpus.vocabulary, first)
+        made = RunFolder.create(path, session.settings, session.corpus.vocabulary, first)
         return str(made.path)
 
     run = RunFolder(group.first(create))
@@ -293,10 +313,14 @@ def _go_on(
     run = RunFolder.open(path)
     run = run.unwritten() if group.rank else run
     _hold(run, group, stack)
-    session = Session(settings, _corpus(settings, group, run.read_vocabulary()), group)
-    if session.optimizer is not None:  # a count table is counted anew
-        saved = shared(group, lambda: checkpoints.recover(run.checkpoints))
-        run.rewind_metrics(session.restore(own_part(group, saved, settings.batch, settings.seed)))
+    corpus = _corpus(settings, group, run.read_vocabulary())
+    if settings.model in ("bigram", "ngram"):  # a count table is counted anew
+        return Session(settings, corpus, group), run
+    saved = shared(group, lambda: checkpoints.recover(run.checkpoints))
+    require_same_text(saved, corpus)  # before sizes are compared with it
+    session = Session(settings, corpus, group)
+    mine = own_part(group, saved, session.settings.lanes, settings.seed)
+    run.rewind_metrics(session.restore(mine))
     return session, run
 
 

@@ -66,11 +66,12 @@ class TerminalReporter:
         corpus, settings = session.corpus, session.settings
         what = settings.cell if settings.model == "recurrent" else settings.model
         parameters = sum(p.numel() for p in session.model.parameters())
+        chosen = f"for this text {' '.join(session.chosen)}; " if session.chosen else ""
         held_out = 0 if corpus.valid is None else len(corpus.valid.tokens)
         self._console.print(
             f"{what}, {parameters:,} parameters; {', '.join(corpus.names)}: "
             f"{len(corpus.train.tokens):,} tokens to train on, {held_out:,} held out, "
-            f"{corpus.vocabulary.size} symbols; {run}",
+            f"{corpus.vocabulary.size} symbols; {chosen}{run}",
             markup=False,
             soft_wrap=True,
         )

@@ -27,6 +27,7 @@ from bptt.training.randomness import random_states, restore_random_states, seed_
 from bptt.training.schedule import Budget, Spent
 from bptt.training.settings import Settings
 from bptt.training.shared_state import fresh_random_state
+from bptt.training.sizes import chosen, fitted
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     tokens: int = 0
-    scored: Spent = Spent()  # when a score was last due
+    scored: Spent = field(default_factory=Spent)  # when a score was last due
     best_nats: float = math.inf
     best_step: int | None = None
     without_best: int = 0
@@ -66,13 +67,19 @@ class Session:
     """The parts of a run and its progress.
 
     Args:
-        settings: what to train.
+        settings: what to train; sizes that are None are chosen to fit the text.
         corpus: what to train on.
         group: the processes that train together; carry and data are those of this one's lanes.
+
+    Attributes:
+        chosen: the sizes that the text made others than usual, as they would be typed.
     """
 
     def __init__(self, settings: Settings, corpus: Corpus, group: Group = Group()) -> None:  # noqa: B008
-        self.settings = settings
+        parts = (corpus.train, corpus.valid) if corpus.valid is not None else (corpus.train,)
+        tokens = sum(len(part.tokens) for part in parts)
+        given, settings = settings, fitted(settings, tokens, group.size)
+        self.settings, self.chosen = settings, chosen(given, settings)
         self.group = group
         self.corpus = corpus
         seed_others(settings.seed)
@@ -165,9 +172,9 @@ class Session:
             RunError: it belongs to another model or another text.
         """
         state = dict(saved.state)
+        require_same_text(saved, self.corpus, self._text)
         try:
-            if state.pop("text") != self._text:
-                raise ValueError("another text")
+            del state["text"]
             metrics = int(state.pop("metrics"))
             self.model.load_state_dict(saved.model)
             self.data.seek(state.pop("data"))
@@ -193,11 +200,7 @@ class Session:
             return metrics
         except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise RunError(
-                "a checkpoint of this model and this text",
-                reason,
-                "resume with the text the run was begun on, unchanged",
-            ) from None
+            raise _of_another(reason) from None
 
     def _restore_optimizer(self, training: dict[str, Tensor]) -> None:
         if self.optimizer is None:
@@ -224,6 +227,21 @@ class Session:
             _, template = self.model(torch.zeros(1, high - low, dtype=torch.int64))
         values = iter(saved)
         self.carry = carries.apply(lambda _: next(values), template)
+
+
+def require_same_text(saved: Checkpoint, corpus: Corpus, name: str | None = None) -> None:
+    """Raise RunError where a checkpoint was trained on another text than the corpus, whose fingerprint
+    may be given as its name."""
+    if saved.state.get("text") != (fingerprint(corpus) if name is None else name):
+        raise _of_another("another text")
+
+
+def _of_another(reason: str) -> RunError:
+    return RunError(
+        "a checkpoint of this model and this text",
+        reason,
+        "resume with the text the run was begun on, unchanged",
+    )
 
 
 _SAMPLES, _SAMPLE = 256, 1 << 16
