@@ -208,7 +208,6 @@ def texts(folder):
         "missing.txt": None,
         "empty.txt": b"",
         "one.txt": b"a",
-        "short.txt": b"to be or not to be",
         "latin.txt": b"caf\xe9 " * 100,
     }
     for name, content in made.items():
@@ -218,7 +217,6 @@ def texts(folder):
         "missing.txt": "does not exist",
         "empty.txt": "empty",
         "one.txt": "1 character",
-        "short.txt": "tokens",
         "latin.txt": "offset 3",
         ".": "a directory",
     }

@@ -31,7 +31,12 @@ OUT_OF_RANGE = [
     ({"seed": -1}, "--seed"),
     ({"steps": 3, "epochs": 1.0}, "one of --minutes"),
     ({"forget_bias": 1.0}, "--cell lstm"),
-    ({"chunk": 8}, "--chunk at least --k"),
+    ({"chunk": 8, "k": 64}, "--chunk at least --k, received --chunk 8 --k 64: pass --k 8"),
+    ({"window": 8, "k": 9}, "--window at least --k, received --window 8 --k 9: pass --k 8"),
+    (
+        {"gradient": "windowed", "chunk": 8, "window": 7, "k": 9},
+        "--chunk at least --k and --window at least --k, .*pass --k 7",
+    ),
     ({"optimizer": "adam"}, "one of adamw, sgd for --optimizer, received 'adam'"),
     ({"model": "Attention"}, "one of recurrent, bigram, .* for --model"),
     ({"cell": "GRU"}, "--cell"),

@@ -18,6 +18,7 @@ from bptt.models import LanguageModel
 from bptt.training import RunFolder, evaluate, train
 from bptt.training import checkpoint as checkpoints
 from bptt.training.restore import load_model
+from bptt.training.sizes import fitted
 from bptt.training.variants import run_variants
 from compare import assert_close
 from small_runs import small
@@ -37,7 +38,8 @@ def curve(run):
 def timeless(state):
     """What a checkpoint's JSON holds without what depends on the clock (the length of a line does)."""
     kept = {key: value for key, value in state.items() if key not in ("seconds", "metrics")}
-    return {**kept, "tally": {**state["tally"], "seconds": None}}
+    timed = {name: {**state[name], "seconds": None} for name in ("tally", "scored")}
+    return {**kept, **timed}
 
 
 class Interrupt:
@@ -113,7 +115,8 @@ def test_training_learns_and_leaves_everything_behind(text, tmp_path):
     outcome = train(small(text, tmp_path, steps=400, hidden=32))
     run = RunFolder.open(outcome.run)
     assert outcome.valid.bits < 1.0  # the text repeats itself; a uniform guess is 4.9 bits
-    assert run.read_settings() == small(text, tmp_path, steps=400, hidden=32)
+    asked = small(text, tmp_path, steps=400, hidden=32)
+    assert run.read_settings() == fitted(asked, len(TEXT))
     assert json.loads(run.environment.read_text())["torch"] == torch.__version__
     records = [r for r in run.read_metrics() if "loss" in r]
     assert records[-1]["step"] == 399

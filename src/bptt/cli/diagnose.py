@@ -124,7 +124,7 @@ def _tried(asked: Diagnose, settings: Any, size: int, stream: Any, measured: Any
     from bptt.trials import try_remedies
 
     variants = run_variants(settings, size, steps=asked.steps, k=own_k(settings))
-    batch = min(settings.batch, len(stream[0]) // asked.steps or 1)
+    batch = min(settings.lanes, len(stream[0]) // asked.steps or 1)
     chunks = RandomChunks(*stream, batch=batch, chunk=asked.steps, seed=asked.seed + 1)
     taken: list[tuple[Any, Any]] = []
 

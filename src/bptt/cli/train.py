@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import math
 import os
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +17,7 @@ from typing import Annotated
 import tyro
 
 from bptt.cli.parse import parse
-from bptt.shown import as_json, inline
+from bptt.shown import inline
 from bptt.training.settings import Settings
 
 
@@ -22,7 +26,7 @@ class Train(Settings):
     """Train a language model and leave a run folder behind.
 
     With no file it trains for a minute on the text that every CPython carries.
-    Ctrl-C ends the run cleanly; --resume goes on from there.
+    Ctrl-C, or closing the terminal, ends the run cleanly; --resume goes on from there.
 
     Example: bptt train shakespeare.txt --cell lstm --hidden 512 --minutes 10 --out runs/play
     """
@@ -72,30 +76,51 @@ def run(arguments: list[str]) -> int:
 
     with shown_reading(), TerminalReporter(quiet_stdout=asked.json) as reporter:
         outcome = train(settings, resume=resume, reporter=reporter)
+    status = 130 if outcome.interrupted else 0
     if outcome.rank:  # of several processes the first one writes and prints
-        return 130 if outcome.interrupted else 0
+        return status
+    with _closed_terminal_passed_over():
+        if asked.json:
+            print(_document(outcome))
+        elif outcome.interrupted:
+            again = shlex.join(["bptt", "train", "--resume", str(outcome.run), *changed])
+            print(f"interrupted at step {outcome.steps}; go on: {again}")
     write_run_report(outcome.run)
-    if asked.json:
-        valid = None if outcome.valid is None else outcome.valid.as_dict()
-        document = {
-            "run": str(outcome.run),
-            "steps": outcome.steps,
-            "seconds": outcome.seconds,
-            "tokens_per_second": outcome.tokens / max(outcome.seconds, 1e-9),
-            "valid": valid,
-        }
-        print(as_json(document))
-        return 130 if outcome.interrupted else 0
-    if outcome.interrupted:
-        again = shlex.join(["bptt", "train", "--resume", str(outcome.run), *changed])
-        print(f"interrupted at step {outcome.steps}; go on: {again}")
-        return 130
-    print(_summary(outcome, "byte" if settings.bytes else "character"))
-    for advice in health(RunFolder.open(outcome.run).read_metrics(), settings):
-        print(f"{advice.rule}: {advice.text}")
-    if asked.sample:
-        _print_sample(outcome, asked.sample, settings.seed)
+    if status or asked.json:
+        return status
+    folder = RunFolder.open(outcome.run)
+    with _closed_terminal_passed_over():
+        print(_summary(outcome, "byte" if settings.bytes else "character"))
+        for advice in health(folder.read_metrics(), folder.read_settings()):
+            print(f"{advice.rule}: {advice.text}")
+        if asked.sample:
+            _print_sample(outcome, asked.sample, settings.seed)
     return 0
+
+
+@contextmanager
+def _closed_terminal_passed_over() -> Iterator[None]:
+    """What is said to a terminal that was closed is lost, and nothing else is."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno != errno.EIO or error.filename is not None:
+            raise
+        # Python flushes stdout once more at exit, and that must not find the terminal.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _document(outcome) -> str:
+    valid = None if outcome.valid is None else outcome.valid.as_dict()
+    document = {
+        "run": str(outcome.run),
+        "steps": outcome.steps,
+        "seconds": outcome.seconds,
+        "tokens_per_second": outcome.tokens / max(outcome.seconds, 1e-9),
+        "valid": valid,
+    }
+    return as_json(document)
 
 
 def _settings(asked: Train, arguments: list[str]) -> tuple[Settings, str | None, list[str]]:
@@ -152,11 +177,18 @@ def _summary(outcome, unit: str) -> str:
         f"({outcome.tokens / max(outcome.seconds, 1e-9):,.0f} tokens/s)"
     ]
     if outcome.valid is not None:
-        valid = outcome.valid
+        valid, symbols = outcome.valid, outcome.corpus.vocabulary.size
+        best = outcome.best_step
+        by = "" if best == outcome.steps else f", with the weights of step {best:,}, the best"
         lines.append(
             f"held out: {fixed(valid.bits, 3)} bits per {unit} ({fixed(valid.nats, 3)} nats, "
-            f"perplexity {fixed(valid.perplexity, 2)}) over {valid.tokens:,}"
+            f"perplexity {fixed(valid.perplexity, 2)}) over {valid.tokens:,}, in one piece{by}"
         )
+        if not valid.nats <= math.log(symbols):  # not a number among them
+            lines.append(
+                f"that is worse than a guess among {symbols} symbols ({math.log2(symbols):.3f} bits): "
+                "the training diverged (lower --lr), or learned its text by heart"
+            )
     lines.append(f"run folder: {inline(outcome.run)}")
     return "\n".join(lines)
 

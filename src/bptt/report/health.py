@@ -63,22 +63,22 @@ def _truncation(lines: list[dict[str, Any]], settings: Settings) -> Iterable[Adv
         return
     last = measured[-1]
     spectrum = _spectrum(last)
-    if last["horizon"] >= FILLED * settings.k:
+    if last["horizon"] >= FILLED * settings.k1:
         yield Advice(
             "k may be too short",
-            f"The gradient reaches {last['horizon']} steps, all of k = {settings.k}: it may go on "
+            f"The gradient reaches {last['horizon']} steps, all of k = {settings.k1}: it may go on "
             "beyond. bptt diagnose RUN measures it on longer sequences.",
         )
         return
-    near = settings.k
+    near = settings.k1
     for k, share in reversed(spectrum):
         if share is None or share > 0.01:
             break
         near = int(k)
-    if settings.k > TOO_LONG * near:
+    if settings.k1 > TOO_LONG * near:
         yield Advice(
             "k too long",
-            f"Beyond {near} steps only 1 % of the gradient is left, and k = {settings.k}: a shorter k "
+            f"Beyond {near} steps only 1 % of the gradient is left, and k = {settings.k1}: a shorter k "
             "gives nearly the same gradient and more updates in the same text.",
         )
 

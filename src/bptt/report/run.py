@@ -53,9 +53,9 @@ def own_k(settings: Settings) -> int | None:
     if settings.model != "recurrent":
         return None
     if settings.gradient == "truncated":
-        return settings.k
+        return settings.k1
     if settings.gradient == "windowed":
-        return settings.k2
+        return min(settings.k2, settings.steps_per_update)
     return settings.steps_per_update if settings.gradient in ("full", "checkpointed") else None
 
 

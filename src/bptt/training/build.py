@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -27,6 +28,7 @@ from bptt.models import AttentionModel, CountModel, LanguageModel, WindowModel
 from bptt.remedies import hold_orthogonal, start_forget_bias, start_recurrent
 from bptt.training.distributed import Group
 from bptt.training.settings import Settings
+from bptt.training.sizes import CONTEXT, ORDER, SHARE, fitted
 
 _FLOAT, _TOKEN = 4, 8  # bytes of a weight, of a token in a chunk
 _LAYER = 4096  # bytes of Python that a layer takes at the least, however small its matrices
@@ -45,9 +47,8 @@ def build_model(settings: Settings, vocabulary_size: int) -> nn.Module:
     )
     torch.manual_seed(settings.seed)
     if settings.model in ("bigram", "ngram"):
-        return CountModel(
-            vocabulary_size, order=2 if settings.model == "bigram" else settings.order
-        )
+        order = ORDER if settings.order is None else settings.order
+        return CountModel(vocabulary_size, order=2 if settings.model == "bigram" else order)
     if settings.model == "window":
         sizes = _given(settings, "hidden", "layers", "embedding", "dropout", context="window")
         return WindowModel(vocabulary_size, **sizes)
@@ -85,12 +86,12 @@ def build_estimator(
     """How the gradient is taken through a chunk; one that draws does it from ``generator``,
     one that decides does it for the whole ``group``."""
     made: dict[str, Callable[[], Estimator]] = {
-        "truncated": lambda: Truncated(settings.k),
+        "truncated": lambda: Truncated(settings.k1),
         "full": Full,
-        "windowed": lambda: Windowed(settings.k, settings.k2),
+        "windowed": lambda: Windowed(settings.k1, settings.k2),
         "checkpointed": lambda: Checkpointed(states=settings.states),
         "adaptive": lambda: Adaptive(settings.bias, agree=None if group is None else group.largest),
-        "randomized": lambda: Randomized(settings.k, cut=settings.cut, generator=generator),
+        "randomized": lambda: Randomized(settings.k1, cut=settings.cut, generator=generator),
         "forward": ForwardMode,
     }
     return made[settings.gradient]()
@@ -103,9 +104,13 @@ def build_data(
 
     Raises:
         ArgumentError: one does not fit into memory: B K numbers of input, target and every unit.
-        DataError: the text is too short for one.
+        DataError: the text is too short for one, or has nothing to predict.
     """
-    batch, chunk = settings.batch, settings.steps_per_update
+    if len(stream.starts) >= len(stream.tokens):  # what begins a document is not predicted
+        raise DataError(
+            "a token to predict", "documents of one token each", "give longer documents"
+        )
+    batch, chunk = settings.lanes, settings.steps_per_update
     memory.require(
         batch * chunk * (2 * _TOKEN + _FLOAT * (settings.hidden or 1)),
         _named(settings, "batch", "k", "chunk", "window", "hidden"),
@@ -136,16 +141,52 @@ def open_corpus(
         files: where the texts are, if not where the settings say.
         run: the run folder, if not where the settings say: a large text is encoded beside it.
     """
+    files = settings.files if files is None else tuple(files)
+    share = settings.valid_fraction
     return Corpus.open(
-        settings.files if files is None else files,
+        files,
         bytes_mode=settings.bytes,
         vocabulary=vocabulary,
-        valid_fraction=settings.valid_fraction,
+        valid_fraction=held_out_share(settings, files=files) if share is None else share,
         document_separator=settings.documents,
         line_ends=settings.line_ends,
         cache=texts_beside(Path(settings.out or "runs/run") if run is None else run),
         progress=reading.get(),
     )
+
+
+SMALL = 1 << 16  # bytes: in a longer text a tenth can be held out, whatever its characters are
+
+
+def held_out_share(
+    settings: Settings, processes: int = 1, files: Sequence[str] | None = None
+) -> float:
+    """The share of the text to hold out, which must be known before the text is parted.
+
+    Raises:
+        ArgumentError: sizes that were given do not fit a small text.
+        DataError: it cannot be read, or has fewer than two tokens.
+
+    Cost: reads a small text.
+    """
+    files = settings.files if files is None else files
+    if files and _small(files):
+        whole = Corpus.open(
+            files,
+            bytes_mode=settings.bytes,
+            valid_fraction=0.0,
+            document_separator=settings.documents,
+            line_ends=settings.line_ends,
+        )
+        settings = fitted(settings, len(whole.train.tokens), processes)
+    return SHARE if settings.valid_fraction is None else settings.valid_fraction
+
+
+def _small(files: Sequence[str]) -> bool:
+    try:
+        return sum(os.path.getsize(file) for file in files) < SMALL
+    except OSError:
+        return False  # opening it will say what is wrong
 
 
 def texts_beside(run: Path) -> Path:
@@ -182,11 +223,11 @@ def weights(settings: Settings, vocabulary_size: int) -> int:
             return V * (E + H) + E * H + (L - 1) * H * H
         return V * (E + H) + E * H + (2 * L - 1) * H * H
     if settings.model == "window":
-        H, C = settings.hidden or 256, settings.context or 8
+        H, C = settings.hidden or 256, settings.context or CONTEXT["window"]
         return V * (settings.embedding or 32) + C * (settings.embedding or 32) * H + (L - 1) * H * H
     if settings.model == "attention":
         W = settings.hidden or 96
-        return V * W + 4 * L * W * W + (settings.context or 64)
+        return V * W + 4 * L * W * W + (settings.context or CONTEXT["attention"])
     return V
 
 

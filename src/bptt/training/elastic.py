@@ -8,7 +8,9 @@ own folder; where it had none yet it begins again. It has to know the folder: wi
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bptt.errors import ArgumentError
 from bptt.files.folder import Folder
@@ -16,6 +18,7 @@ from bptt.training import checkpoint as checkpoints
 from bptt.training.distributed import Group
 from bptt.training.run_folder import RunFolder
 from bptt.training.settings import Settings
+from bptt.training.sizes import SIZES
 
 
 def restarts() -> int:
@@ -49,7 +52,9 @@ def _left_behind(path: Path, settings: Settings) -> bool:
     if not path.is_dir() or not (path / "config.toml").is_file():
         return False  # nothing, or something else: creating the run will say so
     run = RunFolder(path)
-    if run.read_settings() != settings:
+    # Sizes that were not given were chosen when the text was read.
+    left_open: dict[str, Any] = {name: None for name in SIZES if getattr(settings, name) is None}
+    if replace(run.read_settings(), **left_open) != settings:
         return False
     if checkpoints.steps(run.checkpoints):
         return True

@@ -28,10 +28,12 @@ class Score:
     Attributes:
         tokens: predictions that were scored.
         nats: mean negative log-likelihood per token, natural logarithm.
+        pieces: of the text, each scored from nothing; 1 gives the text's own score.
     """
 
     tokens: int
     nats: float
+    pieces: int = 1
 
     @property
     def bits(self) -> float:
@@ -43,14 +45,11 @@ class Score:
         """exp(nats): the size of a uniform vocabulary that would be as hard."""
         return math.exp(self.nats) if self.nats < 700 else math.inf
 
-    def as_dict(self) -> dict[str, float]:
-        """The document that ``bptt eval --json`` prints."""
-        return {
-            "tokens": self.tokens,
-            "nats": self.nats,
-            "bits": self.bits,
-            "perplexity": self.perplexity,
-        }
+    def as_dict(self) -> dict[str, float | None]:
+        """The document that ``bptt eval --json`` prints; None where a number is not finite."""
+        numbers = {"nats": self.nats, "bits": self.bits, "perplexity": self.perplexity}
+        finite = {name: v if math.isfinite(v) else None for name, v in numbers.items()}
+        return {"tokens": self.tokens, **finite}
 
 
 def diverged(received: str) -> NonFiniteError:
@@ -132,4 +131,4 @@ def evaluate(
     tokens = int(scored)
     if tokens == 0:
         raise DataError("a token to score", "documents of one token each", "give longer documents")
-    return Score(tokens, total / tokens)
+    return Score(tokens, total / tokens, lanes)

@@ -32,14 +32,14 @@ def check_state(session: Session, saved: Checkpoint) -> None:
         **get_type_hints(type(session.progress)),
         "best_nats": float | None,  # JSON has no infinity
         "text": str,
+        "files": list[str],
+        "ends": dict[str, float | None] | None,
         "metrics": int,
         "data": dict.fromkeys(session.data.state(), int),
         "estimator": dict[str, Any],
         "clip": {"form": float | str, "state": dict[str, Any]},
     }
     state = saved.state
-    if "files" in state:  # older checkpoints do not say where the text was
-        hints["files"] = list[str]
     compare_values(saved, state, hints)
     for name in ("best_step", "tally.steps"):
         value = state["tally"]["steps"] if name == "tally.steps" else state[name]

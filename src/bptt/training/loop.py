@@ -5,11 +5,9 @@ from __future__ import annotations
 import datetime
 import math
 import shlex
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -20,23 +18,25 @@ from torch import nn
 from bptt.data import Corpus
 from bptt.models import CountModel
 from bptt.training import checkpoint as checkpoints
-from bptt.training.build import build_model, open_corpus, require_documents
+from bptt.training.build import build_model, held_out_share, open_corpus, require_documents
 from bptt.training.contents import load_weights
 from bptt.training.distributed import Group, joined
 from bptt.training.elastic import folder_to_go_on_with
 from bptt.training.evaluate import Score, evaluate
+from bptt.training.interrupts import until_interrupted
 from bptt.training.nonfinite import Broken, meet
 from bptt.training.own_text import open_own_text
 from bptt.training.run_folder import RunFolder
 from bptt.training.schedule import Budget, rate
-from bptt.training.session import Session, Tally
+from bptt.training.session import Session, Tally, require_same_text
 from bptt.training.settings import Settings, default_folder
 from bptt.training.shared_state import gathered, own_part, shared
 from bptt.training.update import update
 
 Record = dict[str, Any]
 SCORES = 10  # held-out scores in a run, unless the settings say otherwise
-SCORE_LANES = 64
+# On the way a long held-out text is scored in so many pieces at once, none shorter than this.
+PIECES, PIECE = 64, 256
 
 
 class Reporter(Protocol):
@@ -48,11 +48,14 @@ class Reporter(Protocol):
     def step(self, progress: float, record: Record) -> None:
         """A line was written to the metrics."""
 
-    def score(self, step: int, score: Score) -> None:
-        """The held-out text was scored."""
+    def score(self, step: int, score: Score | None) -> None:
+        """A score was due; None where nothing is held out."""
 
     def note(self, text: str) -> None:
         """Something happened that does not happen in a healthy run."""
+
+    def listening(self) -> bool:
+        """Whether somebody still reads what is said; if not, the run ends as if interrupted."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Outcome:
         seconds: of training, earlier parts of a resumed run included.
         tokens: predictions trained on.
         interrupted: ended by a signal, before its budget was spent.
+        best_step: that of the weights of ``model``.
     """
 
     run: Path
@@ -80,6 +84,7 @@ class Outcome:
     tokens: int
     interrupted: bool
     rank: int = 0
+    best_step: int = 0
 
 
 def train(
@@ -102,7 +107,8 @@ def train(
             the first writes the run folder and is the only one to report.
 
     Returns:
-        The :class:`Outcome`. The first interrupt (Ctrl-C) ends the run cleanly with a checkpoint.
+        The :class:`Outcome`. An interrupt (Ctrl-C, SIGTERM, SIGHUP) ends the run cleanly with a
+        checkpoint; further ones wait until that is written.
 
     Raises:
         DataError, RunError, ArgumentError: before anything is written.
@@ -134,10 +140,17 @@ def _descend(
     budget, progress = Budget.of(settings), session.progress
     spent, clock = progress.seconds, time.perf_counter()
     session.guard.remember(session, run.flush_metrics())
-    done = budget.progress(progress.step, session.epochs, progress.seconds)
+    done = budget.share(session.spent)
     group = session.group
-    with _until_interrupted() as interrupted:
-        while done < 1 and not group.any(interrupted()) and not _impatient(session):
+    if reporter is not None and (done >= 1 or _impatient(session)):
+        reporter.note(_nothing_left(session, run, budget))
+    with until_interrupted() as interrupted:
+
+        def stopped() -> bool:
+            alone = reporter is not None and not reporter.listening()
+            return group.any(interrupted() or alone)
+
+        while done < 1 and not stopped() and not _impatient(session):
             lr = rate(done, settings.learning_rate, settings.warmup, settings.decay)
             broken = update(session, optimizer, lr)
             now = spent + time.perf_counter() - clock
@@ -146,24 +159,24 @@ def _descend(
             if broken is not None:
                 _meet(session, run, broken, reporter)
                 progress = session.progress  # rolled back, perhaps
-                done = budget.progress(progress.step, session.epochs, progress.seconds)
+                done = budget.share(session.spent)
                 continue
             if on_step is not None:
                 on_step(session)  # before a checkpoint, which then has what it drew and changed
-            done = budget.progress(progress.step, session.epochs, progress.seconds)
+            done = budget.share(session.spent)
             if progress.step % settings.log_every == 0:
                 record = _log(session, run, lr)
                 if reporter is not None:
                     reporter.step(done, record)
-            if _score_is_due(session, done):
-                score = _score_and_save(session, run, done)
-                if reporter is not None and score is not None:
-                    reporter.score(progress.step, score)
+            if _score_is_due(session, budget):
+                _score_and_save(session, run, reporter)
                 progress.seconds = spent + time.perf_counter() - clock
-        stopped = group.any(interrupted())
-    if group.first(lambda: checkpoints.steps(run.checkpoints)[-1:]) != [progress.step]:
-        _save(session, run)
-    return _finish(session, run, stopped)
+        ended = stopped()
+        if not ended and progress.scored.steps != progress.step:
+            _score_and_save(session, run, reporter)  # the weights that it ends with
+        if group.first(lambda: checkpoints.steps(run.checkpoints)[-1:]) != [progress.step]:
+            _save(session, run)
+    return _finish(session, run, ended)
 
 
 def _meet(session: Session, run: RunFolder, broken: Broken, reporter: Reporter | None) -> None:
@@ -223,29 +236,49 @@ def _log(session: Session, run: RunFolder, lr: float) -> Record:
     return record
 
 
-def _score_is_due(session: Session, done: float) -> bool:
+def _score_is_due(session: Session, budget: Budget) -> bool:
     every = session.settings.eval_every
     if every is not None:
         return session.progress.step % every == 0
-    return int(done * SCORES) > int(session.progress.scored_at * SCORES)
+    # In the budget in force now: an earlier part of the run may have had another.
+    now, then = budget.share(session.spent), budget.share(session.progress.scored)
+    return int(now * SCORES) > int(then * SCORES)
 
 
-def _score_and_save(session: Session, run: RunFolder, done: float) -> Score | None:
-    progress, score = session.progress, None
-    progress.scored_at = done
-    if session.corpus.valid is not None:
-        score = evaluate(
-            session.model, session.corpus.valid, lanes=SCORE_LANES, group=session.group
-        )
+def _score_and_save(session: Session, run: RunFolder, reporter: Reporter | None) -> None:
+    progress, score, valid = session.progress, None, session.corpus.valid
+    progress.scored = session.spent
+    if valid is not None:
+        pieces = max(1, min(PIECES, len(valid.tokens) // PIECE))
+        score = evaluate(session.model, valid, lanes=pieces, group=session.group)
         session.note_score(score)
-        run.append_metrics({"step": progress.step, "valid": score.as_dict()})
+        told = {"pieces": score.pieces} if score.pieces > 1 else {}
+        run.append_metrics({"step": progress.step, "valid": score.as_dict(), **told})
     _save(session, run)
-    return score
+    if reporter is not None:
+        reporter.score(progress.step, score)
 
 
 def _impatient(session: Session) -> bool:
     patience = session.settings.patience
     return 0 < patience <= session.progress.without_best
+
+
+def _nothing_left(session: Session, run: RunFolder, budget: Budget) -> str:
+    """What is said where a run is to go on that has nothing left to spend."""
+    spent, again = session.spent, f"bptt train --resume {shlex.quote(str(run.path))}"
+    if budget.share(spent) < 1:
+        return (
+            f"nothing is trained: {session.progress.without_best} scores in a row were no new best, all "
+            f"of --patience {session.settings.patience}; to go on: {again} --patience 0, or a larger "
+            "budget"
+        )
+    done, more = f"{spent.steps:,} steps are", f"--steps {2 * spent.steps}"
+    if budget.minutes is not None:
+        done, more = f"{spent.seconds / 60:.3g} minutes are", f"--minutes {spent.seconds / 30:.2g}"
+    elif budget.epochs is not None:
+        done, more = f"{spent.epochs:.3g} epochs are", f"--epochs {2 * spent.epochs:.3g}"
+    return f"nothing is trained: {budget} is spent, {done} done; to go on: {again} {more}"
 
 
 def _open_run(
@@ -262,6 +295,7 @@ def _begin(settings: Settings, group: Group, stack: ExitStack) -> tuple[Session,
     if settings.out is not None:
         # Known now, or only after reading a large text.
         group.first(RunFolder(settings.out).require_free)
+    held_out_share(settings, group.size)  # what does not fit a small text is refused in one line
     corpus = _corpus(group, lambda: open_corpus(settings))
     require_documents(settings, corpus)
     session = Session(settings, corpus, group)
@@ -270,7 +304,7 @@ def _begin(settings: Settings, group: Group, stack: ExitStack) -> tuple[Session,
     first = None if session.optimizer is None else gathered(group, session.checkpoint())
 
     def create() -> str:
-        made = RunFolder.create(path, settings, session.corpus.vocabulary, first)
+        made = RunFolder.create(path, session.settings, session.corpus.vocabulary, first)
         return str(made.path)
 
     run = RunFolder(group.first(create))
@@ -284,10 +318,14 @@ def _go_on(
     run = RunFolder.open(path)
     run = run.unwritten() if group.rank else run
     _hold(run, group, stack)
-    session = Session(settings, _corpus(group, lambda: _own_text(run, settings)), group)
-    if session.optimizer is not None:  # a count table is counted anew
-        saved = shared(group, lambda: checkpoints.recover(run.checkpoints))
-        run.rewind_metrics(session.restore(own_part(group, saved, settings.batch, settings.seed)))
+    corpus = _corpus(group, lambda: _own_text(run, settings))
+    if settings.model in ("bigram", "ngram"):  # a count table is counted anew
+        return Session(settings, corpus, group), run
+    saved = shared(group, lambda: checkpoints.recover(run.checkpoints))
+    require_same_text(saved, corpus)  # before sizes are compared with it
+    session = Session(settings, corpus, group)
+    mine = own_part(group, saved, session.settings.lanes, settings.seed)
+    run.rewind_metrics(session.restore(mine))
     return session, run
 
 
@@ -355,27 +393,5 @@ def _finish(session: Session, run: RunFolder, interrupted: bool) -> Outcome:
         progress.tokens,
         interrupted,
         group.rank,
+        best.state["step"],
     )
-
-
-@contextmanager
-def _until_interrupted() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a flag; a second one acts as it always did."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set  # only the main thread may set handlers
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(number: int, frame: object) -> None:
-        asked.set()
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -16,6 +17,36 @@ if TYPE_CHECKING:
     from bptt.training.session import Session
 
 
+class _Output:
+    """A stream that may go away: its terminal is closed, its reader ends, its disk is full.
+
+    What is said of a run is worth less than the run, so nothing is raised; ``error`` says what happened.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Pass it on for as long as that goes."""
+        try:
+            return len(text) if self.error else self._stream.write(text)
+        except OSError as error:
+            self.error = error
+            return len(text)
+
+    def flush(self) -> None:
+        """Pass that on too."""
+        try:
+            if self.error is None:
+                self._stream.flush()
+        except OSError as error:
+            self.error = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class TerminalReporter:
     """Shows a run on the terminal; a context, so that an error leaves the terminal usable.
 
@@ -24,7 +55,11 @@ class TerminalReporter:
     """
 
     def __init__(self, quiet_stdout: bool = False) -> None:
-        self._console = Console(stderr=quiet_stdout)
+        stream = sys.stderr if quiet_stdout else sys.stdout
+        # None where the process was started with that stream closed; rich then writes nowhere.
+        self._output = None if stream is None else _Output(stream)
+        file = cast("IO[str] | None", self._output)
+        self._console = Console(file=file, stderr=quiet_stdout)
         self._live: Progress | None = None
         self._task: TaskID | None = None
         self._last: dict[str, Any] = {}
@@ -34,13 +69,14 @@ class TerminalReporter:
         corpus, settings = session.corpus, session.settings
         what = settings.cell if settings.model == "recurrent" else settings.model
         parameters = sum(p.numel() for p in session.model.parameters())
+        chosen = f"for this text {' '.join(session.chosen)}; " if session.chosen else ""
         held_out = 0 if corpus.valid is None else len(corpus.valid.tokens)
         marked = corpus.documents > 1 or settings.documents is not None
         documents = f", {corpus.documents:,} documents" if marked else ""
         self._console.print(
             f"{what}, {parameters:,} parameters; {inline(', '.join(corpus.names))}: "
             f"{len(corpus.train.tokens):,} tokens to train on, {held_out:,} held out, "
-            f"{corpus.vocabulary.size} symbols{documents}; {inline(run)}",
+            f"{corpus.vocabulary.size} symbols{documents}; {chosen}{inline(run)}",
             soft_wrap=True,
         )
         if session.progress.step == 0 and settings.line_ends == "keep":
@@ -69,15 +105,23 @@ class TerminalReporter:
         if self._live is not None and self._task is not None:
             self._live.update(self._task, completed=progress, description=line(self._last))
 
-    def score(self, step: int, score: Score) -> None:
+    def score(self, step: int, score: Score | None) -> None:
         """Leave a line behind."""
-        text = f"step {step:>6}  held out {fixed(score.bits, 3)} bits"
-        text += f"  |  {line(self._last)}" if self._last else ""
-        self._console.print(text, soft_wrap=True)
+        parts = [f"step {step:>6}"]
+        if score is not None:
+            pieces = f" in {score.pieces} pieces" if score.pieces > 1 else ""
+            parts[0] += f"  held out{pieces} {fixed(score.bits, 3)} bits"
+        if self._last:
+            parts.append(line(self._last))
+        self._console.print("  |  ".join(parts), soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Leave a line behind."""
         self._console.print(text, soft_wrap=True)
+
+    def listening(self) -> bool:
+        """False once the reader of a pipe has ended; a closed terminal sends a signal of its own."""
+        return self._output is None or not isinstance(self._output.error, BrokenPipeError)
 
     def __enter__(self) -> TerminalReporter:
         return self

@@ -9,6 +9,18 @@ from bptt.training.settings import Settings
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What a run has spent up to some moment, in the units of every kind of budget.
+
+    A share of a budget would not do: the budget may be another one when the run goes on.
+    """
+
+    steps: int = 0
+    epochs: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Budget:
     """What ends a run: updates, passes over the text, or time; exactly one of them is given."""
 
@@ -41,9 +53,32 @@ class Budget:
             share = 1.0
         return min(share, 1.0)
 
+    def share(self, spent: Spent) -> float:
+        """The same, of what a run has spent.
+
+        Example:
+            >>> half = Spent(steps=50, epochs=0.5, seconds=30.0)
+            >>> [Budget(*kind).share(half) for kind in ((100, None, None), (None, None, 2.0))]
+            [0.5, 0.25]
+        """
+        return self.progress(spent.steps, spent.epochs, spent.seconds)
+
+    def __str__(self) -> str:
+        """As it is typed.
+
+        Example:
+            >>> str(Budget(None, None, 0.3))
+            '--minutes 0.3'
+        """
+        names = (("steps", self.steps), ("epochs", self.epochs), ("minutes", self.minutes))
+        return " ".join(f"--{name} {value}" for name, value in names if value is not None)
+
 
 def rate(progress: float, peak: float, warmup: float, decay: str) -> float:
     """Learning rate at a share of the run: a linear rise to the peak, then a fall to zero.
+
+    A run that is given more than it was begun with is at a smaller share again, so its rate rises to
+    where the longer schedule has it, and falls from there.
 
     Args:
         progress: 0…1.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,8 +23,10 @@ from bptt.training.expected import check_state, check_tensors
 from bptt.training.nonfinite import Guard
 from bptt.training.own_text import is_same, record
 from bptt.training.randomness import random_states, restore_random_states, seed_others
+from bptt.training.schedule import Budget, Spent
 from bptt.training.settings import Settings
 from bptt.training.shared_state import fresh_random_state
+from bptt.training.sizes import chosen, fitted
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     tokens: int = 0
-    scored_at: float = 0.0
+    scored: Spent = field(default_factory=Spent)  # when a score was last due
     best_nats: float = math.inf
     best_step: int | None = None
     without_best: int = 0
@@ -64,13 +66,19 @@ class Session:
     """The parts of a run and its progress.
 
     Args:
-        settings: what to train.
+        settings: what to train; sizes that are None are chosen to fit the text.
         corpus: what to train on.
         group: the processes that train together; carry and data are those of this one's lanes.
+
+    Attributes:
+        chosen: the sizes that the text made others than usual, as they would be typed.
     """
 
     def __init__(self, settings: Settings, corpus: Corpus, group: Group = Group()) -> None:  # noqa: B008
-        self.settings = settings
+        parts = (corpus.train, corpus.valid) if corpus.valid is not None else (corpus.train,)
+        tokens = sum(len(part.tokens) for part in parts)
+        given, settings = settings, fitted(settings, tokens, group.size)
+        self.settings, self.chosen = settings, chosen(given, settings)
         self.group = group
         self.corpus = corpus
         seed_others(settings.seed)
@@ -106,11 +114,21 @@ class Session:
         return record(self.corpus, self.settings)
 
     @property
+    def _ends(self) -> dict[str, Any]:
+        """What ends the run."""
+        return {**asdict(Budget.of(self.settings)), "patience": self.settings.patience}
+
+    @property
     def epochs(self) -> float:
         """Passes over the text, the current one by its share."""
         position = self.data.position
         size = self.data.steps if isinstance(self.data, Lanes) else len(self.data)
         return position.epoch + position.offset / size
+
+    @property
+    def spent(self) -> Spent:
+        """What the run has spent so far."""
+        return Spent(self.progress.step, self.epochs, self.progress.seconds)
 
     def note_score(self, score: Score) -> None:
         """Remember a held-out score, and whether it is the best so far."""
@@ -140,7 +158,7 @@ class Session:
             numbers["best_nats"] = None  # JSON has no infinity
         numbers |= {"data": self.data.state(), "estimator": self.estimator.state_dict()}
         numbers["clip"] = {"form": self.settings.clip, "state": self.clip.state_dict()}
-        numbers |= {**self._text, "metrics": metrics}
+        numbers |= {**self._text, "metrics": metrics, "ends": self._ends}
         return Checkpoint(self.model.state_dict(), training, numbers)
 
     def restore(self, saved: Checkpoint) -> int:
@@ -156,17 +174,13 @@ class Session:
         Cost: one time step of the model, and a look at every tensor.
         """
         state = dict(saved.state)
-        text = state.get("text")
-        if isinstance(text, str) and text != self._text["text"] and not is_same(text, self.corpus):
-            raise RunError(
-                "a checkpoint of this model and this text",
-                "another text",
-                "resume with the text the run was begun on, unchanged",
-            )
+        require_same_text(saved, self.corpus, self._text["text"])
+        old = "scored_at" in state  # runs of old kept a share of their budget
+        saved = replace(saved, state=_as_now(state))
         check_state(self, saved)
         carry = check_tensors(self, saved)
-        state.pop("files", None)  # where they were; they are where they were read now
-        for name in ("text", "metrics", "data", "estimator", "clip", "best_nats", "tally"):
+        state = dict(saved.state)
+        for name in ("text", "files", "metrics", "data", "estimator", "clip", "ends"):
             del state[name]
         self.model.load_state_dict(saved.model)
         self.data.seek(saved.state["data"])
@@ -178,12 +192,16 @@ class Session:
         self.carry = carry
         restore_random_states(saved.training)
         self.set_random_states(saved.training)
-        best = saved.state["best_nats"]
+        scored, best = Spent(**state.pop("scored")), state.pop("best_nats")
+        if old:  # its scores were due up to this very moment
+            scored = replace(scored, epochs=self.epochs)
         self.progress = Progress(
-            **state,
+            **{**state, "tally": Tally(**state["tally"])},
             best_nats=math.inf if best is None else best,
-            tally=Tally(**saved.state["tally"]),
+            scored=scored,
         )
+        if saved.state["ends"] not in (None, self._ends):
+            self.progress.without_best = 0  # more to spend, or more patience: counted anew
         return saved.state["metrics"]
 
     def _restore_optimizer(self, training: dict[str, Tensor]) -> None:
@@ -197,3 +215,24 @@ class Session:
                 states.setdefault(int(index), {})[name] = value.clone()
         whole = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**whole, "state": states})
+
+
+def require_same_text(saved: Checkpoint, corpus: Corpus, name: str | None = None) -> None:
+    """Raise RunError where a checkpoint was trained on another text than the corpus, whose fingerprint
+    may be given as its name."""
+    text = saved.state.get("text")  # of another type: the checks of all entries will say so
+    if isinstance(text, str) and text != name and not is_same(text, corpus):
+        raise RunError(
+            "a checkpoint of this model and this text",
+            "another text",
+            "resume with the text the run was begun on, unchanged",
+        )
+
+
+def _as_now(state: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint of an older release holds, with the entries that one of today has."""
+    now = {"files": [], "ends": None, **state}
+    if "scored_at" in now:
+        del now["scored_at"]
+        now["scored"] = {"steps": now.get("step"), "epochs": 0.0, "seconds": now.get("seconds")}
+    return now

@@ -24,11 +24,17 @@ from bptt.numbers import plain
 Gradient = Literal[
     "truncated", "full", "windowed", "checkpointed", "adaptive", "randomized", "forward"
 ]
+WHOLE = ("full", "checkpointed")  # gradients that go back through a whole chunk
+ROOMY = ("windowed", "adaptive", "randomized")  # that need a chunk of several k
+LANES, K = 16, 64
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a training run; the defaults train a good small model in a minute on two cores."""
+    """Settings of a training run; the defaults train a good small model in a minute on two cores.
+
+    Sizes that are None are chosen when the text is read: see :mod:`bptt.training.sizes`.
+    """
 
     files: tyro.conf.Positional[tuple[str, ...]] = ()
     """UTF-8 texts, read one after another; with none, the text that every CPython carries."""
@@ -45,17 +51,18 @@ class Settings:
     """Size of a token's vector (recurrent: H, window: 32)."""
     dropout: float | None = None
     """Share dropped while training (recurrent 0.1, window 0.2, attention 0)."""
-    order: int = 6
-    """Tokens an n-gram spans."""
+    order: int | None = None
+    """Tokens an n-gram spans; default 6."""
     context: int | None = None
     """Tokens the window (8) or a layer of attention (64) sees."""
 
-    batch: int = 16
-    """Lanes B that are trained side by side."""
+    batch: int | None = None
+    """Lanes B that are trained side by side; default 16, fewer for a short text."""
     gradient: Gradient = "truncated"
     """How the gradient is taken through a chunk; docs/estimators says which to take."""
-    k: int = 64
-    """Truncation length K; windowed: steps whose losses a window scores, k1."""
+    k: int | None = None
+    """Truncation length K; windowed: steps whose losses a window scores, k1; default 64, fewer for a
+    short text."""
     window: int | None = None
     """Steps a window of --gradient windowed spans, k2; default 2 k."""
     states: int | None = None
@@ -66,7 +73,7 @@ class Settings:
     """Relative bias that --gradient adaptive allows; it sets k by measuring."""
     chunk: int | None = None
     """Steps per update; default k, and 4 k where an estimator needs room (windowed, adaptive,
-    randomized)."""
+    randomized); full and checkpointed without --k: the whole lane, a long one 1024 at a time."""
     partition: Literal["lanes", "random"] = "lanes"
     """Lanes carry the state through the text; random chunks start afresh each."""
 
@@ -122,8 +129,8 @@ class Settings:
     """Begin a new document after this text, e.g. '\\n\\n', two line breaks; files always begin one."""
     line_ends: Literal["keep", "unix"] = "keep"
     """unix: read the line ends of Windows, \\r\\n, and of old Macs, \\r, as \\n."""
-    valid_fraction: float = 0.1
-    """Share of the text, at its end, that is held out."""
+    valid_fraction: float | None = None
+    """Share of the text, at its end, that is held out; default 0.1, nothing of a text under 200."""
     seed: int = 0
     """Seed of the weights, of dropout and of random chunks."""
     threads: int | None = None
@@ -186,33 +193,47 @@ class Settings:
             raise ArgumentError(
                 "--forget-bias with --cell lstm", f"--cell {self.cell}", "leave the bias out"
             )
+        self._check_k()
+
+    def _check_k(self) -> None:
+        """Everything that holds k steps must be that long."""
         cuts = self.gradient in ("truncated", "windowed", "randomized")
-        if self.chunk is not None and cuts and self.chunk < self.k:
+        holders = {"chunk": self.chunk if cuts else None, "window": self.window}
+        short = {n: v for n, v in holders.items() if v is not None and v < (self.k or 1)}
+        if short:
             raise ArgumentError(
-                "--chunk at least --k",
-                f"--chunk {self.chunk} --k {self.k}",
-                "lower --k, or leave --chunk out",
-            )
-        if self.window is not None and self.window < self.k:
-            raise ArgumentError(
-                "--window at least --k",
-                f"--window {self.window} --k {self.k}",
-                "a window holds the k newest steps; widen it, or lower --k",
+                " and ".join(f"--{name} at least --k" for name in short),
+                " ".join(f"--{name} {value}" for name, value in {**short, "k": self.k}.items()),
+                f"pass --k {min(short.values())}, or leave out "
+                + " and ".join(f"--{n}" for n in short),
             )
 
     @property
-    def steps_per_update(self) -> int:
-        """Time steps in a chunk."""
-        if self.chunk is not None:
-            return self.chunk
-        if self.gradient == "windowed":
-            return max(4 * self.k, self.k2)
-        return 4 * self.k if self.gradient in ("adaptive", "randomized") else self.k
+    def lanes(self) -> int:
+        """Lanes B; in a long text, where they were not given."""
+        return LANES if self.batch is None else self.batch
+
+    @property
+    def k1(self) -> int:
+        """Truncation length K; in a long text, where it was not given."""
+        return K if self.k is None else self.k
 
     @property
     def k2(self) -> int:
         """Time steps in a window."""
-        return 2 * self.k if self.window is None else self.window
+        return 2 * self.k1 if self.window is None else self.window
+
+    @property
+    def room(self) -> int:
+        """How many k a chunk is to hold."""
+        return 4 if self.gradient in ROOMY else 1
+
+    @property
+    def steps_per_update(self) -> int:
+        """Time steps in a chunk; in a long text, where they were not given."""
+        if self.chunk is not None:
+            return self.chunk
+        return max(self.room * self.k1, self.k2 if self.gradient == "windowed" else 1)
 
     @property
     def learning_rate(self) -> float:
