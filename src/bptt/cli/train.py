@@ -17,7 +17,7 @@ from typing import Annotated
 import tyro
 
 from bptt.cli.parse import parse
-from bptt.shown import inline
+from bptt.shown import as_json, inline
 from bptt.training.settings import Settings
 
 
