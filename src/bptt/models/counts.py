@@ -250,7 +250,7 @@ class CountModel(nn.Module):
             columns = [state_dict.get(prefix + name) for name in COLUMNS]
             problem = None
             if all(isinstance(column, Tensor) for column in columns):
-                problem = _problem(header, *cast(list[Tensor], columns), self.vocabulary_size)
+                problem = _problem(header, cast(list[Tensor], columns), self.vocabulary_size)
             if problem is not None:
                 error_msgs.append(
                     f"expected counts as fit() makes them, received {problem}: "
@@ -270,17 +270,10 @@ class CountModel(nn.Module):
         return f"vocabulary_size={self.vocabulary_size}, order={self.order}"
 
 
-def _problem(
-    header: Tensor,
-    contexts: Tensor,
-    backoff: Tensor,
-    rows: Tensor,
-    symbols: Tensor,
-    masses: Tensor,
-    size: int,
-) -> str | None:
+def _problem(header: Tensor, columns: list[Tensor], size: int) -> str | None:
     """What of saved counts points outside of them, or is no probability; None where all fits."""
-    if any(column.dim() != 1 for column in (contexts, backoff, rows, symbols, masses)):
+    contexts, backoff, rows, symbols, masses = columns
+    if any(column.dim() != 1 for column in columns):
         return "a table that is not one row"
     if any(column.is_floating_point() for column in (header, contexts, rows, symbols)):
         return "a header, contexts, rows or symbols that are no whole numbers"
