@@ -342,6 +342,9 @@ def test_figure_and_page(tmp_path):
         assert text == svg(draw(rows, "a title", "accuracy", {"chance": 0.1, "goal": 0.9}))
         write_figure(figure, tmp_path / "f.svg")
         write_figure(figure, tmp_path / "f.png")
+        for name in ("f.xyz", "f"):
+            with pytest.raises(ArgumentError, match=r"ends in one of .*\.png, .* received 'f"):
+                write_figure(figure, tmp_path / name)
         assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
         written = page(rows, "a <title>", "bptt compare x", text)
         assert "<b>" not in written

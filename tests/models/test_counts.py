@@ -268,6 +268,40 @@ def test_restored_into_other_sizes(other: tuple[int, int]) -> None:
     assert_equal(model.state_dict(), before)
 
 
+CHANGES = {
+    "empty": lambda t: t[:0],
+    "longer": lambda t: torch.cat((t, t[-1:])),
+    "a scalar": lambda t: t[0],
+    "two axes": lambda t: t[None],
+    "negative": lambda t: t * 0 - 1,
+    "huge": lambda t: t * 0 + 2**40,
+    "not finite": lambda t: t * 0 + math.inf if t.is_floating_point() else t * 0.5,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", ["header", "contexts", "backoff", "rows", "symbols", "masses"])
+def test_counts_that_point_outside_are_refused_and_change_nothing(name: str, change: str) -> None:
+    model, state = fitted(3), fitted(3).state_dict()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state[name] = CHANGES[change](state[name])
+    if (name, change) in {
+        ("contexts", "negative"),
+        ("contexts", "huge"),
+        ("masses", "huge"),
+        ("backoff", "huge"),
+    }:
+        model.load_state_dict(
+            state
+        )  # contexts that no text has, and shares that are odd: never met
+        model(torch.zeros(4, 2, dtype=torch.int64))
+        return
+    with pytest.raises(RuntimeError, match="expected counts") as info:
+        model.load_state_dict(state)
+    assert str(info.value).count("\n") == 1  # torch's own first line, and ours
+    assert_equal(model.state_dict(), before)
+
+
 def test_an_incomplete_state_dict_is_refused() -> None:
     state = fitted(3).state_dict()
     del state["masses"]

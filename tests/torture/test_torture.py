@@ -39,6 +39,12 @@ def test_a_damaged_file_is_refused_or_passed_over_and_named(tmp_path):
     assert min(counted) > 50, "each kind of outcome was met"
 
 
+def test_folders_from_somebody_else_touch_nothing_outside():
+    done = torture("hostile", "--hostile", "24", "--seed", "3")
+    assert "24 rounds" in done
+    assert done.count("refused") == done.count("harmless") == 2, "each kind of outcome was met"
+
+
 def test_damage_in_short(tmp_path):
     assert damage.torture(tmp_path, damages=40, seed=7).startswith("40 damages")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bptt.compare.results import HEADS, Row, cells_of, varying
-from bptt.errors import DependencyError
+from bptt.errors import ArgumentError, DependencyError
 from bptt.files.write import write_file
 from bptt.shown import printable
 
@@ -82,8 +82,14 @@ def write_figure(figure: Any, path: Path) -> None:
     if path.suffix == ".svg":
         write_file(path, svg(figure) + "\n")
     else:
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format=path.suffix[1:] or None)
+        drawn, known = io.BytesIO(), figure.canvas.get_supported_filetypes()
+        if path.suffix[1:].lower() not in known:
+            raise ArgumentError(
+                f"a figure that ends in one of .{', .'.join(sorted(known))}",
+                repr(path.name),
+                "choose another name with --figure",
+            )
+        figure.savefig(drawn, format=path.suffix[1:].lower())
         write_file(path, drawn.getvalue())
 
 

@@ -112,7 +112,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return type(value) is int and 0 <= value < MOST
     if hint is float:
-        return type(value) in (int, float) and 0 <= value < MOST * MOST and math.isfinite(value)
+        if type(value) is int:
+            return 0 <= value < MOST * MOST  # no float is as large as some whole numbers
+        return type(value) is float and 0 <= value < math.inf
     return type(value) is hint
 
 

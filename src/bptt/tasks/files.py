@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 
 from bptt.errors import DataError
+from bptt.files.read import read_plain
 
 
 def read_text(name: str, file: str, folder: str | Path | None) -> str:
     """A file that ``bptt data fetch NAME`` wrote; by default into ``data/NAME``."""
     path = (Path("data") / name if folder is None else Path(folder)) / file
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for, a device never ends
-            raise OSError(0, "not an ordinary file")
-        return path.read_text(encoding="utf-8")
+        return read_plain(path)
     except (OSError, ValueError) as error:  # not UTF-8, or a NUL in the name
         raise DataError(
             f"the data set {name!r} at {str(path)[:200]}",

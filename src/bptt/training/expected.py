@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,29 @@ if TYPE_CHECKING:
     from bptt.training.session import Session
 
 
+class _Bias(TypedDict):
+    """Of each truncation K; None where it is not finite."""
+
+    truncations: list[int]
+    bias: list[float | None]
+
+
+class _Horizon(TypedDict):
+    """What :mod:`bptt.training.horizon` measured, as a line of the metrics has it."""
+
+    horizon: int
+    decay: float | None
+    verdict: Literal["healthy", "vanishing", "exploding"]
+    spectrum: _Bias
+
+
 def check_state(session: Session, saved: Checkpoint) -> None:
     """Compare the numbers of a checkpoint with the fields they are meant for; RunError names one that
     does not fit."""
     hints: dict[str, Any] = {
         **get_type_hints(type(session.progress)),
         "best_nats": float | None,  # JSON has no infinity
+        "horizon": _Horizon | None,
         "text": str,
         "files": list[str],
         "ends": dict[str, float | None] | None,
