@@ -157,16 +157,23 @@ def recover(folder: Path) -> Checkpoint:
         raise _damaged(folder / f"step-{found[-1]}", problems[found[-1]], None)
     with _writing(folder):
         for step, problem in problems.items():
-            aside = folder / f"damaged-step-{step}"
-            number = 1
-            while aside.exists():
-                number += 1
-                aside = folder / f"damaged-step-{step}-{number}"
-            os.rename(folder / f"step-{step}", aside)
+            aside = set_aside(folder, step, "damaged")
             logger.warning("step-%d is damaged: %s; set aside as %s", step, problem, aside)
     if sound[-1] != found[-1]:
         logger.warning("going on from step-%d, the newest sound checkpoint", sound[-1])
     return load(folder, sound[-1])
+
+
+def set_aside(folder: Path, step: int, word: str) -> Path:
+    """Rename a checkpoint to ``WORD-step-N``, so that it neither counts as kept nor stands in the way."""
+    with _writing(folder):
+        aside = folder / f"{word}-step-{step}"
+        number = 1
+        while aside.exists():
+            number += 1
+            aside = folder / f"{word}-step-{step}-{number}"
+        os.rename(folder / f"step-{step}", aside)
+    return aside
 
 
 def damage(folder: Path, step: int) -> str | None:

@@ -44,7 +44,7 @@ class Score:
         return math.exp(self.nats) if self.nats < 700 else math.inf
 
     def as_dict(self) -> dict[str, float | None]:
-        """The document that ``bptt eval --json`` prints; None what is no finite number, as JSON has it."""
+        """The document that ``bptt eval --json`` prints; None for what JSON has no number for."""
         numbers = {"nats": self.nats, "bits": self.bits, "perplexity": self.perplexity}
         finite = {name: v if math.isfinite(v) else None for name, v in numbers.items()}
         return {"tokens": self.tokens, **finite}

@@ -61,6 +61,7 @@ class Progress:
     skipped: int = 0  # chunks whose update was not finite, up to the last line of the metrics
     skips: int = 0  # in a row
     rollbacks: int = 0
+    stopped: str | None = None  # by the update that comes next: "gradient", or "update" itself
 
 
 class Session:
@@ -160,6 +161,7 @@ class Session:
         numbers |= {"data": self.data.state(), "estimator": self.estimator.state_dict()}
         numbers["clip"] = {"form": self.settings.clip, "state": self.clip.state_dict()}
         numbers |= {"text": self._text, "metrics": metrics, "ends": self._ends}
+        numbers["lr"] = self.settings.learning_rate
         return Checkpoint(self.model.state_dict(), training, numbers)
 
     def restore(self, saved: Checkpoint) -> int:
@@ -194,7 +196,9 @@ class Session:
             scored = Spent(state["step"], self.epochs, state["seconds"])
             scored = scored if old is not None else Spent(**state.pop("scored"))
             ends = state.pop("ends", None)
+            state.pop("lr", None)
             self.progress = Progress(**state, best_nats=best, tally=tally, scored=scored)
+            self.progress.stopped = None  # it is tried again
             if ends not in (None, self._ends):  # more to spend, or more patience: counted anew
                 self.progress.without_best = 0
             return metrics
