@@ -21,6 +21,7 @@ from bptt.training import checkpoint as checkpoints
 from bptt.training.build import build_model, held_out_share, open_corpus, require_documents
 from bptt.training.contents import load_weights
 from bptt.training.distributed import Group, joined
+from bptt.training.diverged import sound_start
 from bptt.training.elastic import folder_to_go_on_with
 from bptt.training.evaluate import Score, evaluate
 from bptt.training.interrupts import until_interrupted
@@ -268,10 +269,15 @@ def _nothing_left(session: Session, run: RunFolder, budget: Budget) -> str:
     """What is said where a run is to go on that has nothing left to spend."""
     spent, again = session.spent, f"bptt train --resume {shlex.quote(str(run.path))}"
     if budget.share(spent) < 1:
+        scores = f"{session.progress.without_best} scores in a row were no new best"
         return (
+<<<<<<< HEAD
             f"nothing is trained: {session.progress.without_best} scores in a row were no new best, all "
             f"of --patience {session.settings.patience}; to go on: {again} --patience 0, or a larger "
             "budget"
+=======
+            f"nothing is trained: {scores}; to go on: {again} --patience 0, or with a larger budget"
+>>>>>>> runs
         )
     done, more = f"{spent.steps:,} steps are", f"--steps {2 * spent.steps}"
     if budget.minutes is not None:
@@ -324,8 +330,12 @@ def _go_on(
     saved = shared(group, lambda: checkpoints.recover(run.checkpoints))
     require_same_text(saved, corpus)  # before sizes are compared with it
     session = Session(settings, corpus, group)
-    mine = own_part(group, saved, session.settings.lanes, settings.seed)
-    run.rewind_metrics(session.restore(mine))
+    batch = session.settings.lanes
+    session.restore(
+        own_part(group, saved, batch, settings.seed)
+    )  # what does not fit is refused here
+    saved = shared(group, lambda: sound_start(saved, session, run))
+    run.rewind_metrics(session.restore(own_part(group, saved, batch, settings.seed)))
     return session, run
 
 

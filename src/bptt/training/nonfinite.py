@@ -5,7 +5,8 @@ they went out of range, the update is taken back. So no update with a number in 
 is ever kept, whatever the policy, and no checkpoint holds one.
 
 ``stop``: end with what and where (:mod:`bptt.training.locate`) and a checkpoint from before the update,
-which resumes with the very chunk that did it. ``skip``: leave this chunk out. ``rollback``: go back to
+which resumes with the very chunk that did it, or with another rate where all was well
+(:mod:`bptt.training.diverged`). ``skip``: leave this chunk out. ``rollback``: go back to
 the last sound checkpoint, and on with the data that comes next.
 """
 
@@ -184,12 +185,14 @@ def meet(session: Session, broken: Broken, save: Callable[[], Path]) -> dict[str
         text = f"step {failed}: {said}: back to step {session.progress.step}"
         return {"action": "rollback", "values": broken.values, **where, "text": text}
     limits = {"skip": f" ({SKIPS} in a row were skipped)", "rollback": f" ({ROLLBACKS} rollbacks)"}
+    progress.stopped = "gradient" if broken.origin is None else "update"
     sound = overflowed(session) is None
     place = f"it stands before that update in {save()}" if sound else "the checkpoint is older"
     error = NonFiniteError(
         f"a finite loss and gradient at step {progress.step + 1}",
         said + limits.get(policy, ""),
-        f"{place}; lower --lr or --clip and go on with --resume, or try --on-nonfinite skip",
+        f"{place}; go on with --resume and a lower --lr or --clip (from the newest checkpoint that "
+        "predicts better than a guess), or try --on-nonfinite skip",
     )
     error.origin = origin
     raise error
