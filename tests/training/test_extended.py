@@ -1,4 +1,4 @@
-"""A run that is given more: scored on the way and at its end, whatever ended it and whatever it is given."""
+"""A run that is given more: scored on the way and at its end, whatever ended it and whatever comes."""
 
 import itertools
 import json

@@ -188,19 +188,10 @@ def recover(folder: Path) -> Checkpoint:
     sound = [step for step in found if step not in problems]
     if not sound:
         raise _damaged(folder / f"step-{found[-1]}", problems[found[-1]], None)
-    with _writing(folder), Folder.open(folder) as opened:
+    with _writing(folder):
         for step, problem in problems.items():
-<<<<<<< HEAD
-            aside, number = f"damaged-step-{step}", 1
-            while opened.status(aside) is not None:
-                number += 1
-                aside = f"damaged-step-{step}-{number}"
-            opened.rename(f"step-{step}", aside)
-            logger.warning("step-%d is damaged: %s; set aside as %s", step, problem, folder / aside)
-=======
             aside = set_aside(folder, step, "damaged")
             logger.warning("step-%d is damaged: %s; set aside as %s", step, problem, aside)
->>>>>>> runs
     if sound[-1] != found[-1]:
         logger.warning("going on from step-%d, the newest sound checkpoint", sound[-1])
     return load(folder, sound[-1])
@@ -208,14 +199,13 @@ def recover(folder: Path) -> Checkpoint:
 
 def set_aside(folder: Path, step: int, word: str) -> Path:
     """Rename a checkpoint to ``WORD-step-N``, so that it neither counts as kept nor stands in the way."""
-    with _writing(folder):
-        aside = folder / f"{word}-step-{step}"
-        number = 1
-        while aside.exists():
+    with _writing(folder), Folder.open(folder) as opened:
+        aside, number = f"{word}-step-{step}", 1
+        while opened.status(aside) is not None:
             number += 1
-            aside = folder / f"{word}-step-{step}-{number}"
-        os.rename(folder / f"step-{step}", aside)
-    return aside
+            aside = f"{word}-step-{step}-{number}"
+        opened.rename(f"step-{step}", aside)
+    return folder / aside
 
 
 def damage(folder: Path, step: int) -> str | None:

@@ -16,6 +16,7 @@ from bptt.data.documents import part
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import build_model
 from bptt.training.checkpoint import Checkpoint
+from bptt.training.contents import load_weights
 from bptt.training.evaluate import evaluate
 from bptt.training.run_folder import RunFolder
 from bptt.training.session import Session
@@ -73,16 +74,14 @@ def _changed(saved: Checkpoint, settings: Settings) -> bool:
 def _is_sound(found: Checkpoint, session: Session) -> bool:
     if found.state["step"] == 0:
         return True
-    if (
-        found.state["stopped"] == "gradient"
-    ):  # by these weights: no rate and no clip would change that
-        return False
+    if found.state.get("stopped") == "gradient":
+        return False  # by these weights: no rate and no clip would change that
     tokens, starts = session.corpus.train
     size = min(len(tokens), LOOKED_AT)
     text = Stream(tokens[:size], part(starts, 0, size))
     if len(text.starts) >= size:
         return True  # nothing in it is predicted
     model = build_model(session.settings, session.corpus.vocabulary.size)
-    model.load_state_dict(found.model)
+    load_weights(model, found)
     score = evaluate(model, text, lanes=max(1, min(PIECES, size // 256)))
     return score.nats <= math.log(session.corpus.vocabulary.size)

@@ -46,11 +46,7 @@ class Score:
         return math.exp(self.nats) if self.nats < 700 else math.inf
 
     def as_dict(self) -> dict[str, float | None]:
-<<<<<<< HEAD
         """The document that ``bptt eval --json`` prints; None where a number is not finite."""
-=======
-        """The document that ``bptt eval --json`` prints; None for what JSON has no number for."""
->>>>>>> runs
         numbers = {"nats": self.nats, "bits": self.bits, "perplexity": self.perplexity}
         finite = {name: v if math.isfinite(v) else None for name, v in numbers.items()}
         return {"tokens": self.tokens, **finite}

@@ -51,6 +51,7 @@ def check_state(session: Session, saved: Checkpoint) -> None:
         "text": str,
         "files": list[str],
         "ends": dict[str, float | None] | None,
+        "lr": float | None,
         "metrics": int,
         "data": dict.fromkeys(session.data.state(), int),
         "estimator": dict[str, Any],

@@ -271,13 +271,7 @@ def _nothing_left(session: Session, run: RunFolder, budget: Budget) -> str:
     if budget.share(spent) < 1:
         scores = f"{session.progress.without_best} scores in a row were no new best"
         return (
-<<<<<<< HEAD
-            f"nothing is trained: {session.progress.without_best} scores in a row were no new best, all "
-            f"of --patience {session.settings.patience}; to go on: {again} --patience 0, or a larger "
-            "budget"
-=======
             f"nothing is trained: {scores}; to go on: {again} --patience 0, or with a larger budget"
->>>>>>> runs
         )
     done, more = f"{spent.steps:,} steps are", f"--steps {2 * spent.steps}"
     if budget.minutes is not None:

@@ -159,12 +159,8 @@ class Session:
             numbers["best_nats"] = None  # JSON has no infinity
         numbers |= {"data": self.data.state(), "estimator": self.estimator.state_dict()}
         numbers["clip"] = {"form": self.settings.clip, "state": self.clip.state_dict()}
-<<<<<<< HEAD
         numbers |= {**self._text, "metrics": metrics, "ends": self._ends}
-=======
-        numbers |= {"text": self._text, "metrics": metrics, "ends": self._ends}
         numbers["lr"] = self.settings.learning_rate
->>>>>>> runs
         return Checkpoint(self.model.state_dict(), training, numbers)
 
     def restore(self, saved: Checkpoint) -> int:
@@ -180,14 +176,13 @@ class Session:
         Cost: one time step of the model, and a look at every tensor.
         """
         state = dict(saved.state)
-<<<<<<< HEAD
         require_same_text(saved, self.corpus, self._text["text"])
         old = "scored_at" in state  # runs of old kept a share of their budget
         saved = replace(saved, state=_as_now(state))
         check_state(self, saved)
         carry = check_tensors(self, saved)
         state = dict(saved.state)
-        for name in ("text", "files", "metrics", "data", "estimator", "clip", "ends"):
+        for name in ("text", "files", "metrics", "data", "estimator", "clip", "ends", "lr"):
             del state[name]
         self.model.load_state_dict(saved.model)
         self.data.seek(saved.state["data"])
@@ -207,42 +202,10 @@ class Session:
             best_nats=math.inf if best is None else best,
             scored=scored,
         )
+        self.progress.stopped = None  # it is tried again
         if saved.state["ends"] not in (None, self._ends):
             self.progress.without_best = 0  # more to spend, or more patience: counted anew
         return saved.state["metrics"]
-=======
-        require_same_text(saved, self.corpus, self._text)
-        try:
-            del state["text"]
-            metrics = int(state.pop("metrics"))
-            self.model.load_state_dict(saved.model)
-            self.data.seek(state.pop("data"))
-            self.estimator.load_state_dict(state.pop("estimator"))
-            clip = state.pop("clip", None)
-            if clip is not None and clip["form"] == self.settings.clip:  # another one starts afresh
-                self.clip.load_state_dict(clip["state"])
-            self._restore_optimizer(saved.training)
-            self._restore_carry(saved.training)
-            restore_random_states(saved.training)
-            self.set_random_states(saved.training)
-            best = state.pop("best_nats")
-            tally = Tally(**state.pop("tally"))
-            best = math.inf if best is None else best
-            # Runs of old kept a share of their budget; their scores were due up to this very moment.
-            old = state.pop("scored_at", None)
-            scored = Spent(state["step"], self.epochs, state["seconds"])
-            scored = scored if old is not None else Spent(**state.pop("scored"))
-            ends = state.pop("ends", None)
-            state.pop("lr", None)
-            self.progress = Progress(**state, best_nats=best, tally=tally, scored=scored)
-            self.progress.stopped = None  # it is tried again
-            if ends not in (None, self._ends):  # more to spend, or more patience: counted anew
-                self.progress.without_best = 0
-            return metrics
-        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise _of_another(reason) from None
->>>>>>> runs
 
     def _restore_optimizer(self, training: dict[str, Tensor]) -> None:
         if self.optimizer is None:
@@ -271,7 +234,7 @@ def require_same_text(saved: Checkpoint, corpus: Corpus, name: str | None = None
 
 def _as_now(state: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint of an older release holds, with the entries that one of today has."""
-    now = {"files": [], "ends": None, **state}
+    now = {"files": [], "ends": None, "lr": None, "stopped": None, **state}
     if "scored_at" in now:
         del now["scored_at"]
         now["scored"] = {"steps": now.get("step"), "epochs": 0.0, "seconds": now.get("seconds")}
