@@ -94,7 +94,7 @@ def run(arguments: list[str]) -> int:
     print(f"{inline(what)}: {asked.lanes} places of {asked.steps} steps\n")
     show(found)
     if asked.html is not None:
-        print(f"\npage: {asked.html}")
+        print(f"\npage: {inline(asked.html)}")
     return 0
 
 
