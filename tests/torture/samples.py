@@ -105,5 +105,5 @@ OPTIONS = (
     "--json", "--prompt", "--length", "--temperature", "--top-k", "--lanes", "--html", "--cells",
     "--lengths", "--seeds", "--workers", "--figure", "--to", "--name", "--precision",
     "--calibration", "--measure", "--known", "--jobs", "--markdown", "--data", "--help", "--keep",
-    "--bias", "--text", "--line-ends",
+    "--bias", "--text", "--line-ends", "--raw",
 )  # fmt: skip

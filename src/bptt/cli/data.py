@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 
 from bptt.cli.parse import parse
-from bptt.shown import as_json
+from bptt.shown import as_json, inline
 
 
 @dataclass(frozen=True)
@@ -54,5 +54,5 @@ def run(arguments: list[str]) -> int:
     if asked.json:
         print(as_json({"name": asked.name, "files": [str(path) for path in paths]}))
     else:
-        print("\n".join(str(path) for path in paths))
+        print("\n".join(inline(path) for path in paths))
     return 0

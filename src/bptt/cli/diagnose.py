@@ -108,7 +108,7 @@ def run(arguments: list[str]) -> int:
     print(*unknown, sep="\n", end="\n\n" if unknown else "\n")
     show(found)
     if asked.html is not None:
-        print(f"\npage: {asked.html}")
+        print(f"\npage: {inline(asked.html)}")
     return 0
 
 

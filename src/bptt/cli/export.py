@@ -10,7 +10,7 @@ import tyro
 
 from bptt.cli.parse import parse
 from bptt.errors import ArgumentError
-from bptt.shown import as_json
+from bptt.shown import as_json, inline
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,10 @@ def _some_tokens(model: Any) -> Any:
 
 def _print(document: dict[str, Any]) -> None:
     files = ", ".join(Path(file).name for file in document["files"])
-    print(f"{document['out']}: {files}")
+    out = inline(document["out"])
+    print(f"{out}: {files}")
     if document["to"] == "c":
-        print(f"check it on this machine: make -C {document['out']} run")
+        print(f"check it on this machine: make -C {out} run")
     cost = document.get("cost")
     if cost is None:
         return
