@@ -1,12 +1,21 @@
 """A batch without a lane: empty outputs, empty states, and gradients of zero, as torch gives them."""
 
+import numpy as np
 import pytest
 import torch
 
 import bptt
 from bptt import ops
 from bptt.errors import ShapeError
-from bptt.models.language import CELLS, LanguageModel
+from bptt.models import (
+    CELLS,
+    AttentionModel,
+    Classifier,
+    CountModel,
+    Forecaster,
+    LanguageModel,
+    WindowModel,
+)
 from bptt.ops import native
 from compare import assert_equal
 
@@ -154,3 +163,15 @@ def test_a_language_model(cell):
     assert logits.shape == (T, 0, V)
     gradients = torch.autograd.grad(logits.sum(), list(model.parameters()), allow_unused=True)
     assert not any(g is not None and g.any() for g in gradients)
+
+
+def test_other_models():
+    tokens = torch.zeros(T, 0, dtype=torch.int64)
+    counted = CountModel(V, 2)
+    counted.fit(np.arange(40) % V)
+    for model in (AttentionModel(V), WindowModel(V), counted):
+        assert model(tokens)[0].shape == (T, 0, V)
+    for call in ({}, {"lengths": torch.zeros(0, dtype=torch.int64)}):
+        x = torch.zeros(T, 0, I)
+        assert Forecaster(bptt.nn.GRU(I, H))(x, **call).shape == (T, 0, 1)
+        assert Classifier(bptt.nn.GRU(I, H), 2)(x, **call).shape == (0, 2)
