@@ -13,7 +13,7 @@ CASES = [
     ("features", {"input": torch.zeros(5, 2, 4)}, ShapeError, "input_size=3"),
     ("axes", {"input": torch.zeros(3)}, ShapeError, "2 or 3 axes"),
     ("no steps", {"input": torch.zeros(0, 2, 3)}, ShapeError, "at least one time step"),
-    ("no lanes", {"input": torch.zeros(5, 0, 3)}, ShapeError, "one lane"),
+    ("no steps, no lanes", {"input": torch.zeros(0, 0, 3)}, ShapeError, "at least one time step"),
     ("not a tensor", {"input": [[1.0]]}, DtypeError, "torch.as_tensor"),
     ("double", {"input": X.double()}, DtypeError, r"torch.float32.*torch.float64"),
     ("integers", {"input": X.long()}, DtypeError, "torch.int64"),

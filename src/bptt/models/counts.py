@@ -190,7 +190,7 @@ class CountModel(nn.Module):
         chances = self._probabilities(windows.flatten(0, 1).flip(1))
         # Rounding could underflow to 0 after many back-offs; the logarithm must stay finite.
         chances = chances.clamp_min(torch.finfo(chances.dtype).tiny)
-        return chances.log().view(*tokens.shape, -1), carry
+        return chances.log().view(*tokens.shape, self.vocabulary_size), carry
 
     def _probabilities(self, recent: Tensor) -> Tensor:
         """p(w | recent), (M, V), with recent (M, order - 1) from the newest token to the oldest.

@@ -118,7 +118,7 @@ class Classifier(nn.Module):
         y = y.transpose(0, 1) if getattr(self.layer, "batch_first", False) else y
         if lengths is None:
             return y[-1] if self.pool == "last" else y.mean(0)
-        if int(lengths.min()) < 1:
+        if lengths.numel() and int(lengths.min()) < 1:
             raise ArgumentError("at least one step a lane", "an empty lane", "leave it out")
         if self.pool == "last":
             return y[lengths - 1, torch.arange(y.shape[1], device=y.device)]

@@ -21,7 +21,7 @@ def check_tokens(tokens: Tensor, reset: Tensor | None, vocabulary_size: int) -> 
     """Raise unless the arguments are what every language model takes.
 
     Args:
-        tokens: (T, B) int64, T >= 1 and B >= 1, each in ``0 .. vocabulary_size - 1``.
+        tokens: (T, B) int64, T >= 1, each in ``0 .. vocabulary_size - 1``.
         reset: (T, B) bool, or None.
         vocabulary_size: V.
 
@@ -45,9 +45,9 @@ vocabulary that the model was made for
             type(tokens).__name__,
             "convert them: torch.as_tensor(tokens)",
         )
-    if tokens.ndim != 2 or tokens.numel() == 0:
+    if tokens.ndim != 2 or tokens.shape[0] == 0:
         raise ShapeError(
-            "tokens (T, B) with T >= 1 and B >= 1",
+            "tokens (T, B) with T >= 1",
             describe(tokens.shape, "TB"),
             "pass time first, one column a lane",
         )
@@ -61,7 +61,8 @@ vocabulary that the model was made for
                 describe(reset.shape, "TB"),
                 "pass one flag for every token",
             )
-    if native.transformed():  # under torch.func a tensor has no values to look at
+    # Under torch.func a tensor has no values to look at.
+    if native.transformed() or not tokens.numel():
         return reset
     low, high = (int(end) for end in torch.aminmax(tokens))
     if low < 0 or high >= vocabulary_size:

@@ -180,7 +180,8 @@ class LRU(LinearRecurrent):
 
     def pack_state(self, h: Tensor) -> Tensor:
         """Complex ``(B, N)`` to real ``(B, N, 2)``."""
-        return torch.view_as_real(h)
+        # Not view_as_real, which refuses a batch without lanes.
+        return torch.stack((h.real, h.imag), -1)
 
     def unpack_state(self, hx: Tensor) -> Tensor:
         """Real ``(B, N, 2)`` to complex ``(B, N)``."""

@@ -14,7 +14,6 @@ from typing import TypeAlias, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 State: TypeAlias = tuple[Tensor, ...]
 Step: TypeAlias = Callable[[Tensor, State], State]
@@ -34,11 +33,14 @@ def recur(
 ) -> tuple[Tensor, State]:
     """Run ``cell`` over all time steps; see :func:`bptt.ops.recur` for the meaning of each argument."""
     if batch_sizes is not None:
-        padded, lengths = pad_packed_sequence(PackedSequence(x, batch_sizes))
-        lengths = lengths.to(x.device)
-        y, state = recur(cell, padded, state, weights, lengths=lengths, reverse=reverse)
+        # By indexing, which has derivatives of every kind; torch's own unpacking has not.
+        counts = batch_sizes.to(x.device)[:, None]
+        lane = torch.arange(int(batch_sizes[0]), device=x.device)
+        valid = lane < counts
+        rows = (counts.cumsum(0) - counts + lane).masked_fill(~valid, 0)
+        y, state = recur(cell, x[rows], state, weights, lengths=valid.sum(0), reverse=reverse)
         # Row by row, the valid steps of lanes that are sorted by length are the packed rows.
-        return y[torch.arange(y.shape[0], device=x.device)[:, None] < lengths], state
+        return y[valid], state
     w_ih, w_hh, b_ih, b_hh, *projection = cast(tuple[Tensor, ...], weights)
     steps = x.shape[0]
     live = None
@@ -61,7 +63,10 @@ def recur(
         if reset is not None:
             here = reset[t].unsqueeze(-1)
             state = tuple(s.masked_fill(here, 0) for s in state)
-        new = step(xp[t], state)
+        # A lane that does not run must not be computed on what it holds: a NaN among the unused
+        # results would still reach the gradients, as zero times NaN.
+        running = state if live is None else tuple(s.masked_fill(~live[t], 0) for s in state)
+        new = step(xp[t], running)
         if live is None:
             state, outputs[t] = new, new[0]
         else:

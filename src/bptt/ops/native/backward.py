@@ -95,6 +95,9 @@ def backward(
         dx = sizes.unflat(x_side.contiguous() if cell == GRU else x_side.clone())
     else:
         dx = sizes.unflat(torch.mm(x_side, w_ih))
+        if lengths is not None and counts is None and not _is_finite(w_ih):
+            # dz is zero in the padding, and zero times an infinite weight is none.
+            dx.masked_fill_(_padding(sizes, lengths), 0)
     if need_w_ih:
         dw_ih = _input_weight(sizes, x_side, x, lengths)
     else:
@@ -125,8 +128,7 @@ def _input_weight(sizes: Sizes, dz: Tensor, x: Tensor, lengths: Tensor | None) -
     dw = torch.mm(dz.t(), rows)
     if lengths is not None and sizes.packed is None and not _is_finite(dw):
         # dz is zero in the padding, but zero times what may lie there, NaN included, need not be.
-        padding = torch.arange(sizes.T, device=dz.device)[:, None] >= lengths
-        dw = torch.mm(dz.t(), sizes.flat(x.masked_fill(padding.unsqueeze(-1), 0)))
+        dw = torch.mm(dz.t(), sizes.flat(x.masked_fill(_padding(sizes, lengths), 0)))
     return dw
 
 
@@ -199,11 +201,15 @@ def _states_before(
     if lengths is not None:
         if reverse:
             before[lengths - 1, torch.arange(sizes.B)] = initial
-        padding = torch.arange(sizes.T)[:, None] >= lengths
-        before.masked_fill_(padding.unsqueeze(-1), 0)
+        before.masked_fill_(_padding(sizes, lengths), 0)
     if reset is not None:
         before.masked_fill_(reset.unsqueeze(-1), 0)
     return before
+
+
+def _padding(sizes: Sizes, lengths: Tensor) -> Tensor:
+    """The steps beyond each lane's length, ``(T, B, 1)``."""
+    return (torch.arange(sizes.T)[:, None] >= lengths).unsqueeze(-1)
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -46,7 +46,7 @@ def _recur_backward_of_each(info: Any, in_dims: tuple[Any, ...], *arguments: Any
     found = []
     for i in range(info.batch_size):
         one = [
-            a if dim is None else a.select(dim, i)
+            a.select(dim, i) if isinstance(dim, int) else a
             for a, dim in zip(arguments, in_dims, strict=True)
         ]
         found.append(torch.ops.bptt.recur_backward(*one))
