@@ -29,8 +29,8 @@ def home(tmp_path, monkeypatch):
     folder = tmp_path / "home"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    Path("t.txt").write_text(TEXT)
-    assert main(["train", "t.txt", *SMALL, "--out", "r", "--json"]) == 0
+    Path("its_text.txt").write_text(TEXT)
+    assert main(["train", "its_text.txt", *SMALL, "--out", "r", "--json"]) == 0
     return folder
 
 
@@ -60,19 +60,21 @@ def refused(capsys, *words):
 @pytest.mark.parametrize("name", READERS)
 def test_from_another_directory(name, home, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "t.txt").write_text(TEXT.replace("sea", "hat"))  # another one of that name
+    (tmp_path / "its_text.txt").write_text(TEXT.replace("sea", "hat"))  # another one of that name
     answered(capsys, *words_of(name, os.path.join("home", "r")))
 
 
 @pytest.mark.parametrize("text", [TEXT.replace("shells", "snails", 1), TEXT + "e", None])
 @pytest.mark.parametrize("name", READERS)
 def test_a_changed_text_is_refused_and_the_remedy_works_as_it_is_printed(name, text, home, capsys):
-    os.rename("t.txt", "as it was.txt")
+    os.rename("its_text.txt", "as it was.txt")
     if text is not None:
-        Path("t.txt").write_text(text)
+        Path("its_text.txt").write_text(text)
     before = {p: p.read_bytes() for p in Path("r").rglob("*.json*")}
     line = refused(capsys, *words_of(name, "r"))
-    assert f"bptt {name}: expected the text that r was trained on, 't.txt', received " in line
+    assert (
+        f"bptt {name}: expected the text that r was trained on, 'its_text.txt', received " in line
+    )
     assert ("no such file in" if text is None else "another text: ") in line
     assert {p: p.read_bytes() for p in Path("r").rglob("*.json*") if p.name[0] != "."} == {
         p: data for p, data in before.items() if p.name[0] != "."
@@ -99,23 +101,25 @@ def test_a_resume_names_its_text_by_place_and_the_words_to_go_on_hold_it(
     from bptt.cli.parse import parse
     from bptt.cli.train import Train, _settings
 
-    shutil.move("t.txt", "moved.txt")
+    shutil.move("its_text.txt", "moved.txt")
     words = ["moved.txt", "--resume", "r", "--steps", "9"]
     settings, resume, changed = _settings(parse(Train, "train", words), words)
     assert settings.files == (str(home / "moved.txt"),)
     assert (resume, changed) == ("r", [str(home / "moved.txt"), "--steps", "9"])
     # A name that was the text's, typed where it is that of another one, is not taken for it.
-    os.rename("moved.txt", "t.txt")
+    os.rename("moved.txt", "its_text.txt")
     monkeypatch.chdir(tmp_path)
-    Path("t.txt").write_text(TEXT + "e")
-    assert main(["train", "t.txt", "--resume", "home/r", "--steps", "9"]) == 2
+    Path("its_text.txt").write_text(TEXT + "e")
+    assert main(["train", "its_text.txt", "--resume", "home/r", "--steps", "9"]) == 2
 
 
 def test_options_that_do_not_go_together(home, capsys):
-    assert "one of them out" in refused(capsys, "eval", "r", "t.txt", "--text", "t.txt")
+    assert "one of them out" in refused(
+        capsys, "eval", "r", "its_text.txt", "--text", "its_text.txt"
+    )
     for name in ("eval", "diagnose"):
         assert "--line-ends with a FILE" in refused(capsys, name, "r", "--line-ends", "unix")
-    words = ["export", "r", "--to", "c", "--text", "t.txt"]
+    words = ["export", "r", "--to", "c", "--text", "its_text.txt"]
     assert "--text with --precision int8" in refused(capsys, *words)
     line = refused(capsys, "train", "--resume", "r", "--line-ends", "unix")
     assert "the run's own --line-ends" in line
@@ -131,7 +135,7 @@ def test_the_encoding_of_a_large_text_lies_beside_the_run_wherever_the_command_i
     monkeypatch.setattr(Corpus, "open", partial(Corpus.open, in_memory_below=0))
     monkeypatch.chdir(tmp_path)
     answered(capsys, "eval", "home/r")
-    answered(capsys, "eval", "home/r", "home/t.txt")
+    answered(capsys, "eval", "home/r", "home/its_text.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
     assert len(list((home / ".texts").iterdir())) == 2
 
@@ -156,8 +160,8 @@ def test_escapes(typed, meant):
 @pytest.mark.parametrize("form", [["--documents", r"\n\n"], [r"--documents=\n\n"]])
 def test_documents_as_a_shell_hands_them_over(form, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("t.txt").write_text("one cat\n\ntwo dogs\n\n" * 60)
-    out, _ = answered(capsys, "train", "t.txt", *SMALL, *form, "--out", "r")
+    Path("its_text.txt").write_text("one cat\n\ntwo dogs\n\n" * 60)
+    out, _ = answered(capsys, "train", "its_text.txt", *SMALL, *form, "--out", "r")
     assert "120 documents" in out.splitlines()[0]
     assert RunFolder("r").read_settings().documents == "\n\n"
     out, _ = answered(capsys, "train", "--resume", "r", "--steps", "6", "--sample", "0")
@@ -199,16 +203,18 @@ ENDS = {"windows": "\r\n", "mac": "\r"}
 @pytest.mark.parametrize("end", ENDS)
 def test_line_ends_are_told_when_a_text_is_trained_on(end, as_bytes, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("t.txt").write_text(TEXT.replace("\n", ENDS[end]), newline="")
+    Path("its_text.txt").write_text(TEXT.replace("\n", ENDS[end]), newline="")
     Path("unix.txt").write_text(TEXT)
-    out, _ = answered(capsys, "train", "t.txt", *SMALL, *as_bytes, "--out", "kept")
+    out, _ = answered(capsys, "train", "its_text.txt", *SMALL, *as_bytes, "--out", "kept")
     said = {"windows": r"135 of its lines end with \r\n", "mac": r"135 \r stand alone"}[end]
     assert said in out.splitlines()[1]
     assert "--line-ends unix" in out.splitlines()[1]
     out, _ = answered(capsys, "train", "--resume", "kept", "--steps", "6", "--sample", "0")
     assert "--line-ends" not in out, "a run that goes on cannot change it any more"
     words = [*SMALL, *as_bytes, "--json"]
-    _, err = answered(capsys, "train", "t.txt", *words, "--line-ends", "unix", "--out", "made-unix")
+    _, err = answered(
+        capsys, "train", "its_text.txt", *words, "--line-ends", "unix", "--out", "made-unix"
+    )
     assert "--line-ends" not in err
     answered(capsys, "train", "unix.txt", *words, "--out", "was-unix")
     for run in ("made-unix", "was-unix"):  # the same text, the same run
@@ -217,7 +223,7 @@ def test_line_ends_are_told_when_a_text_is_trained_on(end, as_bytes, tmp_path, m
     # Its own reading holds for other texts too, unless it is told otherwise.
     scores = [
         json.loads(answered(capsys, "eval", "made-unix", *more, "--json")[0])
-        for more in (["t.txt"], ["unix.txt"], ["t.txt", "--line-ends", "keep"])
+        for more in (["its_text.txt"], ["unix.txt"], ["its_text.txt", "--line-ends", "keep"])
     ]
     assert scores[0] == scores[1]
     assert (scores[0] == scores[2]) is False
@@ -233,7 +239,7 @@ def test_line_ends_that_a_model_does_not_know_are_named_with_what_to_do(name, en
     (line,) = [line for line in out.splitlines() if "--line-ends unix" in line]
     command = shlex.split(line[line.index(f"bptt {name}") :])
     out, _ = answered(capsys, *command[1:], *READERS[name][2:])
-    plain, _ = answered(capsys, name, "r", "t.txt", *READERS[name][2:])
+    plain, _ = answered(capsys, name, "r", "its_text.txt", *READERS[name][2:])
     assert json.loads(out) == json.loads(plain)
     out, err = answered(capsys, *words, "--json")
     assert json.loads(out), "one document on stdout and nothing else"
@@ -253,8 +259,8 @@ def test_unknown_symbols_are_named_the_most_frequent_first(home, capsys):
 
 def test_unknown_symbols_of_the_held_out_part_alone_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("t.txt").write_text(TEXT + "é\r\n", newline="")
-    answered(capsys, "train", "t.txt", *SMALL, "--out", "r", "--json")
+    Path("its_text.txt").write_text(TEXT + "é\r\n", newline="")
+    answered(capsys, "train", "its_text.txt", *SMALL, "--out", "r", "--json")
     out, _ = answered(capsys, "eval", "r")
     assert out.splitlines()[1].endswith(r"as one symbol: '\r' 1, 'é' 1")
     assert "--line-ends" not in out, "it is the run's own text, and is scored as it was"

@@ -1,4 +1,4 @@
-"""Under autocast on the CPU outputs and states have torch's dtypes, near its values, and so have gradients."""
+"""Under autocast on the CPU outputs, states and gradients have torch's dtypes, near its values."""
 
 import itertools
 

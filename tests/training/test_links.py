@@ -12,7 +12,7 @@ from bptt.errors import RunError
 from bptt.files import manifest
 from bptt.training import RunFolder, Settings, train
 from bptt.training import checkpoint as checkpoints
-from bptt.training.build import texts_folder
+from bptt.training.build import texts_beside
 from bptt.training.restore import load_model
 from bptt.training.run_folder import NAMES
 
@@ -128,7 +128,7 @@ def test_the_files_of_a_checkpoint_are_its_own(run):
 def test_the_folder_of_encoded_texts_is_no_link(run, tmp_path):
     settings = RunFolder.open(run).read_settings()
     settings = Settings(**{**vars(settings), "out": str(tmp_path / "another")})
-    assert texts_folder(settings) == tmp_path / ".texts"
+    assert texts_beside(Path(settings.out)) == tmp_path / ".texts"
     (tmp_path / ".texts").symlink_to(tmp_path / "outside")
     with pytest.raises(RunError, match=r"texts at .*\.texts, received a symbolic link"):
         train(settings)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from bptt.errors import DataError, RunError
-from bptt.training import RunFolder, manifest, train
+from bptt.files import manifest
+from bptt.training import RunFolder, train
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import open_corpus
 from bptt.training.own_text import open_own_text

@@ -41,6 +41,15 @@ class _Horizon(TypedDict):
     spectrum: _Bias
 
 
+class _Ends(TypedDict):
+    """What ended the run, or was to."""
+
+    steps: int | None
+    epochs: float | None
+    minutes: float | None
+    patience: int
+
+
 def check_state(session: Session, saved: Checkpoint) -> None:
     """Compare the numbers of a checkpoint with the fields they are meant for; RunError names one that
     does not fit."""
@@ -50,7 +59,8 @@ def check_state(session: Session, saved: Checkpoint) -> None:
         "horizon": _Horizon | None,
         "text": str,
         "files": list[str],
-        "ends": dict[str, float | None] | None,
+        "ends": _Ends | None,
+        "stopped": Literal["gradient", "update"] | None,
         "lr": float | None,
         "metrics": int,
         "data": dict.fromkeys(session.data.state(), int),

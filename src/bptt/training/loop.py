@@ -269,10 +269,10 @@ def _nothing_left(session: Session, run: RunFolder, budget: Budget) -> str:
     """What is said where a run is to go on that has nothing left to spend."""
     spent, again = session.spent, f"bptt train --resume {shlex.quote(str(run.path))}"
     if budget.share(spent) < 1:
-        said = f"{session.progress.without_best} scores in a row were no new best"
-        return (
-            f"nothing is trained: {said}; to go on: {again} --patience 0, or with a larger budget"
+        said = (
+            f"nothing is trained: {session.progress.without_best} scores in a row were no new best"
         )
+        return f"{said}; to go on: {again} --patience 0, or with a larger budget"
     done, more = f"{spent.steps:,} steps are", f"--steps {2 * spent.steps}"
     if budget.minutes is not None:
         done, more = f"{spent.seconds / 60:.3g} minutes are", f"--minutes {spent.seconds / 30:.2g}"

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from bptt.console import Console
 from bptt.data.line_ends import count_line_ends
-from bptt.shown import inline
+from bptt.shown import inline, unescaped
 
 if TYPE_CHECKING:
     from bptt.training.evaluate import Score
@@ -55,7 +55,7 @@ class TerminalReporter:
     """
 
     def __init__(self, quiet_stdout: bool = False) -> None:
-        stream = sys.stderr if quiet_stdout else sys.stdout
+        stream = unescaped(sys.stderr if quiet_stdout else sys.stdout)
         # None where the process was started with that stream closed; rich then writes nowhere.
         self._output = None if stream is None else _Output(stream)
         file = cast("IO[str] | None", self._output)
