@@ -212,9 +212,8 @@ def test_line_ends_are_told_when_a_text_is_trained_on(end, as_bytes, tmp_path, m
     out, _ = answered(capsys, "train", "--resume", "kept", "--steps", "6", "--sample", "0")
     assert "--line-ends" not in out, "a run that goes on cannot change it any more"
     words = [*SMALL, *as_bytes, "--json"]
-    _, err = answered(
-        capsys, "train", "its_text.txt", *words, "--line-ends", "unix", "--out", "made-unix"
-    )
+    more = [*words, "--line-ends", "unix", "--out", "made-unix"]
+    _, err = answered(capsys, "train", "its_text.txt", *more)
     assert "--line-ends" not in err
     answered(capsys, "train", "unix.txt", *words, "--out", "was-unix")
     for run in ("made-unix", "was-unix"):  # the same text, the same run

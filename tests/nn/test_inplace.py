@@ -84,7 +84,8 @@ def outcome(lib, kind, layers, both, form, act, on="output", options=None):
         act({"output": y, "h_n": states[0], "c_n": states[-1]}[on])
         sum(v.float().square().sum() for v in (y, *states)).backward()
     except RuntimeError as error:
-        assert "modified" in str(error)
+        if "modified" not in str(error):
+            raise
         return "refused"
     return [y.detach(), *(leaf.grad for leaf in (*given, *layer.parameters()))]
 

@@ -47,7 +47,8 @@ def with_state(run, **changes):
     for step in checkpoints.steps(RunFolder(run).checkpoints):
         path = state_of(run, step)
         state = {**json.loads(path.read_text()), **changes}
-        path.write_text(json.dumps({k: v for k, v in state.items() if v is not None}))
+        gone = {name for name, value in changes.items() if value is None}
+        path.write_text(json.dumps({k: v for k, v in state.items() if k not in gone}))
         names = ("model.safetensors", "training.safetensors", "state.json")
         files = {name: (path.parent / name).read_bytes() for name in names}
         (path.parent / manifest.NAME).write_bytes(manifest.seal(files, step=step))

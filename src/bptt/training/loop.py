@@ -261,8 +261,7 @@ def _score_and_save(session: Session, run: RunFolder, reporter: Reporter | None)
 
 
 def _impatient(session: Session) -> bool:
-    patience = session.settings.patience
-    return 0 < patience <= session.progress.without_best
+    return 0 < session.settings.patience <= session.progress.without_best
 
 
 def _nothing_left(session: Session, run: RunFolder, budget: Budget) -> str:
