@@ -432,7 +432,7 @@ class _Split:
         for at in range(len(times), 0, -block):
             self._pass(start, set(times[max(0, at - block) : at]))
         self._finish_sides()
-        if self.cap < self.steps:
+        if self.cap < self.steps or self.floor is not None:
             self._pass(start, set(times), merged=True)
         self._by_time()
         if self.ticks:
