@@ -28,6 +28,7 @@ from bptt.recurrence import (
     off_backward,
     on_backward,
 )
+from bptt.recurrence.cellcalls import silent
 from bptt.recurrence.stack import Stack
 from bptt.recurrence.userstep import FunctionStep
 
@@ -142,11 +143,12 @@ class watch:
         if not self._wanted() or not recorder.tape.visits:
             return
         try:
-            self._begun = begin(
-                recorder, self._model, roots, given, at=self._options["at"],
-                cap=self._options["cap"], coarse=coarse_truncations, sampled=self._sampled,
-                floor=FLOOR if self._sampled and self._options["cap"] is None else None,
-            )  # fmt: skip
+            with silent():
+                self._begun = begin(
+                    recorder, self._model, roots, given, at=self._options["at"],
+                    cap=self._options["cap"], coarse=coarse_truncations, sampled=self._sampled,
+                    floor=FLOOR if self._sampled and self._options["cap"] is None else None,
+                )  # fmt: skip
         except Exception as error:  # of any kind: the training that is observed goes on
             self._keep(error)
 
@@ -174,7 +176,8 @@ class watch:
         begun, self._begun = self._begun, None
         try:
             if self._wanted() and not self.failed:
-                self._conclude(begun, calls)
+                with silent():
+                    self._conclude(begun, calls)
         except Exception as error:  # likewise
             self._keep(error)
         self.failed = False

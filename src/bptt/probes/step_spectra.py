@@ -33,7 +33,7 @@ from bptt.recurrence import (
     unroll,
 )
 from bptt.recurrence.cellcalls import KNOWN, silent
-from bptt.recurrence.clock import Owner, Visit
+from bptt.recurrence.clock import Owner, Visit, children_first
 
 # A gradient for each K is kept; where all of them would take more than this, K are asked for on a grid.
 BYTES = 1 << 26
@@ -152,6 +152,9 @@ def _run(
             owners.append(owner)
             for node, nr in owner.roots[:1]:
                 lanes = (tuple(node._input_metadata[nr].shape) or (1,))[0]
+    # A tick behind a loop closes it; no step begins there.
+    reached = set(children_first([node for node, _ in roots], set()))
+    owners = [o for o in owners if o.counts or any(node in reached for node, _ in o.roots)]
     trained = _trained(visits, model, ticks)
     steps = max(o.time for o in owners) + 1
     if at is None and not sampled:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bptt.recurrence.cellcalls import is_silent
 from bptt.recurrence.clock import Edge
 
 Begun = Callable[[list[Edge], list[Tensor]], None]
@@ -55,8 +56,8 @@ def _grad(outputs: Any, inputs: Any, grad_outputs: Any = None, *args: Any, **kwa
 
 
 def _tell(tensors: Any, gradients: Any) -> list[tuple[Begun, Ended]]:
-    # Inside a backward pass nothing begins.
-    if torch._C._current_graph_task_id() != -1:
+    # Inside a backward pass nothing begins, and what measures is not measured.
+    if is_silent() or torch._C._current_graph_task_id() != -1:
         return []
     tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
     given: Sequence[Any] = [gradients] if isinstance(gradients, Tensor) else list(gradients or [])

@@ -85,7 +85,8 @@ class Tape:
                 given = {e for position in visit.arguments for e in position}
                 visit.outputs = [e for e in dict.fromkeys(edges(output)) if e not in given]
                 visit.call, visit.long = call, long
-                self.visits.append(visit)
+                if visit.outputs:  # else no gradient passes here
+                    self.visits.append(visit)
                 return
 
     def tick(self, state: Any) -> Any:
