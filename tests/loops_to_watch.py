@@ -99,7 +99,11 @@ class EncoderDecoder(Base):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder, self.decoder, self.bridge = nn.GRUCell(I, H), nn.LSTMCell(I, H), nn.Linear(H, H)
+        self.encoder, self.decoder, self.bridge = (
+            nn.GRUCell(I, H),
+            nn.LSTMCell(I, H),
+            nn.Linear(H, H),
+        )
 
     def forward(self, x, mark=plain):
         h = x.new_zeros(B, H)

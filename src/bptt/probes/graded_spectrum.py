@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -104,7 +105,7 @@ def _factors(norms: Tensor, linked: Tensor) -> Tensor:
     as where a state goes on to the step after next."""
     reached = [int(i) for i in (norms > 0).nonzero().flatten()]
     found: list[float] = []
-    for here, there in zip(reached, reached[1:], strict=False):
+    for here, there in pairwise(reached):
         base = float(linked[here])
         total = (float(norms[there]) / base) ** 0.5 if base > 0 else math.nan
         found += [total ** (1 / (there - here)) if total > 0 else total] * (there - here)

@@ -228,9 +228,7 @@ def _result(
     gradient = trained(_sum([p.gradient for p in passes]))
     whole = {n: square(g) for n, g in gradient.items()}
     size = sum(whole.values())
-    halves = _halves(
-        gradient, [(trained(p.gradient), trained(p.half_gradient)) for p in passes]
-    )
+    halves = _halves(gradient, [(trained(p.gradient), trained(p.half_gradient)) for p in passes])
     sizes = [sum(map(square, half.values())) for half in halves]
     tallies: list[_Tally] = []
     blocks: list[float] = []

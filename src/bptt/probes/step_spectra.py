@@ -33,7 +33,8 @@ from bptt.recurrence import (
     unroll,
 )
 from bptt.recurrence.cellcalls import KNOWN, silent
-from bptt.recurrence.clock import Owner, Visit, children_first
+from bptt.recurrence.clock import Owner
+from bptt.recurrence.tape import Visit, children_first
 
 # A gradient for each K is kept; where all of them would take more than this, K are asked for on a grid.
 BYTES = 1 << 26

@@ -2,8 +2,9 @@
 
 from bptt.recurrence.assemble import Found, assemble
 from bptt.recurrence.begun import off_backward, on_backward
-from bptt.recurrence.clock import Clock, choose, tick
-from bptt.recurrence.graded import Graded, GradedError, Graph, check_sum, split_by_lag
+from bptt.recurrence.clock import Clock, choose
+from bptt.recurrence.divided import GradedError, Graph
+from bptt.recurrence.graded import Graded, check_sum, split_by_lag
 from bptt.recurrence.linear import Linear, Rows, States, Step, add_gradients
 from bptt.recurrence.recorder import Call, Recorder
 from bptt.recurrence.recurrence import (
@@ -16,6 +17,7 @@ from bptt.recurrence.recurrence import (
 )
 from bptt.recurrence.replay import ReplayError, check_replay
 from bptt.recurrence.stack import layer_gates
+from bptt.recurrence.tape import tick
 from bptt.recurrence.trace import trace
 from bptt.recurrence.unrolled import unroll
 from bptt.recurrence.userstep import FunctionStep

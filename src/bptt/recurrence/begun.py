@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bptt.recurrence.cellcalls import is_silent
-from bptt.recurrence.clock import Edge
+from bptt.recurrence.tape import Edge
 
 Begun = Callable[[list[Edge], list[Tensor]], None]
 Ended = Callable[[], None]

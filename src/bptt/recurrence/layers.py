@@ -287,7 +287,9 @@ def _run(call: LayerCall, x: Tensor, start: States, weights: Weights, reverse: b
             state = hx if module.mode == "LSTM" else hx[0]
             given = [w for w in weights if w is not None]
             return run(x, state, given, module.bias, 1, 0.0, False, False, False)[0]
-        marks = (shift_mark(call.reset), shift_mark(call.cut)) if reverse else (call.reset, call.cut)
+        marks = (
+            (shift_mark(call.reset), shift_mark(call.cut)) if reverse else (call.reset, call.cut)
+        )
         return ops.recur(
             module.mode, x, start, weights,
             lengths=call.lengths, reset=marks[0], cut=marks[1], reverse=reverse,

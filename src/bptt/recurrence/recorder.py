@@ -22,8 +22,8 @@ from bptt import carry
 from bptt.errors import ArgumentError
 from bptt.recurrence.begun import base_of, off_base_forward, on_base_forward
 from bptt.recurrence.cellcalls import KNOWN, is_silent, outputs_of, states_of
-from bptt.recurrence.clock import Tape, listen, unlisten
 from bptt.recurrence.replay import lowest
+from bptt.recurrence.tape import Tape, listen, unlisten
 
 
 @dataclass(eq=False)

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from bptt import carry
-from bptt.recurrence.clock import Edge, Owner, Visit, edges
+from bptt.recurrence.clock import Owner
 from bptt.recurrence.layercalls import normal_layer_call, time_major
 from bptt.recurrence.layers import LayerCall, dropout_masks, shift_mark
 from bptt.recurrence.recorder import Call
 from bptt.recurrence.replay import TOLERANCE, ReplayError, lowest
+from bptt.recurrence.tape import Edge, Visit, edges
 
 
 @dataclass(eq=False)
@@ -108,9 +109,13 @@ def used_weights(module: nn.RNNBase) -> dict[str, Tensor]:
     keeps those it used.
     """
     names = [n for names in module._all_weights for n in names]
-    plain = {n: module._parameters.get(n) for n in names}
-    kept = dict(zip(module._flat_weights_names, module._flat_weights, strict=False))
-    return {n: p if p is not None else kept[n] for n, p in plain.items() if n in kept}
+    found: dict[str, Tensor] = {}
+    for name, used in zip(module._flat_weights_names, module._flat_weights, strict=False):
+        weight = module._parameters.get(name)
+        weight = used if weight is None else weight
+        if name in names and weight is not None:
+            found[name] = weight
+    return found
 
 
 class _Steps:
@@ -224,7 +229,7 @@ def _leaf(value: Tensor) -> Tensor:
 
 
 def _edge(value: Tensor) -> Edge | None:
-    return (edges(value) or [None])[0]
+    return next(iter(edges(value)), None)
 
 
 def _only(given: list[Edge]) -> Edge | None:

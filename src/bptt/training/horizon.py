@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,9 @@ from bptt.training.session import Session
 from bptt.watching import watch
 
 FIRST = 10  # the update of the first measurement: at the very first, nothing reaches the state yet
+
+# Runs that were told why their horizon could not be measured: once each.
+_SAID: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
 @contextmanager
@@ -40,7 +44,9 @@ def measured(session: Session) -> Iterator[None]:
         observer.__exit__(None, None, None)
         spectrum = flow.spectrum
     except BpttError as error:  # what is observed goes on
-        warnings.warn(f"the horizon was not measured: {error}", UserWarning, stacklevel=1)
+        if session not in _SAID:
+            _SAID.add(session)
+            warnings.warn(f"the horizon was not measured: {error}", UserWarning, stacklevel=1)
         return
     session.progress.horizon = {
         "horizon": flow.horizon,
