@@ -147,6 +147,7 @@ class watch:
                 self._begun = begin(
                     recorder, self._model, roots, given, at=self._options["at"],
                     cap=self._options["cap"], coarse=coarse_truncations, sampled=self._sampled,
+                    check=not self._sampled or self._step == 0,
                     floor=FLOOR if self._sampled and self._options["cap"] is None else None,
                 )  # fmt: skip
         except Exception as error:  # of any kind: the training that is observed goes on

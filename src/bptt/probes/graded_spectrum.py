@@ -35,20 +35,16 @@ def graded_spectrum(
         lanes: B.
         modules: whose states' norms are counted.
     """
-    parts = {n: found.parts[id(p)].double() for n, p in parameters.items() if id(p) in found.parts}
+    parts = {n: found.parts[id(p)] for n, p in parameters.items() if id(p) in found.parts}
     count = len(found.truncations)
-    gradient: dict[str, Tensor] = {}
-    missing: dict[str, Tensor] = {}
+    sizes: dict[str, float] = {}
+    squares: dict[str, Tensor] = {}
+    dots: dict[str, Tensor] = {}
+    blocks: dict[str, Tensor] = {}
     for n, part in parts.items():
-        beyond = torch.zeros_like(part[0])
         whole = found.whole.get(id(parameters[n]))
-        if whole is not None and found.truncations[-1] < steps:
-            beyond = whole.double() - part.sum(0)
-        missing[n] = torch.stack([*_suffixes(part, beyond)])
-        gradient[n] = missing[n][0] + part[0]
-    sizes = {n: float(g.square().sum()) for n, g in gradient.items()}
-    squares = {n: m.flatten(1).square().sum(1).cpu() for n, m in missing.items()}
-    dots = {n: (m * gradient[n]).flatten(1).sum(1).cpu() for n, m in missing.items()}
+        capped = whole is not None and found.truncations[-1] < steps
+        sizes[n], squares[n], dots[n], blocks[n] = _tally(part, whole if capped else None)
     zero = torch.zeros(count, dtype=torch.float64)
     size, square, dot = sum(sizes.values()), sum(squares.values(), zero), sum(dots.values(), zero)
     last = min(steps, found.truncations[-1])
@@ -72,9 +68,7 @@ def graded_spectrum(
         truncations=torch.tensor(found.truncations),
         measured_bias=share(square, size).sqrt(),
         measured_cosine=cosines(square, dot, size),
-        block_norms=sum(
-            (p.flatten(1).square().sum(1).cpu() for p in parts.values()), zero
-        ).sqrt(),
+        block_norms=sum(blocks.values(), zero).sqrt(),
         parameters={n: share(squares[n], sizes[n]).sqrt() for n in parts},
         layers={
             layer: share(
@@ -86,18 +80,48 @@ def graded_spectrum(
         gradient_norm=size**0.5,
         state_gradient_norms=totals.sqrt(),
         lanes=(lanes, lanes),
-        sources=1.0,
-        bias_error=torch.zeros(count, dtype=torch.float64),
+        sources=found.sources,
+        bias_error=_error(found, parts, parameters, count),
         missing_dot=dot,
     )  # fmt: skip
 
 
-def _suffixes(part: Tensor, beyond: Tensor) -> list[Tensor]:
-    """What is missing at each K: all lags from it on."""
-    found = [beyond]
-    for row in part[1:].flip(0):
-        found.append(found[-1] + row)
-    return found[::-1]
+def _tally(part: Tensor, whole: Tensor | None) -> tuple[float, Tensor, Tensor, Tensor]:
+    """Of one parameter, from its gradient by block of lags: ‖g‖², and at each K ‖r‖² and r·g of what
+    is missing, and ‖·‖² of the block before it. One K after the other, from the last: nothing is kept."""
+    total = torch.zeros_like(part[0], dtype=torch.float64)
+    for row in part:
+        total += row
+    missing = torch.zeros_like(total) if whole is None else whole.double() - total
+    gradient = total + missing
+    squares, dots, blocks = [], [], []
+    for row in reversed(part.unbind(0)):
+        squares.append(float(missing.square().sum()))
+        dots.append(float((missing * gradient).sum()))
+        blocks.append(float(row.double().square().sum()))
+        missing += row
+    square, dot, block = (
+        torch.tensor(v[::-1], dtype=torch.float64) for v in (squares, dots, blocks)
+    )
+    return float(gradient.square().sum()), square, dot, block
+
+
+def _error(
+    found: Graded, parts: Mapping[str, Tensor], parameters: Mapping[str, Tensor], count: int
+) -> Tensor:
+    """Half of what the biases of two halves of the losses differ by."""
+    if found.sources == 1:
+        return torch.zeros(count, dtype=torch.float64)
+    biases = []
+    for side in (0, 1):
+        square, size = torch.zeros(count, dtype=torch.float64), 0.0
+        for n, part in parts.items():
+            half = found.half.get(id(parameters[n]))
+            if half is not None:
+                own, missing, _, _ = _tally(part - half if side else half, None)
+                square, size = square + missing, size + own
+        biases.append(share(square, size).sqrt())
+    return (biases[0] - biases[1]).abs() / 2
 
 
 def _factors(norms: Tensor, linked: Tensor) -> Tensor:

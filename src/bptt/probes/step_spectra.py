@@ -36,8 +36,11 @@ from bptt.recurrence.cellcalls import KNOWN, silent
 from bptt.recurrence.clock import Owner
 from bptt.recurrence.tape import Visit, children_first
 
-# A gradient for each K is kept; where all of them would take more than this, K are asked for on a grid.
-BYTES = 1 << 26
+# A gradient is kept for each K: every one up to here, then four to the octave, unless others are asked
+# for.
+EVERY = 16
+# In a training run: losses of so many lanes and times show what the batch does; so many times at least.
+SAMPLES, SOURCES = 64, 4
 
 
 @dataclass(eq=False)
@@ -99,8 +102,19 @@ def begin(
     floor: float | None,
     coarse: Callable[[int], list[int]],
     sampled: bool,
+    check: bool,
 ) -> Begun:
-    """Look at the graph, and run the graded pass where it is needed, while the graph is there."""
+    """Look at the graph, and run the graded pass where it is needed, while the graph is there.
+
+    Args:
+        recorder: what happened in the forward pass.
+        model: the watched model.
+        roots, given: of the backward pass.
+        at, cap, floor: as :func:`bptt.probes.lag_spectrum` takes them.
+        coarse: the K to measure in a training run, by the steps there are.
+        sampled: whether this is one: then some times of losses are followed, evenly spaced.
+        check: compare with the gradient that the step leaves.
+    """
     visits = choose(recorder.tape.visits)
     clock = Clock(visits, {id(v): _length(v) for v in visits})
     unlike = {v.key for v in clock.unlike} | {v.key for v in visits if not _plain(v)}
@@ -126,7 +140,9 @@ def begin(
     if not needed or not clock.owners:
         return begun
     try:
-        _run(begun, clock, visits, model, roots, given, at, cap, floor, coarse, sampled, ticks)
+        _run(
+            begun, clock, visits, model, roots, given, at, cap, floor, coarse, sampled, ticks, check
+        )
     except BpttError as error:
         begun.refusal = refused or error
     return begun
@@ -135,7 +151,7 @@ def begin(
 def _run(
     begun: Begun, clock: Clock, visits: list[Visit], model: nn.Module, roots: list[Any],
     given: list[Tensor], at: Any, cap: int | None, floor: float | None,
-    coarse: Callable[[int], list[int]], sampled: bool, ticks: bool,
+    coarse: Callable[[int], list[int]], sampled: bool, ticks: bool, check: bool,
 ) -> None:  # fmt: skip
     _check_unchanged(visits)
     owners: list[Owner] = []
@@ -158,15 +174,17 @@ def _run(
     owners = [o for o in owners if o.counts or any(node in reached for node, _ in o.roots)]
     trained = _trained(visits, model, ticks)
     steps = max(o.time for o in owners) + 1
-    if at is None and not sampled:
-        size = sum(p.numel() * p.element_size() for p in trained.values())
-        sampled = size * len(asked_truncations(None, steps, cap)) > BYTES
-    if at is None and sampled:
+    if at is None:
         last = steps if cap is None else min(cap, steps)
-        at = [k for k in coarse(steps) if k < last] + [last]
+        grid = coarse(steps) if sampled else [*range(1, EVERY + 1), *_octaves(steps)]
+        at = [k for k in grid if k < last] + [last]
     truncations = asked_truncations(at, steps, cap)
     graph = Graph(owners, trained.values(), instead, onward)
-    found = split_by_lag(graph, roots, given, truncations, floor=floor, ticks=ticks)
+    sources = max(SOURCES, SAMPLES // lanes) if sampled else None
+    found = split_by_lag(
+        graph, roots, given, truncations, floor=floor, ticks=ticks, sources=sources,
+        whole=check and sampled,
+    )  # fmt: skip
     names: dict[str, nn.Module] = {o.name: o.module for o in owners if o.counts and o.roots}
     shared: dict[str, Any] = {"steps": steps, "lanes": lanes}
     used = {n: p for n, p in trained.items() if id(p) in found.parts}
@@ -179,7 +197,8 @@ def _run(
         begun.joint = spectrum
     else:
         begun.joint = graded_spectrum(found, used, name="", modules=list(names), **shared)
-    begun.check({n: p for n, p in used.items() if isinstance(p, nn.Parameter)})
+    if check:
+        begun.check({n: p for n, p in used.items() if isinstance(p, nn.Parameter)})
 
 
 def _trained(visits: list[Visit], model: nn.Module, ticks: bool) -> dict[str, Tensor]:
@@ -188,6 +207,12 @@ def _trained(visits: list[Visit], model: nn.Module, ticks: bool) -> dict[str, Te
         n: p for n, p in model.named_parameters()
         if p.requires_grad and (ticks or id(p) in inside)
     }  # fmt: skip
+
+
+def _octaves(steps: int) -> list[int]:
+    """Four K to the octave."""
+    found = {round(2 ** (place / 4)) for place in range(4 * steps.bit_length() + 1)}
+    return sorted(k for k in found if k > EVERY)
 
 
 def _length(visit: Visit) -> int:

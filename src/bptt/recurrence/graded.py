@@ -28,7 +28,7 @@ from bptt.recurrence.replay import TOLERANCE
 from bptt.recurrence.tape import Edge
 
 # Losses that are followed at once: more take more memory, fewer more passes.
-BLOCK = 32
+BLOCK = 16
 # A loss is no longer followed where its gradient is below this share of a typical direct one.
 PRUNE = 0.25
 
@@ -42,6 +42,8 @@ class Graded:
 
     Attributes:
         truncations: the K asked for, ascending.
+        sources: the share of the losses' times that were followed.
+        half: as ``parts``, of every other loss that was followed, where not all were.
         parts: by parameter, ``(n, *shape)``: the gradient of the lags from one K to the next.
         squares: by module's name and output, ``(lags,)``: squared norms at the steps.
         linked: by module's name, ``(lags,)``: of those that go on to an earlier step.
@@ -52,6 +54,8 @@ class Graded:
 
     truncations: list[int]
     parts: dict[int, Tensor] = field(default_factory=dict)
+    half: dict[int, Tensor] = field(default_factory=dict)
+    sources: float = 1.0
     squares: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     linked: dict[str, Tensor] = field(default_factory=dict)
     totals: dict[str, Tensor] = field(default_factory=dict)
@@ -66,6 +70,8 @@ def split_by_lag(
     truncations: list[int],
     *,
     floor: float | None = None,
+    sources: int | None = None,
+    whole: bool = False,
     block: int = BLOCK,
     ticks: bool = False,
 ) -> Graded:
@@ -75,12 +81,15 @@ def split_by_lag(
         roots, given: where the backward pass begins, and with which cotangents.
         truncations: the K at which the gradient is split; lags from the last on are not followed.
         floor: follow a loss until its gradient falls below about this share; default: to the end.
+        sources: the most times of losses to follow, evenly spaced; default all.
+        whole: also take the gradient of all lags and losses together, to compare the step's with.
         block: so many losses at once.
         ticks: what reaches a step's parameters from the loss past all steps is of lag 0: the last
             step of a loop has no tick behind it.
     """
     with torch.no_grad(), silent(), torch.random.fork_rng(devices=[]):
-        return _Split(graph, truncations, floor, ticks).run(roots, given, block)
+        split = _Split(graph, truncations, floor, ticks)
+        return split.run(roots, given, block, sources, whole)
 
 
 class _Split:
@@ -96,8 +105,11 @@ class _Split:
         self._sides: dict[Edge, Tensor] = {}
         self._total: dict[Edge, Tensor] = {}
         self._limit = 0.0
+        self._half: set[int] = set()
 
-    def run(self, roots: list[Edge], given: list[Tensor], block: int) -> Graded:
+    def run(
+        self, roots: list[Edge], given: list[Tensor], block: int, sources: int | None, whole: bool
+    ) -> Graded:
         arrived = self.graph.direct(roots, given)
         start: dict[int, dict[Edge, Tensor]] = {}
         for (kind, value), gradient in arrived.items():
@@ -109,10 +121,16 @@ class _Split:
         if self.floor is not None and start:
             norms = [float(g.square().sum()) for gs in start.values() for g in gs.values()]
             self._limit = self.floor * PRUNE * (sum(norms) / max(1, len(norms))) ** 0.5
-        for at in range(len(times), 0, -block):
-            self._pass(start, set(times[max(0, at - block) : at]))
+        followed = times
+        if sources is not None and sources < len(times):
+            apart = -(-len(times) // sources)
+            followed = times[(len(times) - 1) % apart :: apart]
+            self.found.sources = len(followed) / len(times)
+            self._half = set(followed[::2])
+        for at in range(len(followed), 0, -block):
+            self._pass(start, set(followed[max(0, at - block) : at]))
         self._finish_sides()
-        if self.cap < self.steps or self.floor is not None:
+        if self.cap < self.steps or whole:
             self._pass(start, set(times), merged=True)
         self._by_time()
         if self.ticks:
@@ -165,11 +183,23 @@ class _Split:
             self._whole(kind, target, value[0])
         else:
             lags = torch.tensor([max(0, t - owner.time) for t in labels])
-            bucket = torch.bucketize(lags, self.borders, right=True).to(value.device)
+            bucket = torch.bucketize(lags, self.borders, right=True).tolist()
             into: Any = self.found.parts if kind == "leaf" else self._sides
             if target not in into:
                 into[target] = value.new_zeros((len(self.borders), *value.shape[1:]))
-            into[target].index_add_(0, bucket, value)
+            first = 0
+            for i in range(1, len(bucket) + 1):  # later losses first, so equal ones are neighbours
+                if i == len(bucket) or bucket[i] != bucket[first]:
+                    part = value[first] if i == first + 1 else value[first:i].sum(0)
+                    into[target][bucket[first]].add_(part)
+                    first = i
+            if self._half and kind == "leaf":
+                half = self.found.half
+                if target not in half:
+                    half[target] = torch.zeros_like(into[target])
+                for i, t in enumerate(labels):
+                    if t in self._half:
+                        half[target][bucket[i]].add_(value[i])
 
     def _whole(self, kind: str, target: Any, value: Tensor) -> None:
         if kind == "leaf":
