@@ -14,6 +14,7 @@ import bptt
 from bptt.errors import ArgumentError
 from bptt.watching import WatchError
 from compare import assert_close
+from loops_to_watch import LOOPS, B, I, T
 from models_to_watch import Classifier, Tagger
 
 mse = nn.functional.mse_loss
@@ -149,3 +150,19 @@ def test_memory_of_too_few_steps_is_a_note() -> None:
     assert found.capacity is None
     assert len(found.notes) == 1
     assert "record a longer sequence" in found.notes[0]
+
+
+@pytest.mark.parametrize("name", ["dropout", "encoder and decoder", "hand", "layer to cell"])
+def test_any_loop_is_diagnosed(name: str, tmp_path) -> None:
+    """What is chained is judged as one; what needs a closed form is named as missing."""
+    model = LOOPS[name]()
+    found = bptt.diagnose(model, (torch.randn(T, B, I), None), lambda y, _: y.square().mean(), k=3)
+    with bptt.watch(model, at="every") as flow:
+        torch.manual_seed(1)
+        model(torch.randn(T, B, I)).square().mean().backward()
+    assert found.main is found.modules[-1]
+    assert len(found.modules) == len(flow.modules) + (len(flow.modules) > 1)
+    assert found.main.watched.spectrum.steps == T
+    assert "<table>" in found._repr_html_()
+    bptt.report.write_report(found, tmp_path / "report.html")
+    assert "all together" in (tmp_path / "report.html").read_text() or len(flow.modules) == 1

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from bptt.diagnosis import Diagnosis, diagnose
     from bptt.export import export_c, export_onnx
     from bptt.nn import convert
+    from bptt.recurrence import tick
     from bptt.report import plot
     from bptt.streaming import Stream
     from bptt.watching import Flow, watch
@@ -48,6 +49,7 @@ _NAMES = {
     "export_onnx": "bptt.export",
     "diagnose": "bptt.diagnosis",
     "plot": "bptt.report",
+    "tick": "bptt.recurrence",
     "watch": "bptt.watching",
 }
 
@@ -77,6 +79,7 @@ __all__ = [
     "report",
     "streaming",
     "tasks",
+    "tick",
     "training",
     "watch",
 ]

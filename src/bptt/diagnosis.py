@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from html import escape
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from bptt.probes import (
     lyapunov_spectrum,
 )
 from bptt.probes.carried import carried
+from bptt.probes.flow import table
 from bptt.recurrence import Found
 from bptt.trials import Trial, model_variants, try_remedies
 from bptt.watching import Watched, watch
@@ -38,6 +40,8 @@ EXPONENTS = 24
 CAPACITY_LAGS = 32
 # Truncations are asked for up to here; those beyond the sequence's length fall away.
 LONGEST = 1 << 20
+# What stands for all modules that are chained.
+TOGETHER = "all together"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +68,8 @@ class Diagnosis:
     """What :func:`diagnose` found.
 
     Attributes:
-        modules: every recurrent module, in the order of their first call.
+        modules: every recurrent module, in the order of their first call; where they are chained, at
+            the end all of them together, on one clock.
         loss: of the measured batch.
         k: the truncation that the caller trains with; None if there is none.
         trials: remedies tried on the model; empty if none were.
@@ -81,7 +86,14 @@ class Diagnosis:
 
         One that is not finite comes before any other: it is what has to be looked at.
         """
+        last = self.modules[-1]
+        if last.watched.name == TOGETHER:
+            return last
         return max(self.modules, key=lambda m: m.watched.carries)
+
+    def _repr_html_(self) -> str:
+        rows = [(m.watched.name or m.watched.kind, m.watched) for m in self.modules]
+        return table(rows) + f"<p>{escape(self.main.watched.explain())}</p>"
 
 
 def diagnose(
@@ -138,7 +150,11 @@ def diagnose(
         output = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
         value = loss(output[0] if isinstance(output, tuple) else output, target)
         value.backward()
-    modules = tuple(_measure(watched, flow._kept[watched.name]) for watched in flow.modules)
+    together = flow.last.main if flow.last.together is not None or flow.last.refusal else None
+    watched = flow.modules
+    if together is not None and len(watched) > 1:  # what is chained is judged as one
+        watched = (*watched, replace(together, name=TOGETHER))
+    modules = tuple(_measure(one, flow._kept.get(one.name)) for one in watched)
     trials: tuple[Trial, ...] = ()
     if try_for is not None:
         # Only a model that hands its carry on can be trained truncated.
@@ -162,7 +178,13 @@ def _untouched(model: nn.Module) -> Iterator[None]:
                 parameter.grad = gradient
 
 
-def _measure(watched: Watched, found: Found) -> ModuleDiagnosis:
+def _measure(watched: Watched, found: Found | None) -> ModuleDiagnosis:
+    if found is None:
+        note = (
+            "Jacobian products, Lyapunov exponents and memory not measured: they need a module that "
+            "gets back the state it returned as it was"
+        )
+        return ModuleDiagnosis(watched, None, None, None, (note,))
     recurrence, notes = found.recurrence, []
     T, S = recurrence.steps, sum(carried(recurrence).sizes)
 

@@ -7,168 +7,33 @@ eager code rounds it. Second derivatives through a watched step are not measured
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bptt.errors import ArgumentError, BpttError
 from bptt.numbers import optional, whole
-from bptt.probes import LagSpectrum, Saturation, lag_spectrum, saturation
-from bptt.probes.explain import explain
-from bptt.probes.verdict import verdict
-from bptt.recurrence import Call, Found, Recorder, Recurrence, assemble, layer_gates
+from bptt.probes import lag_spectrum, saturation
+from bptt.probes.flow import Flow, Measured, Watched, WatchError, reason, ticks
+from bptt.probes.step_spectra import Begun, begin, closed_forms
+from bptt.recurrence import (
+    Call,
+    Found,
+    Recorder,
+    Recurrence,
+    layer_gates,
+    off_backward,
+    on_backward,
+)
+from bptt.recurrence.cellcalls import silent
 from bptt.recurrence.stack import Stack
 from bptt.recurrence.userstep import FunctionStep
 
-
-class WatchError(BpttError, RuntimeError):
-    """A watched block ended and there is nothing to say, or something was asked too early."""
-
-
-@dataclass(frozen=True, eq=False)
-class Watched:
-    """What was measured of one recurrent module in one step.
-
-    Attributes:
-        name: as in ``model.named_modules()``, with layer and direction where it has two directions.
-        kind: the module's class.
-        spectrum: :class:`bptt.probes.LagSpectrum`.
-        saturation: :class:`bptt.probes.Saturation`; None for a cell whose gates are not known.
-    """
-
-    name: str
-    kind: str
-    spectrum: LagSpectrum
-    saturation: Saturation | None
-
-    @property
-    def horizon(self) -> int:
-        """Steps: the smallest K whose truncated gradient is, and stays, within 5 %."""
-        return self.spectrum.horizon()
-
-    @property
-    def decay(self) -> float:
-        """Factor by which the gradient changes per step back."""
-        return self.spectrum.decay
-
-    @property
-    def verdict(self) -> str:
-        """``"vanishing"``, ``"healthy"`` or ``"exploding"``."""
-        return verdict(self.spectrum)
-
-    @property
-    def carries(self) -> float:
-        """Norm of its parameters' gradient; infinite where it is not finite, so that it comes first."""
-        norm = self.spectrum.gradient_norm
-        return norm if math.isfinite(norm) else math.inf
-
-    def explain(self) -> str:
-        """The verdict in sentences, with the numbers behind it."""
-        return explain(self.spectrum, self.saturation)
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """One measured step: its number, counted in backward passes from 0, and every module in it."""
-
-    step: int
-    modules: tuple[Watched, ...]
-
-    @property
-    def main(self) -> Watched:
-        """The module that carries most: the one whose parameters' gradient is the longest."""
-        return max(self.modules, key=lambda m: m.carries)
-
-
-@dataclass(eq=False)
-class Flow:
-    """What :func:`watch` saw; filled as the backward passes inside the block end.
-
-    The figures are those of the last measured step, and in it of the module that carries most, the
-    one with the longest gradient; ``modules`` holds the others, ``history`` the other steps.
-
-    Attributes:
-        history: every measured step, oldest first.
-    """
-
-    history: list[Measured] = field(default_factory=list)
-    _kept: dict[str, Found] = field(default_factory=dict, repr=False)
-
-    @property
-    def last(self) -> Measured:
-        """The last measured step.
-
-        Raises:
-            WatchError: none has been measured yet.
-        """
-        if not self.history:
-            raise WatchError(
-                "a backward pass inside the block",
-                "none so far",
-                "call loss.backward() inside `with bptt.watch(model) as flow:` and ask after it",
-            )
-        return self.history[-1]
-
-    @property
-    def modules(self) -> tuple[Watched, ...]:
-        """Every recurrent module of the last measured step."""
-        return self.last.modules
-
-    @property
-    def spectrum(self) -> LagSpectrum:
-        """The gradient by lag, with bias and cosine of every truncation."""
-        return self.last.main.spectrum
-
-    @property
-    def horizon(self) -> int:
-        """The smallest K from which on truncation biases the gradient by at most 5 %, in steps."""
-        return self.last.main.horizon
-
-    @property
-    def decay(self) -> float:
-        """Factor by which the gradient changes per step back."""
-        return self.last.main.decay
-
-    @property
-    def verdict(self) -> str:
-        """``"vanishing"``, ``"healthy"`` or ``"exploding"``."""
-        return self.last.main.verdict
-
-    def bias(self, k: int) -> float:
-        """Relative bias ‖g_k - g‖ / ‖g‖ of the gradient truncated to k steps, exact for any k.
-
-        A k that was not among those measured is measured now, on the last step's own trajectory.
-
-        Raises:
-            ArgumentError: k is below 1; or it was not measured and several steps are watched, which
-                keep no trajectory.
-        """
-        return self._at(k).bias_of(k)
-
-    def cosine(self, k: int) -> float:
-        """Cosine of the angle between the gradient truncated to k steps and the full one."""
-        return self._at(k).cosine_of(k)
-
-    def explain(self) -> str:
-        """The verdict in sentences, with the numbers behind it."""
-        return self.last.main.explain()
-
-    def _at(self, k: int) -> LagSpectrum:
-        spectrum = self.spectrum
-        k = whole("K", k, remedy="count steps: K=1 is a loss's own step alone")
-        if k >= spectrum.steps or bool((spectrum.truncations == k).any()):
-            return spectrum
-        kept = self._kept.get(spectrum.name)
-        if kept is None:
-            raise ArgumentError(
-                "a K that was measured", f"K={k}", f"ask for it: watch(model, at=[{k}])"
-            )
-        return lag_spectrum(kept.recurrence, kept.direct, at=[k], sample_of=kept.lanes)
+__all__ = ["Flow", "Measured", "WatchError", "Watched", "coarse_truncations", "watch"]
 
 
 class watch:
@@ -181,7 +46,12 @@ class watch:
     accumulation, each part of it.
 
     A module called several times in a step: calls that take over the state of an earlier one go on
-    where it ended; others are sequences side by side.
+    where it ended; others are sequences side by side. Where the graph does not show that the state came
+    back as it was and nothing else did, or one module is given what another returned, the backward pass
+    is graded by the time of each loss (:mod:`bptt.recurrence.graded`), over all lanes. A loop inside one
+    ``forward`` is marked with :func:`bptt.tick`.
+
+    Nothing is raised inside the watched code: what a measurement finds wrong is raised as the block ends.
 
     Args:
         model: any module that holds recurrent layers or cells, wrapped or compiled as it may be.
@@ -236,57 +106,116 @@ class watch:
         self._flow = Flow()
         self._stance: Any = None
         self._recorder: Recorder | None = None
+        self._begun: Begun | None = None
+        self.failed = False
+        self.error: BpttError | None = None
 
     def __enter__(self) -> Flow:
         self._recorder = Recorder(self._model, self._wanted, self._finished)
-        if not self._recorder.found and not self._recorder.candidates:
+        if not self._recorder.found and not self._recorder.candidates and self._nothing_ticks():
             self._recorder.remove()
             raise ArgumentError(
                 "a model with recurrent layers or cells",
                 f"{type(self._model).__name__} without any",
-                "pass the model that holds them; a step of your own is a module (x, state) -> (y, state)",
+                "pass the model that holds them; a step of your own is a module (x, state) -> (y, "
+                "state), or a loop marked with bptt.tick",
             )
+        on_backward(self._began, self._ended)
         self._take_stance()
         return self._flow
 
     def __exit__(self, kind: Any, *_: object) -> None:
         recorder = cast(Recorder, self._recorder)
+        ticked = any(v.kind == "tick" for v in recorder.tape.visits)
+        off_backward(self._began, self._ended)
         recorder.remove()
         self._leave_stance()
-        if kind is not None or self._flow.history:
+        if kind is not None or (self._flow.history and self.error is None):
             return
-        if recorder.recorded:
-            raise WatchError(
-                "a backward pass inside the block",
-                "none that reached a recurrent module",
-                "call loss.backward() before the block ends, on a loss of this model's output",
-            )
-        if recorder.without_gradient:
-            raise WatchError(
-                "recurrent calls that autograd records",
-                "gradients switched off",
-                "leave torch.no_grad() or inference_mode for the watched step, and let parameters "
-                "require gradients",
-            )
-        raise WatchError(
-            "a call of a recurrent module inside the block",
-            f"none ({', '.join(n or 'the model' for n in recorder.found) or 'no layer or cell known'})",
-            "run the model's forward and backward pass inside the block",
-        )
+        if self.error is not None:
+            raise self.error
+        raise reason(recorder, ticked)
+
+    def _nothing_ticks(self) -> bool:
+        """Whether no forward of the model's own code calls anything named tick."""
+        return not any(ticks(module) for module in self._model.modules())
 
     def _wanted(self) -> bool:
         return self._step % self._every == 0
 
+    def _began(self, roots: list[Any], given: list[Tensor]) -> None:
+        """The graph is there: nothing may be raised here, inside the user's own call."""
+        recorder = cast(Recorder, self._recorder)
+        self._begun = None
+        if not self._wanted() or not recorder.tape.visits:
+            return
+        try:
+            with silent():
+                self._begun = begin(
+                    recorder, self._model, roots, given, at=self._options["at"],
+                    cap=self._options["cap"], coarse=coarse_truncations, sampled=self._sampled,
+                    check=not self._sampled or self._step == 0,
+                    floor=FLOOR if self._sampled and self._options["cap"] is None else None,
+                )  # fmt: skip
+        except Exception as error:  # of any kind: the training that is observed goes on
+            self._keep(error)
+
+    def _ended(self) -> None:
+        """A loop with ticks alone has no calls whose hooks tell that the pass has ended."""
+        recorder = cast(Recorder, self._recorder)
+        if self._begun is not None or not (recorder.found or recorder.candidates):
+            recorder.tape.clear()
+            self._finished([])
+
+    def _keep(self, error: Exception) -> None:
+        if not isinstance(error, BpttError):
+            said = f"{type(error).__name__} ({str(error).partition(chr(10))[0]})"
+            wrapped = WatchError(
+                "a step that can be measured", said, "measure another step, or mark its loop with "
+                "bptt.tick",
+            )  # fmt: skip
+            wrapped.__cause__ = error
+            error = wrapped
+        self.error = self.error or error
+        self.failed = True
+
     def _finished(self, calls: list[Call]) -> None:
-        if self._wanted() and calls:
-            found = assemble(calls, self._lanes)
-            if found:
-                modules = tuple(self._measure(one) for one in found)
-                self._flow.history.append(Measured(self._step, modules))
-                if self._every == 1:
-                    self._flow._kept = {one.name: _snapshot(one) for one in found}
+        """The pass has ended, still inside the user's own call: nothing may be raised here either."""
+        begun, self._begun = self._begun, None
+        try:
+            if self._wanted() and not self.failed:
+                with silent():
+                    self._conclude(begun, calls)
+        except Exception as error:  # likewise
+            self._keep(error)
+        self.failed = False
         self._step += 1
         self._take_stance()
+
+    def _conclude(self, begun: Begun | None, calls: list[Call]) -> None:
+        if begun is not None:
+            begun.finish()
+        found = closed_forms(begun, calls, self._lanes)
+        measured = {one.name: self._measure(one) for one in found if trains(one)}
+        together = None
+        if begun is not None:
+            for name, (kind, spectrum) in begun.spectra.items():
+                if name not in measured:
+                    measured[name] = Watched(name, kind, spectrum, None)
+            if begun.joint is not None:
+                kind = begun.spectra[begun.joint.name][0] if len(begun.spectra) == 1 else "model"
+                together = Watched(begun.joint.name, kind, begun.joint, None)
+            if begun.refusal is not None and not measured:
+                raise begun.refusal
+        if not measured:
+            return
+        step = Measured(
+            self._step, tuple(measured.values()), together,
+            "layers" if together is None else "graded", None if begun is None else begun.refusal,
+        )  # fmt: skip
+        self._flow.history.append(step)
+        if self._every == 1:
+            self._flow._kept = {one.name: _snapshot(one) for one in found}
 
     def _measure(self, one: Found) -> Watched:
         options = dict(self._options)
@@ -335,6 +264,11 @@ def coarse_truncations(steps: int) -> list[int]:
     """
     octaves = [0, 1, 2, *(half / 2 for half in range(6, 2 * steps.bit_length() + 1))]
     return [*(k for k in (round(2**octave) for octave in octaves) if k < steps), steps]
+
+
+def trains(one: Found) -> bool:
+    """Whether any of its parameters is trained: what is frozen has no gradient to split."""
+    return len(one.recurrence.frozen) < len(one.recurrence.step.parameters)
 
 
 def _snapshot(one: Found) -> Found:

@@ -10,7 +10,7 @@ from torch import nn
 
 import bptt
 from bptt.errors import ArgumentError
-from bptt.recurrence import ReplayError
+from bptt.recurrence import ReplayError, trace
 from bptt.watching import WatchError
 from compare import assert_close
 from models_to_watch import Classifier, Loop, OwnCell, OwnLoop, Tagger
@@ -173,6 +173,24 @@ def test_under_checkpointing() -> None:
     assert flow.spectrum.steps == 5
 
 
+def test_random_numbers_within_a_step_are_in_the_graph() -> None:
+    """Run again it would be another step; the graded pass runs nothing again."""
+
+    class Noisy(OwnCell):
+        def forward(self, x, state):
+            y, (slow, fast) = super().forward(x, state)
+            return y, (slow + torch.rand_like(slow), fast)
+
+    model = OwnLoop(Noisy()).double()
+    with bptt.watch(model, at="every") as flow:
+        model(torch.randn(6, 2, 3, dtype=torch.float64)).square().mean().backward()
+    assert (flow.method, flow.spectrum.steps) == ("graded", 6)
+    norm = sum(float(p.grad.square().sum()) for p in model.parameters()) ** 0.5
+    assert_close(flow.spectrum.gradient_norm, norm, 1e-12)
+    with pytest.raises(ReplayError, match="random numbers"):
+        trace(Noisy(), torch.randn(4, 2, 3))
+
+
 class TestWrongUse:
     def test_no_backward(self) -> None:
         model = nn.GRU(3, 4)
@@ -202,16 +220,6 @@ class TestWrongUse:
     def test_an_error_of_the_users_own_is_passed_on(self) -> None:
         with pytest.raises(KeyError), bptt.watch(nn.GRU(3, 4)):
             raise KeyError("theirs")
-
-    def test_a_cell_that_is_not_a_step(self) -> None:
-        class Noisy(OwnCell):
-            def forward(self, x, state):
-                y, (slow, fast) = super().forward(x, state)
-                return y, (slow + torch.rand_like(slow), fast)
-
-        model = OwnLoop(Noisy())
-        with pytest.raises(ReplayError, match="random numbers"), bptt.watch(model):
-            one_step(model, torch.randn(4, 2, 3))
 
     def test_an_output_changed_in_place(self) -> None:
         def step() -> None:

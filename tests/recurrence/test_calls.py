@@ -118,33 +118,50 @@ def test_a_wrapped_layer_called_step_by_step(owner, cell: str, given: bool, layo
     assert_close(flow.spectrum.norms, whole.spectrum.norms, SUM)
 
 
+class OneLane(nn.Module):
+    """A step that is written for one lane."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor, h: Tensor | None) -> tuple:
+        h = torch.zeros(1, 5, dtype=x.dtype) if h is None else h
+        h = torch.tanh(self.inner(h.view(1, 5)) + x)
+        return h, h
+
+
 def test_a_step_that_cannot_be_run_on_more_lanes_is_refused_in_words() -> None:
-    class OneLane(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = nn.Linear(5, 5)
-
-        def forward(self, x: Tensor, h: Tensor) -> tuple:
-            h = torch.tanh(self.inner(h.view(1, 5)) + x)
-            return h, h
-
     with pytest.raises(ReplayError, match="first axis of x, of y and of every state") as caught:
-        step_by_step(OneLane(), torch.randn(6, 1, 5).unbind(0), torch.zeros(1, 5))
+        trace(OneLane(), torch.randn(6, 1, 5))
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
-def test_a_layer_is_not_taken_apart_from_a_step_that_cannot_be_run_again() -> None:
+class Leaky(Wrapper):
     """The state is changed on its way: the layer's own calls, each for itself, would be nonsense."""
 
-    class Leaky(Wrapper):
-        def forward(self, x: Tensor, state: Tensor) -> tuple:
-            y, state = self.layer(x, state)
-            return self.out(y), 0.9 * state
+    def forward(self, x: Tensor, state: Tensor) -> tuple:
+        y, state = self.layer(x, state)
+        return self.out(y), 0.9 * state
 
-    model = Leaky(nn.GRU(3, 5))
-    with pytest.raises(ReplayError, match="to run again"):
-        step_by_step(model, torch.randn(6, 4, 3).split(1), torch.zeros(1, 4, 5))
+
+@pytest.mark.parametrize(
+    ("model", "x", "state"),
+    [
+        (OneLane(), torch.randn(6, 1, 5).unbind(0), torch.zeros(1, 5)),
+        (Leaky(nn.GRU(3, 5)), torch.randn(6, 4, 3).split(1), torch.zeros(1, 4, 5)),
+    ],
+    ids=["one lane", "leaky"],
+)
+def test_a_step_that_cannot_be_run_again_is_measured_on_its_graph(model, x, state) -> None:
+    model = model.double()
+    flow = step_by_step(model, [v.double() for v in x], state.double())
+    assert (flow.method, flow.spectrum.steps) == ("graded", 6)
+    assert 0 < flow.bias(1) < 1
+    parts = model.layer if isinstance(model, Leaky) else model
+    used = {n for n, _ in parts.named_parameters()}
+    assert {n.removeprefix("layer.") for n in flow.spectrum.parameters} >= used
 
 
 @pytest.mark.parametrize("cell", ["RNN", "GRU", "LSTM"])

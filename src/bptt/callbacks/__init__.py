@@ -2,11 +2,12 @@
 
 from bptt.callbacks.hugging_face import for_hugging_face
 from bptt.callbacks.lightning import for_lightning
-from bptt.callbacks.plain import Numbers, Watcher, told
+from bptt.callbacks.plain import Numbers, Watcher, WatchWarning, told
 from bptt.callbacks.tensorboard import for_tensorboard
 
 __all__ = [
     "Numbers",
+    "WatchWarning",
     "Watcher",
     "for_hugging_face",
     "for_lightning",

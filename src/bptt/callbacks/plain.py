@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from torch import nn
 
+from bptt.errors import BpttError
 from bptt.watching import Flow, Watched, watch
 
 # "horizon": 35, "decay": 0.93, "verdict": "healthy"; of several modules each under its name besides,
@@ -42,17 +44,29 @@ class Watcher:
         self.flow: Flow = self._watch.__enter__()
         self._told = 0
         self._open = True
+        self._warned = False
 
     def news(self) -> Iterator[Numbers]:
         """The numbers of every step that was measured since the last call."""
+        self._warn()
         new = self.flow.history[self._told :]
         self._told = len(self.flow.history)
         for measured in new:
+            if measured.refusal is not None:
+                self._warn(measured.refusal)
+                continue
             found = _of(measured.main)
             if len(measured.modules) > 1:
                 for module in measured.modules:
                     found |= {f"{module.name}/{name}": v for name, v in _of(module).items()}
             yield found
+
+    def _warn(self, error: BpttError | None = None) -> None:
+        """What is observed goes on: a measurement that failed is said once."""
+        error = error or self._watch.error
+        if error is not None and not self._warned:
+            self._warned = True
+            warnings.warn(f"the horizon was not measured: {error}", WatchWarning, stacklevel=3)
 
     def stop(self, failed: bool = False) -> None:
         """Take the hooks off. Calling it again does nothing.
@@ -65,8 +79,15 @@ class Watcher:
         """
         if self._open:
             self._open = False
+            if self._watch.error is not None:
+                self._warn()
+                failed = True
             kind = RuntimeError if failed else None
             self._watch.__exit__(kind, None, None)
+
+
+class WatchWarning(UserWarning):
+    """A measurement failed, and training goes on."""
 
 
 def _of(module: Watched) -> Numbers:

@@ -112,7 +112,7 @@ def lag_spectrum(
             f"floor={floor}, cap={cap}",
             "pass one of the two",
         )
-    truncations = _asked(at, T, cap)
+    truncations = asked_truncations(at, T, cap)
     kept = min(B, lanes or B)
     times = _evenly(T, T if sources is None else min(T, sources))
     followed = len(times)
@@ -132,7 +132,12 @@ def lag_spectrum(
     return _result(recurrence, passes, truncations, (kept, of), followed)
 
 
-def _asked(at: Sequence[int] | str | None, steps: int, cap: int | None) -> list[int]:
+def asked_truncations(at: Sequence[int] | str | None, steps: int, cap: int | None) -> list[int]:
+    """The K to measure, ascending, the last of them the sequence's length or the cap.
+
+    Raises:
+        ArgumentError: ``at`` is neither numbers of steps from 1 on nor ``"every"``.
+    """
     last = steps if cap is None else min(steps, cap)
     if at is None:
         return default_truncations(steps, cap)
@@ -219,10 +224,15 @@ def _result(
     lanes: tuple[int, int],
     sources: int,
 ) -> LagSpectrum:
-    gradient = _sum([p.gradient for p in passes])
+    frozen = recurrence.frozen
+
+    def trained(part: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {n: g for n, g in part.items() if n not in frozen} if frozen else part
+
+    gradient = trained(_sum([p.gradient for p in passes]))
     whole = {n: square(g) for n, g in gradient.items()}
     size = sum(whole.values())
-    halves = _halves(gradient, [(p.gradient, p.half_gradient) for p in passes])
+    halves = _halves(gradient, [(trained(p.gradient), trained(p.half_gradient)) for p in passes])
     sizes = [sum(map(square, half.values())) for half in halves]
     tallies: list[_Tally] = []
     blocks: list[float] = []
@@ -231,7 +241,8 @@ def _result(
     sampled = lanes[0] < lanes[1] or sources < recurrence.steps
     unknown = math.nan if sampled else 0.0
     before = gradient
-    for missing in zip(*passes, strict=False):
+    for found in zip(*passes, strict=False):
+        missing = [(trained(one), trained(half)) for one, half in found]
         together = _sum([whole_part for whole_part, _ in missing])
         tallies.append(_Tally.of(together, gradient))
         change = (g - together[n] if n in together else g for n, g in before.items())
@@ -248,7 +259,7 @@ def _result(
             errors.append(abs(one - other) / 2)
 
     names = list(gradient)
-    layer_of = recurrence.step.layer_of
+    layer_of = {n: layer for n, layer in recurrence.step.layer_of.items() if n not in frozen}
     by_parameter = {n: _biases(tallies, [n], whole) for n in names}
     by_layer = {
         layer: _biases(tallies, [n for n in names if layer_of[n] == layer], whole)
@@ -283,6 +294,7 @@ def _result(
         lanes=lanes,
         sources=sources / recurrence.steps,
         bias_error=torch.tensor(errors, dtype=torch.float64),
+        missing_dot=torch.tensor([t.dot for t in tallies], dtype=torch.float64),
     )
 
 

@@ -39,6 +39,7 @@ class LagSpectrum:
         bias_error: ``(n,)``: standard error of ``measured_bias`` from sampling, half the difference
             between two halves of the sample, at the first K and every fourth from there, held until
             the next; zeros where nothing was sampled, NaN where the sample is one step of one lane.
+        missing_dot: ``(n,)``: (g - g_K)·g, so that spectra can be put together.
     """
 
     name: str
@@ -58,6 +59,7 @@ class LagSpectrum:
     lanes: tuple[int, int]
     sources: float
     bias_error: Tensor
+    missing_dot: Tensor | None = None
 
     @property
     def bias(self) -> Tensor:

@@ -1,6 +1,10 @@
 """Any recurrent module, ours, torch's or the user's own cell, as one step function over its states."""
 
 from bptt.recurrence.assemble import Found, assemble
+from bptt.recurrence.begun import off_backward, on_backward
+from bptt.recurrence.clock import Clock, choose
+from bptt.recurrence.divided import GradedError, Graph
+from bptt.recurrence.graded import Graded, check_sum, split_by_lag
 from bptt.recurrence.linear import Linear, Rows, States, Step, add_gradients
 from bptt.recurrence.recorder import Call, Recorder
 from bptt.recurrence.recurrence import (
@@ -13,13 +17,19 @@ from bptt.recurrence.recurrence import (
 )
 from bptt.recurrence.replay import ReplayError, check_replay
 from bptt.recurrence.stack import layer_gates
+from bptt.recurrence.tape import tick
 from bptt.recurrence.trace import trace
+from bptt.recurrence.unrolled import unroll
 from bptt.recurrence.userstep import FunctionStep
 
 __all__ = [
     "Call",
+    "Clock",
     "Found",
     "FunctionStep",
+    "Graded",
+    "GradedError",
+    "Graph",
     "Linear",
     "Recorder",
     "Recurrence",
@@ -30,11 +40,18 @@ __all__ = [
     "add_gradients",
     "assemble",
     "check_replay",
+    "check_sum",
+    "choose",
     "direct_gradient",
     "flat",
     "layer_gates",
     "merge",
+    "off_backward",
+    "on_backward",
     "padded",
+    "split_by_lag",
+    "tick",
     "total_gradient",
     "trace",
+    "unroll",
 ]

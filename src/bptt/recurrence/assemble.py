@@ -12,7 +12,7 @@ two GRUCells one above the other, are each a recurrence of their own; write the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -317,4 +317,6 @@ def _joined(first: Call, parts: list[Recurrence], gradients: list[States], lanes
     )
     if not parts:
         raise ArgumentError("calls of a recurrent module", "none", "run the model in the block")
+    frozen = frozenset(n for n, p in first.module.named_parameters() if not p.requires_grad)
+    one = replace(one, frozen=frozen & one.step.parameters.keys())
     return Found(one.name, type(first.module).__name__, one, direct, lanes * len(parts))

@@ -87,7 +87,8 @@ def normal_layer_call(
         generator=generator if drops else None,
         packed=packed if packed is None else _detached(packed),
         by_torch=by_torch,
-        batch_major=not by_torch and module.batch_first and batched,
+        # Two directions are put side by side in a buffer of their own, time by time.
+        batch_major=not by_torch and module.batch_first and batched and not module.bidirectional,
     )
 
 
@@ -107,4 +108,4 @@ def _detached(packed: PackedSequence) -> PackedSequence:
 
 
 def _ours(module: nn.RNNBase) -> bool:
-    return type(module).forward not in (nn.RNN.forward, nn.GRU.forward, nn.LSTM.forward)
+    return hasattr(module, "forward_tokens")

@@ -132,7 +132,7 @@ def layer_direct(
             if layer:
                 below = below + _input_gradient(one, found[row], call, bool(direction))
         if layer:
-            masks = _masks(call)
+            masks = dropout_masks(call)
             arriving = below * masks[layer - 1] if masks else cast(Tensor, below)
     return tuple(found[row] for row in range(len(recurrences)))
 
@@ -153,7 +153,7 @@ def _add_final(direct: list[Tensor], final: list[Tensor | None], row: int, call:
 
 
 def _one_direction(call: LayerCall) -> Recurrence:
-    module, masks = call.module, _masks(call)
+    module, masks = call.module, dropout_masks(call)
     x = call.x if call.live is None else call.x.masked_fill(~call.live.unsqueeze(-1), 0)
     before: list[Tensor] = []
     after: list[Tensor] = []
@@ -181,7 +181,7 @@ def _one_direction(call: LayerCall) -> Recurrence:
 
 
 def _both_directions(call: LayerCall) -> tuple[Recurrence, ...]:
-    module, masks = call.module, _masks(call)
+    module, masks = call.module, dropout_masks(call)
     value = call.x if call.live is None else call.x.masked_fill(~call.live.unsqueeze(-1), 0)
     found: list[Recurrence] = []
     for layer in range(module.num_layers):
@@ -287,14 +287,16 @@ def _run(call: LayerCall, x: Tensor, start: States, weights: Weights, reverse: b
             state = hx if module.mode == "LSTM" else hx[0]
             given = [w for w in weights if w is not None]
             return run(x, state, given, module.bias, 1, 0.0, False, False, False)[0]
-        marks = (_shift(call.reset), _shift(call.cut)) if reverse else (call.reset, call.cut)
+        marks = (
+            (shift_mark(call.reset), shift_mark(call.cut)) if reverse else (call.reset, call.cut)
+        )
         return ops.recur(
             module.mode, x, start, weights,
             lengths=call.lengths, reset=marks[0], cut=marks[1], reverse=reverse,
         )[0]  # fmt: skip
 
 
-def _masks(call: LayerCall) -> tuple[Tensor, ...]:
+def dropout_masks(call: LayerCall) -> tuple[Tensor, ...]:
     """The dropout masks between layers, drawn again from the state the generator had."""
     module = call.module
     if call.generator is None:
@@ -337,7 +339,7 @@ def _turn_time(value: Tensor, call: LayerCall) -> Tensor:
     return value.gather(0, index.unsqueeze(-1).expand_as(value))
 
 
-def _shift(mark: Tensor | None) -> Tensor | None:
+def shift_mark(mark: Tensor | None) -> Tensor | None:
     """Marks for the reversed direction: entering t from t + 1 crosses the border before t + 1."""
     return None if mark is None else torch.cat([mark[1:], torch.zeros_like(mark[:1])])
 
@@ -345,5 +347,5 @@ def _shift(mark: Tensor | None) -> Tensor | None:
 def _turn_mark(mark: Tensor | None, call: LayerCall) -> Tensor | None:
     if mark is None:
         return None
-    shifted = cast(Tensor, _shift(mark))
+    shifted = cast(Tensor, shift_mark(mark))
     return _turn_time(shifted.unsqueeze(-1), call).squeeze(-1)

@@ -20,8 +20,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from bptt import carry
 from bptt.errors import ArgumentError
+from bptt.recurrence.begun import base_of, off_base_forward, on_base_forward
 from bptt.recurrence.cellcalls import KNOWN, is_silent, outputs_of, states_of
 from bptt.recurrence.replay import lowest
+from bptt.recurrence.tape import Tape, listen, unlisten
 
 
 @dataclass(eq=False)
@@ -94,6 +96,11 @@ class Recorder:
         self.without_gradient = 0
         self.recorded = 0
         self.candidates: list[str] = []
+        self.called: set[str] = set()
+        self.own_forward: list[str] = []
+        self._within: list[tuple[nn.RNNBase, Any]] = []
+        self.tape = Tape(model, wanted)
+        listen(self.tape)
         self.found = self._attach(model)
 
     def _attach(self, model: nn.Module) -> list[str]:
@@ -117,11 +124,22 @@ class Recorder:
                 self._handles.append(module.register_forward_pre_hook(self._keep_generator))
                 if hasattr(module, "forward_tokens"):
                     self._patch(name, module)
+                base = base_of(module)
+                if base is not None:
+                    self._listen_within(name, module, base)
+                    continue
+
+            def enter(m: Any, args: Any, kwargs: Any, name: str = name) -> None:
+                if self._listens():
+                    self.tape.enter(name, m, args, kwargs)
 
             def hook(m: Any, args: Any, kwargs: Any, output: Any, name: str = name) -> Any:
                 return self._record(name, m, args, kwargs, output)
 
-            self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
+            self._handles += [
+                module.register_forward_pre_hook(enter, with_kwargs=True),
+                module.register_forward_hook(hook, with_kwargs=True),
+            ]
         return found
 
     def _patch(self, name: str, module: nn.Module) -> None:
@@ -130,12 +148,32 @@ class Recorder:
 
         def forward_tokens(tokens: Tensor, embedding: Tensor, hx: Any = None, **marks: Any) -> Any:
             self._keep_generator(module)
+            if self._listens():
+                self.tape.enter(name, module, (tokens, hx), marks)
             output = inner(tokens, embedding, hx, **marks)
             changed = self._record(name, module, (tokens, hx), marks, output, embedding)
             return output if changed is None else changed
 
         module.__dict__["forward_tokens"] = forward_tokens
         self._patched.append(module)
+
+    def _listen_within(self, name: str, module: nn.RNNBase, base: type) -> None:
+        """A subclass may do more than its base: the recurrence is what the base computes."""
+        self.own_forward.append(name)
+
+        def inner(forward: Any, args: Any, kwargs: Any) -> Any:
+            if self._listens():
+                self.tape.enter(name, module, args, kwargs)
+            output = forward(*args, **kwargs)
+            self._record(name, module, args, kwargs, output)
+            return output
+
+        on_base_forward(module, base, inner)
+        self._within.append((module, inner))
+
+    def _listens(self) -> bool:
+        # A checkpointed part runs again inside backward; it is not another call.
+        return self._wanted() and not is_silent() and torch._C._current_graph_task_id() == -1
 
     def _count(self, modules: set[nn.Module]) -> None:
         """Let a parameter of each tell that a backward pass was made: between measured steps that is
@@ -151,9 +189,13 @@ class Recorder:
         """Take every hook off."""
         for handle in self._handles:
             handle.remove()
+        for layer, inner in self._within:
+            off_base_forward(layer, inner)
+        unlisten(self.tape)
+        self.tape.clear()
         for module in self._patched:
             module.__dict__.pop("forward_tokens", None)
-        self._handles, self._patched, self._calls = [], [], []
+        self._handles, self._patched, self._calls, self._within = [], [], [], []
 
     def _keep_generator(self, module: Any, *_: Any) -> None:
         if module.dropout > 0 and module.training and module.num_layers > 1 and self._wanted():
@@ -173,24 +215,30 @@ class Recorder:
         if not wanted and self._counted:
             return None
         known = isinstance(module, (nn.RNNBase, *KNOWN))
-        if not known and not looks_like_step(module, args, kwargs, output):
-            return None
+        step = known or looks_like_step(module, args, kwargs, output)
         if not any(t.requires_grad for t in _tensors(output)):
             self.without_gradient += known
+            if wanted:
+                self.tape.leave(module, None)
             return None
         if not wanted:
             # Whichever of them the loss depends on: it may be the last state alone.
-            for tensor in _tensors(output):
-                if tensor.requires_grad:
-                    tensor.register_hook(self._queue)
+            if step:
+                self._tell_of(output)
             return None
+        if not step:
+            self.called.add(name)
+            self._tell_of(output)
+            self.tape.leave(module, output)
+            return None
+        raw = output
         if not isinstance(module, nn.RNNBase):
-            # A state may be used once more inside the cell, as an LSTM's c is for h. A view of it is
-            # seen by the outside alone.
-            output = _views(output)
+            # A state may be used once more inside the cell, as an LSTM's c is for h. A copy of it is
+            # seen by the outside alone, and may be written to.
+            output = _copies(output)
         states = [*_tensors(args)[1:], *_tensors(list(kwargs.values()))]
         call = Call(
-            name, module, _detach(args), _detach(kwargs), _detach(output),
+            name, module, _detach(args), _detach(kwargs), _detach(raw),
             any(s.requires_grad and not s.is_leaf for s in states),
             self._generators.pop(module, None), None if embedding is None else embedding.detach(),
         )  # fmt: skip
@@ -203,7 +251,21 @@ class Recorder:
                 tensor.register_hook(lambda g, place=place: self._arrive(call, place, g))
         self.recorded += 1
         self._calls.append(call)
-        return None if isinstance(module, nn.RNNBase) else output
+        if isinstance(module, nn.RNNBase):
+            self.tape.leave(module, output, call, _steps(module, output) > 1)
+            return None
+        self.tape.leave(module, output, call)
+        return output
+
+    def _tell_of(self, output: Any) -> None:
+        for tensor in _tensors(output):
+            if tensor.requires_grad:
+                tensor.register_hook(self._queue)
+
+    @property
+    def calls(self) -> list[Call]:
+        """Those of this step so far."""
+        return self._calls
 
     def _arrive(self, call: Call, place: int, gradient: Tensor | None) -> None:
         # Outputs of one operator are all reported; None came to those the loss does not touch.
@@ -224,6 +286,7 @@ class Recorder:
             self._count({c.module for c in reached})
         self._calls, self._queued = [], False
         self._generators.clear()
+        self.tape.clear()
         with torch.no_grad():
             self._finished(reached)
 
@@ -288,13 +351,20 @@ def _detach(value: Any) -> Any:
     return carry.detach(value)
 
 
-def _views(output: Any) -> Any:
-    """The same structure over views; one tensor that stands in two places stays one."""
+def _copies(output: Any) -> Any:
+    """The same structure over copies; one tensor that stands in two places stays one."""
     made: dict[int, Tensor] = {}
 
-    def view(tensor: Tensor) -> Tensor:
+    def copy(tensor: Tensor) -> Tensor:
         if not tensor.requires_grad:
             return tensor
-        return made.setdefault(id(tensor), tensor.view_as(tensor))
+        return made.setdefault(id(tensor), tensor.clone())
 
-    return carry.apply(view, output)
+    return carry.apply(copy, output)
+
+
+def _steps(module: Any, output: Any) -> int:
+    y = output[0]
+    if isinstance(y, PackedSequence):
+        return len(y.batch_sizes)
+    return int(y.shape[1 if y.dim() == 3 and module.batch_first else 0])

@@ -28,6 +28,7 @@ class Recurrence:
         link: ``(T, B)`` bool: whether the gradient goes from step t to step t - 1 of the lane: not at
             its first step, at a reset, at a cut or in the padding. Row 0 is False.
         labels: of the states, e.g. ``("h_l0", "c_l0")``.
+        frozen: names of the step's parameters that are not trained; they have no gradient to split.
 
     Example:
         >>> import torch
@@ -45,6 +46,7 @@ class Recurrence:
     link: Tensor
     live: Tensor | None = None
     labels: tuple[str, ...] = ()
+    frozen: frozenset[str] = frozenset()
 
     @property
     def steps(self) -> int:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
+from bptt.errors import BpttError
 from bptt.gradients import Adaptive, ForwardMode
 from bptt.training.session import Session
 from bptt.watching import watch
 
 FIRST = 10  # the update of the first measurement: at the very first, nothing reaches the state yet
+
+# Runs that were told why their horizon could not be measured: once each.
+_SAID: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
 @contextmanager
@@ -27,9 +33,21 @@ def measured(session: Session) -> Iterator[None]:
         yield
         return
     # Two lanes and a coarse grid, as for a whole watched run; of several backward passes the first.
-    with watch(session.model, every=sys.maxsize) as flow:
+    observer = watch(session.model, every=sys.maxsize)
+    flow = observer.__enter__()
+    try:
         yield
-    spectrum = flow.spectrum
+    except BaseException:
+        observer.__exit__(RuntimeError, None, None)
+        raise
+    try:
+        observer.__exit__(None, None, None)
+        spectrum = flow.spectrum
+    except BpttError as error:  # what is observed goes on
+        if session not in _SAID:
+            _SAID.add(session)
+            warnings.warn(f"the horizon was not measured: {error}", UserWarning, stacklevel=1)
+        return
     session.progress.horizon = {
         "horizon": flow.horizon,
         "decay": _number(flow.decay),

@@ -1,0 +1,286 @@
+"""What :func:`bptt.watch` hands out: every measured step, and the questions it answers."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+from torch import nn
+
+from bptt.errors import ArgumentError, BpttError
+from bptt.numbers import whole
+from bptt.probes.explain import explain
+from bptt.probes.graded_spectrum import join_spectra
+from bptt.probes.lag_spectrum import lag_spectrum
+from bptt.probes.saturation import Saturation
+from bptt.probes.spectrum import LagSpectrum
+from bptt.probes.verdict import verdict
+from bptt.recurrence import Found, Recorder
+
+
+class WatchError(BpttError, RuntimeError):
+    """A watched block ended and there is nothing to say, or something was asked too early."""
+
+
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """What was measured of one recurrent module in one step.
+
+    Attributes:
+        name: as in ``model.named_modules()``, with layer and direction where it has two directions.
+        kind: the module's class.
+        spectrum: :class:`bptt.probes.LagSpectrum`.
+        saturation: :class:`bptt.probes.Saturation`; None for a cell whose gates are not known.
+    """
+
+    name: str
+    kind: str
+    spectrum: LagSpectrum
+    saturation: Saturation | None
+
+    @property
+    def horizon(self) -> int:
+        """Steps: the smallest K whose truncated gradient is, and stays, within 5 %."""
+        return self.spectrum.horizon()
+
+    @property
+    def decay(self) -> float:
+        """Factor by which the gradient changes per step back."""
+        return self.spectrum.decay
+
+    @property
+    def verdict(self) -> str:
+        """``"vanishing"``, ``"healthy"`` or ``"exploding"``."""
+        return verdict(self.spectrum)
+
+    @property
+    def carries(self) -> float:
+        """Norm of its parameters' gradient; infinite where it is not finite, so that it comes first."""
+        norm = self.spectrum.gradient_norm
+        return norm if math.isfinite(norm) else math.inf
+
+    def explain(self) -> str:
+        """The verdict in sentences, with the numbers behind it."""
+        return explain(self.spectrum, self.saturation)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One measured step.
+
+    Attributes:
+        step: its number, counted in backward passes from 0.
+        modules: every recurrent module in it.
+        together: all of them on one clock, where one was given what another returned or the graded
+            pass was taken; else None.
+        method: ``"layers"`` or ``"graded"``, see :class:`Flow`.
+        refusal: why there is no joint spectrum, where there should be one.
+    """
+
+    step: int
+    modules: tuple[Watched, ...]
+    together: Watched | None = None
+    method: str = "layers"
+    refusal: BpttError | None = None
+
+    @property
+    def main(self) -> Watched:
+        """All modules together where they are chained; else the one whose gradient is the longest.
+
+        Raises:
+            BpttError: they are chained, and could not be measured together.
+        """
+        if self.refusal is not None:
+            raise self.refusal
+        if self.together is not None:
+            return self.together
+        return max(self.modules, key=lambda m: m.carries)
+
+
+@dataclass(eq=False)
+class Flow:
+    """What :func:`watch` saw; filled as the backward passes inside the block end.
+
+    The figures are those of the last measured step, and in it of all modules together where one is
+    given what another returned; else of the module that carries most, the one with the longest gradient.
+    ``modules`` holds each by itself, ``history`` the other steps.
+
+    Attributes:
+        history: every measured step, oldest first.
+    """
+
+    history: list[Measured] = field(default_factory=list)
+    _kept: dict[str, Found] = field(default_factory=dict, repr=False)
+
+    @property
+    def last(self) -> Measured:
+        """The last measured step.
+
+        Raises:
+            WatchError: none has been measured yet.
+        """
+        if not self.history:
+            raise WatchError(
+                "a backward pass inside the block",
+                "none so far",
+                "call loss.backward() inside `with bptt.watch(model) as flow:` and ask after it",
+            )
+        return self.history[-1]
+
+    @property
+    def modules(self) -> tuple[Watched, ...]:
+        """Every recurrent module of the last measured step."""
+        return self.last.modules
+
+    @property
+    def method(self) -> str:
+        """``"layers"``: the closed form over layers and cells, where the graph shows it to be exact.
+        ``"graded"``: the backward pass graded by the time of each loss, for any other graph."""
+        return self.last.method
+
+    @property
+    def joint(self) -> LagSpectrum:
+        """The gradient of all recurrent parameters of the model together, on one clock.
+
+        Raises:
+            BpttError: they could not be measured together.
+        """
+        last = self.last
+        if last.refusal is not None or last.together is not None:
+            return last.main.spectrum
+        return join_spectra([m.spectrum for m in last.modules])
+
+    @property
+    def spectrum(self) -> LagSpectrum:
+        """The gradient by lag, with bias and cosine of every truncation."""
+        return self.last.main.spectrum
+
+    @property
+    def horizon(self) -> int:
+        """The smallest K from which on truncation biases the gradient by at most 5 %, in steps."""
+        return self.last.main.horizon
+
+    @property
+    def decay(self) -> float:
+        """Factor by which the gradient changes per step back."""
+        return self.last.main.decay
+
+    @property
+    def verdict(self) -> str:
+        """``"vanishing"``, ``"healthy"`` or ``"exploding"``."""
+        return self.last.main.verdict
+
+    def bias(self, k: int) -> float:
+        """Relative bias ‖g_k - g‖ / ‖g‖ of the gradient truncated to k steps, exact for any k.
+
+        A k that was not among those measured is measured now, on the last step's own trajectory.
+
+        Raises:
+            ArgumentError: k is below 1; or it was not measured and several steps are watched, which
+                keep no trajectory.
+        """
+        return self._at(k).bias_of(k)
+
+    def cosine(self, k: int) -> float:
+        """Cosine of the angle between the gradient truncated to k steps and the full one."""
+        return self._at(k).cosine_of(k)
+
+    def explain(self) -> str:
+        """The verdict in sentences, with the numbers behind it."""
+        return self.last.main.explain()
+
+    def __repr__(self) -> str:
+        if not self.history:
+            return "Flow(nothing measured yet)"
+        last = self.last
+        if last.refusal is not None:
+            return f"Flow(step {last.step}: {len(last.modules)} modules, not measured together)"
+        return (
+            f"Flow(horizon {self.horizon} of {self.spectrum.steps} steps, decay {self.decay:.3g}, "
+            f"{self.verdict}, {last.method}, {len(last.modules)} "
+            f"module{'s' if len(last.modules) != 1 else ''}, {len(self.history)} "
+            f"step{'s' if len(self.history) != 1 else ''} measured)"
+        )
+
+    def _repr_html_(self) -> str:
+        if not self.history:
+            return f"<p>{escape(repr(self))}</p>"
+        rows = [(m.name or m.kind, m) for m in self.modules]
+        if self.last.together is not None and len(rows) > 1:
+            rows.append(("together", self.last.together))
+        note = "" if self.last.refusal is None else escape(str(self.last.refusal))
+        return table(rows) + f"<p>{note or escape(self.explain())}</p>"
+
+    def _at(self, k: int) -> LagSpectrum:
+        spectrum = self.spectrum
+        k = whole("K", k, remedy="count steps: K=1 is a loss's own step alone")
+        if k >= spectrum.steps or bool((spectrum.truncations == k).any()):
+            return spectrum
+        kept = None if self.last.together is not None else self._kept.get(spectrum.name)
+        if kept is None:
+            raise ArgumentError(
+                "a K that was measured", f"K={k}", f"ask for it: watch(model, at=[{k}])"
+            )
+        return lag_spectrum(kept.recurrence, kept.direct, at=[k], sample_of=kept.lanes)
+
+
+def table(rows: Sequence[tuple[str, Watched]]) -> str:
+    """Modules as a table for notebooks."""
+    head = "".join(f"<th>{h}</th>" for h in ("module", "horizon", "decay", "verdict", "gradient"))
+    lines = [
+        f"<tr><td>{escape(name)}</td><td>{m.horizon} of {m.spectrum.steps}</td>"
+        f"<td>{m.decay:.3g}</td><td>{m.verdict}</td><td>{m.spectrum.gradient_norm:.3g}</td></tr>"
+        for name, m in rows
+    ]
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def ticks(module: nn.Module) -> bool:
+    """Whether a module's forward may mark its steps: its own code, or what that calls, says tick."""
+    if type(module).__module__.startswith("torch."):
+        return False
+    try:
+        return "tick" in inspect.getsource(type(module))
+    except (OSError, TypeError):
+        return True  # code that cannot be read may do anything
+
+
+def reason(recorder: Recorder, ticked: bool) -> BpttError:
+    """Why a watched block ended and nothing was measured."""
+    if recorder.recorded or ticked:
+        return WatchError(
+            "a backward pass inside the block",
+            "none that reached a recurrent module",
+            "call loss.backward() before the block ends, on a loss of this model's output",
+        )
+    if recorder.without_gradient:
+        return WatchError(
+            "recurrent calls that autograd records",
+            "gradients switched off",
+            "leave torch.no_grad() or inference_mode for the watched step, and let parameters "
+            "require gradients",
+        )
+    names = ", ".join(n or "the model" for n in recorder.found)
+    if recorder.own_forward:
+        return WatchError(
+            "a call of the layer that a subclass is built on",
+            f"a forward of {', '.join(n or 'the model' for n in recorder.own_forward)}'s own that "
+            "makes none",
+            "call super().forward in it, or mark its loop with bptt.tick",
+        )
+    if recorder.called:
+        return WatchError(
+            "a module that is given back the state it returned",
+            f"calls of {', '.join(n or 'the model' for n in sorted(recorder.called)[:3])} that each "
+            "begin afresh",
+            "if a recurrence runs inside one call, mark the top of its loop with h = bptt.tick(h); a "
+            "scan or a fused kernel has no steps to mark",
+        )
+    return WatchError(
+        "a call of a recurrent module inside the block",
+        f"none ({names or 'no layer or cell known'})",
+        "run the model's forward and backward pass inside the block",
+    )
