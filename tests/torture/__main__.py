@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from torture import damage, disk, fuzz, kills, large_text, malformed
+from torture import damage, disk, extended, fuzz, hangups, kills, large_text, malformed
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,14 @@ class Options:
     """Torture runs until they break, or show that they do not."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Which ones; all, if none is named: kills, damage, disk, fuzz, malformed, large_text."""
+    """Which ones; all, if none is named: kills, hangups, extended, damage, disk, fuzz, malformed,
+    large_text."""
     kills: int = 50
     """Times that a training process is killed."""
+    hangups: int = 200
+    """Times that a training process loses its terminal."""
+    extended: int = 200
+    """Runs that are given more than they were begun with."""
     damages: int = 500
     """Files that are cut or changed."""
     inputs: int = 1_000_000
@@ -38,6 +43,8 @@ class Options:
 
 TORTURES = {
     "kills": lambda o, folder: kills.torture(folder, kills=o.kills, seed=o.seed),
+    "hangups": lambda o, folder: hangups.torture(folder, hangups=o.hangups, seed=o.seed),
+    "extended": lambda o, folder: extended.torture(folder, rounds=o.extended, seed=o.seed),
     "damage": lambda o, folder: damage.torture(folder, damages=o.damages, seed=o.seed),
     "disk": lambda o, folder: disk.torture(folder),
     "fuzz": lambda o, folder: fuzz.torture(o.inputs, o.seed),
