@@ -126,7 +126,7 @@ class Settings:
     documents: str | None = None
     """Begin a new document after this text, e.g. two line breaks; files always begin one."""
     valid_fraction: float | None = None
-    """Share of the text, at its end, that is held out; default 0.1, nothing of a text under 200."""
+    """Share of the text, at its end, that is held out; default 0.1, or nothing where that is under 20."""
     seed: int = 0
     """Seed of the weights, of dropout and of random chunks."""
     threads: int | None = None
