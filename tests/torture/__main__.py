@@ -17,7 +17,9 @@ from torture import (
     changed_texts,
     damage,
     disk,
+    extended,
     fuzz,
+    hangups,
     hostile,
     kills,
     large_text,
@@ -32,10 +34,14 @@ class Options:
     """Torture runs until they break, or show that they do not."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Which ones; all, if none is named: kills, damage, disk, hostile, fuzz, malformed, large_text,
-    changed_texts, moved_directories, shown."""
+    """Which ones; all, if none is named: kills, hangups, extended, damage, disk, hostile, fuzz, malformed,
+    large_text, changed_texts, moved_directories, shown."""
     kills: int = 50
     """Times that a training process is killed."""
+    hangups: int = 200
+    """Times that a training process loses its terminal."""
+    extended: int = 200
+    """Runs that are given more than they were begun with."""
     damages: int = 500
     """Files that are cut or changed."""
     hostile: int = 400
@@ -58,6 +64,8 @@ class Options:
 
 TORTURES = {
     "kills": lambda o, folder: kills.torture(folder, kills=o.kills, seed=o.seed),
+    "hangups": lambda o, folder: hangups.torture(folder, hangups=o.hangups, seed=o.seed),
+    "extended": lambda o, folder: extended.torture(folder, rounds=o.extended, seed=o.seed),
     "damage": lambda o, folder: damage.torture(folder, damages=o.damages, seed=o.seed),
     "disk": lambda o, folder: disk.torture(folder),
     "hostile": lambda o, folder: hostile.torture(folder, rounds=o.hostile, seed=o.seed),

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from processes import interpreter, same_path
-from torture import changed_texts, damage, moved_directories
+from torture import changed_texts, damage, extended, moved_directories
 
 
 def torture(*words):
@@ -22,6 +22,16 @@ def torture(*words):
 @pytest.mark.slow
 def test_killed_and_resumed_a_run_is_the_run_that_was_never_killed():
     assert "6 kills of" in torture("kills", "--kills", "6", "--seed", "1")
+
+
+def test_a_run_that_loses_its_terminal_loses_no_update():
+    assert torture("hangups", "--hangups", "8", "--seed", "1").startswith("hangups: 8 hangups of ")
+
+
+def test_a_run_that_is_given_more_ends_with_the_score_of_its_own_weights(tmp_path):
+    done = extended.torture(tmp_path, rounds=5, seed=3)
+    assert done.startswith("5 runs extended (")
+    assert ", each with the score of its own last weights" in done
 
 
 @pytest.mark.slow

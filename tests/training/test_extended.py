@@ -1,4 +1,4 @@
-"""A run that is given more: scored on the way and at its end, whatever ended it and whatever comes."""
+"""A run that is given more is scored on the way and at its end, whatever ended it before."""
 
 import itertools
 import json
@@ -21,7 +21,20 @@ from compare import assert_close
 from small_runs import small
 
 TEXT = "the quick brown fox jumps over the lazy dog; the lazy dog sleeps on.\n" * 40
-SIZE = ["--hidden", "8", "--batch", "4", "--k", "8", "--sample", "0", "--log-every", "3"]
+SIZE = [
+    "--hidden",
+    "8",
+    "--batch",
+    "4",
+    "--k",
+    "8",
+    "--sample",
+    "0",
+    "--log-every",
+    "3",
+    "--horizon-every",
+    "0",
+]
 FIRST = {"steps": 23, "epochs": 0.45, "minutes": 0.002}
 LONG = {"steps": "100000", "epochs": "500", "minutes": "5"}
 KINDS = list(FIRST)

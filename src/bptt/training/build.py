@@ -104,12 +104,8 @@ def build_data(
 
     Raises:
         ArgumentError: one does not fit into memory: B K numbers of input, target and every unit.
-        DataError: the text is too short for one, or has nothing to predict.
+        DataError: the text is too short for one.
     """
-    if len(stream.starts) >= len(stream.tokens):  # what begins a document is not predicted
-        raise DataError(
-            "a token to predict", "documents of one token each", "give longer documents"
-        )
     batch, chunk = settings.lanes, settings.steps_per_update
     memory.require(
         batch * chunk * (2 * _TOKEN + _FLOAT * (settings.hidden or 1)),

@@ -24,6 +24,7 @@ from bptt.training.settings import Settings
 
 logger = logging.getLogger(__name__)
 PIECES, LOOKED_AT = 64, 1 << 14  # tokens
+ROUNDING = 0.01  # nats: a model that has hardly begun predicts as a guess does
 
 
 def sound_start(saved: Checkpoint, session: Session, run: RunFolder) -> Checkpoint:
@@ -84,4 +85,4 @@ def _is_sound(found: Checkpoint, session: Session) -> bool:
     model = build_model(session.settings, session.corpus.vocabulary.size)
     load_weights(model, found)
     score = evaluate(model, text, lanes=max(1, min(PIECES, size // 256)))
-    return score.nats <= math.log(session.corpus.vocabulary.size)
+    return score.nats <= math.log(session.corpus.vocabulary.size) + ROUNDING

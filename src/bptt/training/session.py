@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bptt import carry as carries
 from bptt.data import Chunk, Corpus, Lanes, RandomChunks
-from bptt.errors import RunError
+from bptt.errors import DataError, RunError
 from bptt.gradients import Estimator
 from bptt.remedies import build_clip, build_regulariser
 from bptt.training.build import build_data, build_estimator, build_model, build_optimizer
@@ -77,6 +77,13 @@ class Session:
 
     def __init__(self, settings: Settings, corpus: Corpus, group: Group = Group()) -> None:  # noqa: B008
         parts = (corpus.train, corpus.valid) if corpus.valid is not None else (corpus.train,)
+        if any(
+            len(part.starts) >= len(part.tokens) for part in parts
+        ):  # a beginning is not predicted
+            raise DataError(
+                "a token to predict in each part of the text", "documents of one token each",
+                "give longer documents",
+            )  # fmt: skip
         tokens = sum(len(part.tokens) for part in parts)
         given, settings = settings, fitted(settings, tokens, group.size)
         self.settings, self.chosen = settings, chosen(given, settings)

@@ -130,7 +130,7 @@ class Settings:
     line_ends: Literal["keep", "unix"] = "keep"
     """unix: read the line ends of Windows, \\r\\n, and of old Macs, \\r, as \\n."""
     valid_fraction: float | None = None
-    """Share of the text, at its end, that is held out; default 0.1, nothing of a text under 200."""
+    """Share of the text, at its end, that is held out; default 0.1, or nothing where that is under 20."""
     seed: int = 0
     """Seed of the weights, of dropout and of random chunks."""
     threads: int | None = None

@@ -162,7 +162,7 @@ def _misfit(
         expected.append(f"{what} of at most {steps}, a chunk to hold --k and --window")
     given = {n: getattr(settings, n) for n in SIZES if n not in ("order", "context")}
     received = " ".join(_word(n, v) for n, v in given.items() if v is not None)
-    remedy = " ".join(_word(n, v) for n, v in fit.items())
+    remedy = " ".join(_word(n, fit[n]) for n in given if n in fit)
     return ArgumentError(
         " and ".join(expected),
         f"{received} for a text of {tokens} tokens",

@@ -7,6 +7,8 @@ from contextlib import nullcontext
 
 import torch
 
+from bptt.data import Chunk
+from bptt.errors import DataError
 from bptt.gradients import Step
 from bptt.models import token_loss
 from bptt.remedies import Regularised
@@ -24,7 +26,7 @@ def update(session: Session, optimizer: torch.optim.Optimizer, lr: float) -> Bro
     """
     progress, tally = session.progress, session.progress.tally
     session.guard.mark(session)
-    chunk = session.data.take()
+    chunk = _next_chunk(session)
     session.carry = session.chunk_carry(chunk)
     regulariser, regularised = session.regulariser, Regularised()
     with (
@@ -73,6 +75,23 @@ def update(session: Session, optimizer: torch.optim.Optimizer, lr: float) -> Bro
         tally.penalty += penalty / session.group.size
         tally.unregularised += acted < session.group.size
     return None
+
+
+def _next_chunk(session: Session) -> Chunk:
+    """The next chunk that predicts something.
+
+    Where every target of a chunk begins a document, nothing is learned from it, and no lane hands on a
+    state: it may as well not be there.
+    """
+    documents = len(session.corpus.train.starts) > 1
+    for _ in range(len(session.data) + 1):
+        chunk = session.data.take()
+        scored = chunk.scored
+        if documents:  # else every target counts, in all processes
+            scored = int(session.group.total([float(scored)])[0])
+        if scored:
+            return chunk
+    raise DataError("a token to predict", "documents of one token each", "give longer documents")
 
 
 def _of_all(session: Session, step: Step) -> tuple[float, int, bool]:
