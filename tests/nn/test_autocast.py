@@ -1,4 +1,4 @@
-"""Under autocast on the CPU outputs and states have torch's dtypes, near its values, and so have gradients."""
+"""Under autocast on the CPU outputs, states and gradients have torch's dtypes, near its values."""
 
 import itertools
 
@@ -65,7 +65,8 @@ def test_dtypes_and_values_are_torchs(kind, proj, short, form, grad):
             expected = outcome(torch.nn, *arguments)
         except RuntimeError as error:
             # oneDNN has no LSTM in float16 that trains; on machines like that torch has no answer.
-            assert "could not create a primitive" in str(error), error
+            if "could not create a primitive" not in str(error):
+                raise
             continue
         outputs, gradients = outcome(bptt.nn, *arguments)
         # torch rounds after every product, we at the end: some units of the short dtype apart.

@@ -84,7 +84,8 @@ def outcome(lib, kind, layers, both, form, act, on="output", options=None):
         act({"output": y, "h_n": states[0], "c_n": states[-1]}[on])
         sum(v.float().square().sum() for v in (y, *states)).backward()
     except RuntimeError as error:
-        assert "modified" in str(error)
+        if "modified" not in str(error):
+            raise
         return "refused"
     return [y.detach(), *(leaf.grad for leaf in (*given, *layer.parameters()))]
 
@@ -139,9 +140,7 @@ def test_marked_calls(kind, form, layers, both):
     """torch has none of these: the operation on a copy of the output says what must come out."""
     for name, act in ON_OUTPUT.items():
         found = outcome(bptt.nn, kind, layers, both, form, act, options=options_of(form))
-        copied = outcome(
-            Copying, kind, layers, both, form, act, options=options_of(form)
-        )
+        copied = outcome(Copying, kind, layers, both, form, act, options=options_of(form))
         assert_close(found, copied, 1e-10 if "float64" in form else 2e-5, name)
 
 

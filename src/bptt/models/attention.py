@@ -91,8 +91,8 @@ class AttentionBlock(nn.Module):
         """
         lanes, steps, width = x.shape
         mixed = self.query_key_value(self.attention_norm(x))
-        query, key, value = (
-            mixed.unflatten(-1, (3, self.heads, width // self.heads)).permute(2, 0, 3, 1, 4)
+        query, key, value = mixed.unflatten(-1, (3, self.heads, width // self.heads)).permute(
+            2, 0, 3, 1, 4
         )
         if past is not None:
             key, value = torch.cat((past[0], key), dim=2), torch.cat((past[1], value), dim=2)

@@ -153,8 +153,9 @@ class _Recurrent(nn.RNNBase):
             y = outputs[0] if directions == 1 else torch.cat(outputs, -1)
         ended = tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
         if y.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            first, *rest = self._autocast_dtypes(sequence, state)
-            return y.to(first), tuple(s.to(d) for s, d in zip(ended, rest, strict=True))
+            dtypes = self._autocast_dtypes(sequence, state)
+            y = y.to(dtypes[0])
+            ended = tuple(s.to(d) for s, d in zip(ended, dtypes[1:], strict=True))
         return y, ended
 
     def _run_in_torch(
@@ -199,7 +200,7 @@ class _Recurrent(nn.RNNBase):
             return self._by_row(self.all_weights)
         held = [
             (module, name, buffer, buffer._version, buffer.clone())
-            for module in self.parametrizations.modules()
+            for module in cast(nn.Module, self.parametrizations).modules()
             for name, buffer in module.named_buffers(recurse=False)
         ]
         weights = self.all_weights
@@ -218,9 +219,7 @@ class _Recurrent(nn.RNNBase):
 
     def _by_row(self, weights) -> list[Weights]:
         # torch leaves biases out where there are none.
-        return [
-            tuple(row) if self.bias else (*row[:2], None, None, *row[2:]) for row in weights
-        ]
+        return [tuple(row) if self.bias else (*row[:2], None, None, *row[2:]) for row in weights]
 
     def _initial_state(self, hx, sequence: Sequence) -> ops.State:
         rows = self.num_layers * (2 if self.bidirectional else 1)
