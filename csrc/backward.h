@@ -82,13 +82,20 @@ void dz_step(BackwardLanes<typename C::T>& s, int64_t t, int64_t live) {
         }
         if (s.db) C::template dz_lane<true>(s, lane);
         else C::template dz_lane<false>(s, lane);
-        // Nothing flows back across a reset or a cut: clear what this step passes on.
-        const int64_t mask = t * p.B + b;
-        if ((p.reset && p.reset[mask]) || (p.cut && p.cut[mask])) {
-            __builtin_memset(lane.a, 0, size_t(gates_of(C::kind) * p.H) * sizeof(T));
-            __builtin_memset(lane.carry, 0, size_t(p.H) * sizeof(T));
-            if (s.cell) __builtin_memset(s.cell + r * s.ld, 0, size_t(p.H) * sizeof(T));
-        }
+    }
+}
+
+// Nothing flows back across a reset or a cut: clears what step t passed on. After the product and not
+// before it, because zero times an infinite weight is not zero.
+template <class T>
+void stop_at_marks(BackwardLanes<T>& s, int64_t t, int64_t live) {
+    const Problem& p = s.p;
+    if (!p.reset && !p.cut) return;
+    for (int64_t r = 0; r < live; ++r) {
+        const int64_t mask = t * p.B + s.slice.lane[r];
+        if (!((p.reset && p.reset[mask]) || (p.cut && p.cut[mask]))) continue;
+        __builtin_memset(s.carry + r * s.ld, 0, size_t(p.H) * sizeof(T));
+        if (s.cell) __builtin_memset(s.cell + r * s.ld, 0, size_t(p.H) * sizeof(T));
     }
 }
 
@@ -136,6 +143,7 @@ void backward_lanes(BackwardLanes<typename C::T>& s, const typename C::T* packed
         }
         dz_step<C>(s, t, live);
         if (live > 0 && (i + 1 < p.T || f.dh0)) carry_step<C>(s, live, packed);
+        stop_at_marks(s, t, live);
         ahead = i + 1 < p.T ? live_at(p, s.slice, p.reverse ? t + 1 : t - 1, live) : 0;
         for (int64_t r = ahead; r < live; ++r) {  // lanes whose first step this was
             const int64_t b = s.slice.lane[r];

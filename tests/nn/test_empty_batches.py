@@ -173,5 +173,5 @@ def test_other_models():
         assert model(tokens)[0].shape == (T, 0, V)
     for call in ({}, {"lengths": torch.zeros(0, dtype=torch.int64)}):
         x = torch.zeros(T, 0, I)
-        assert Forecaster(bptt.nn.GRU(I, H))(x, **call).shape == (T, 0, 1)
-        assert Classifier(bptt.nn.GRU(I, H), 2)(x, **call).shape == (0, 2)
+        assert Forecaster(bptt.nn.GRU(I, H))(x, **call)[0].shape == (T, 0, 1)
+        assert Classifier(bptt.nn.GRU(I, H), 2)(x, **call)[0].shape == (0, 2)

@@ -1,4 +1,4 @@
-"""A parametrized weight is computed when it is read: once a call, or as often as torch's."""
+"""A parametrized weight is computed when it is read: once a call, or as often as torch reads it."""
 
 import copy
 
@@ -98,7 +98,7 @@ def spectral(layer, name):
     ],
 )
 def test_spectral_norm_is_torchs(kind, training, form, only, options):
-    """Each read is a step of the power iteration: outputs, gradients and what is kept agree each call."""
+    """Each read is a step of the power iteration; all that comes of it agrees, call by call."""
     theirs, ours = (
         parametrized(lib, kind, spectral, only, **options).train(training)
         for lib in (torch.nn, bptt.nn)

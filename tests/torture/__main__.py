@@ -34,8 +34,8 @@ class Options:
     """Torture runs until they break, or show that they do not."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Which ones; all, if none is named: kills, hangups, extended, damage, disk, hostile, fuzz, malformed,
-    large_text, changed_texts, moved_directories, shown."""
+    """Which ones; all, if none is named: kills, hangups, extended, damage, disk, hostile, fuzz,
+    malformed, large_text, changed_texts, moved_directories, shown."""
     kills: int = 50
     """Times that a training process is killed."""
     hangups: int = 200

@@ -158,8 +158,9 @@ class _Recurrent(nn.RNNBase):
             y = outputs[0] if directions == 1 else torch.cat(outputs, -1)
         ended = tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
         if y.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            dtype, *dtypes = self._autocast_dtypes(sequence, state)
-            return y.to(dtype), tuple(s.to(d) for s, d in zip(ended, dtypes, strict=True))
+            dtypes = self._autocast_dtypes(sequence, state)
+            y = y.to(dtypes[0])
+            ended = tuple(s.to(d) for s, d in zip(ended, dtypes[1:], strict=True))
         return y, ended
 
     def _run_in_torch(
@@ -204,7 +205,7 @@ class _Recurrent(nn.RNNBase):
             return self._by_row(self.all_weights)
         held = [
             (module, name, buffer, buffer._version, buffer.clone())
-            for module in cast(torch.nn.Module, self.parametrizations).modules()
+            for module in cast(nn.Module, self.parametrizations).modules()
             for name, buffer in module.named_buffers(recurse=False)
         ]
         weights = self.all_weights

@@ -53,6 +53,8 @@ def recur(
         # What lies in the padding may be anything, NaN included; it must not meet a live number.
         x = x.masked_fill(~live, 0)
     xp = F.linear(x, w_ih, b_ih)
+    if live is not None:
+        xp = xp.masked_fill(~live, 0)  # zero times an infinite weight is not zero
     step = _STEPS[cell](w_hh, b_hh, *projection)
 
     outputs: list[Tensor] = [x] * steps
