@@ -400,6 +400,8 @@ def public():
         for name, thing in found.items():
             if thing in seen or not (inspect.isfunction(thing) or inspect.isclass(thing)):
                 continue
+            if inspect.isclass(thing) and issubclass(thing, Warning):
+                continue  # made by whoever warns, of a message
             seen.append(thing)
             for parameter in inspect.signature(thing).parameters.values():
                 kinds = {part.strip() for part in str(parameter.annotation).split("|")}

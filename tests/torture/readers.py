@@ -102,6 +102,8 @@ def configuration(random: Random, folder: Path) -> None:
         lines = CONFIG.splitlines()
         place = random.randrange(len(lines))
         value = random.choice(random.choice((VALUES, SETTINGS_VALUES)))
+        if random.random() < 0.2 and lines[place].split("=")[-1].strip().isdigit():
+            value = random.randrange(1, 9)  # one that may stand there
         with contextlib.suppress(ValueError):
             lines[place] = f"{lines[place].split('=')[0]}= {json.dumps(value)}"
         text = "\n".join(lines)

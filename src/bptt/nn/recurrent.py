@@ -31,6 +31,19 @@ from bptt.numbers import plain
 Weights: TypeAlias = tuple[Tensor | None, ...]
 
 
+class UsedWeights:
+    """The weights that a call computed with, in the order of ``_flat_weights``; no copy has them."""
+
+    def __init__(self, weights: list[Tensor] | None = None) -> None:
+        self.weights = weights
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> UsedWeights:
+        return UsedWeights()
+
+    def __reduce__(self) -> tuple[type[UsedWeights], tuple[()]]:
+        return UsedWeights, ()
+
+
 class _Recurrent(nn.RNNBase):
     """What RNN, GRU and LSTM share: the stack of layers and directions over one :func:`ops.recur`."""
 
@@ -210,7 +223,7 @@ class _Recurrent(nn.RNNBase):
         ]
         weights = self.all_weights
         if all(module.get_buffer(name) is b and b._version == v for module, name, b, v, _ in held):
-            return self._by_row(weights)
+            return self._noted(weights)
         # Spectral norm takes a step of its power iteration at every read. So the result depends on
         # how often weights are read, and that is as often as torch's own layer reads them.
         with torch.no_grad():
@@ -220,7 +233,12 @@ class _Recurrent(nn.RNNBase):
         self._update_flat_weights()
         named = dict(zip(self._flat_weights_names, self._flat_weights, strict=True))
         self._flat_weights, self._flat_weight_refs = before
-        return self._by_row([[named[name] for name in row] for row in self._all_weights])
+        return self._noted([[named[name] for name in row] for row in self._all_weights])
+
+    def _noted(self, weights) -> list[Weights]:
+        """The rows; computed weights stay known until the next call, for whoever measures this one."""
+        self._used = UsedWeights([weight for row in weights for weight in row])
+        return self._by_row(weights)
 
     def _by_row(self, weights) -> list[Weights]:
         # torch leaves biases out where there are none.

@@ -87,8 +87,6 @@ def normal_layer_call(
         generator=generator if drops else None,
         packed=packed if packed is None else _detached(packed),
         by_torch=by_torch,
-        # Two directions are put side by side in a buffer of their own, time by time.
-        batch_major=not by_torch and module.batch_first and batched and not module.bidirectional,
     )
 
 

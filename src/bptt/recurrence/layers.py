@@ -43,7 +43,6 @@ class LayerCall:
         generator: the random generator's state when the call began; None without dropout.
         packed: the lanes' order inside a PackedSequence, if the call had one.
         by_torch: whether torch's own operator computed it, ours leaving the call to it or not.
-        batch_major: whether the layer's own buffers lie batch by batch.
     """
 
     name: str
@@ -57,7 +56,6 @@ class LayerCall:
     generator: Tensor | None = None
     packed: PackedSequence | None = None
     by_torch: bool = True
-    batch_major: bool = False
 
     @property
     def live(self) -> Tensor | None:
@@ -314,8 +312,6 @@ def dropout_masks(call: LayerCall) -> tuple[Tensor, ...]:
             # The same kind of tensor as the module dropped from, or the numbers fall elsewhere.
             if call.packed is not None and call.lengths is not None and not marked:
                 mask = _packed_mask(call, call.packed, call.lengths)
-            elif call.batch_major:
-                mask = F.dropout(call.y.new_ones(B, T, width), module.dropout).transpose(0, 1)
             else:
                 mask = F.dropout(call.y.new_ones(T, B, width), module.dropout)
             masks.append(mask)

@@ -110,7 +110,9 @@ def used_weights(module: nn.RNNBase) -> dict[str, Tensor]:
     """
     names = [n for names in module._all_weights for n in names]
     found: dict[str, Tensor] = {}
-    for name, used in zip(module._flat_weights_names, module._flat_weights, strict=False):
+    kept = getattr(module, "_used", None)  # our layers', where weights are computed
+    flat = module._flat_weights if kept is None or kept.weights is None else kept.weights
+    for name, used in zip(module._flat_weights_names, flat, strict=False):
         weight = module._parameters.get(name)
         weight = used if weight is None else weight
         if name in names and weight is not None:
