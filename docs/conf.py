@@ -35,4 +35,11 @@ html_static_path = ["_static"]
 html_css_files = ["drawn.css", "formulas.css"]
 # A reference to a name of ours must lead somewhere; torch's, numpy's and typing's are not on these pages.
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!bptt\.).*|.*\._\w+")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!bptt\.).*|.*\._\w+"),
+    # Types of fields that are handed on and never made by a caller.
+    (
+        "py:class",
+        r"bptt\.(recurrence\.(unrolled\.Unrolled|clock\.Owner)|training\.schedule\.Spent)",
+    ),
+]

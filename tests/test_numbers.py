@@ -379,12 +379,14 @@ def test_torchs_constructors_take_numpys_numbers(kind):
 RESULTS = {
     "Diagnosis", "claims.Result", "data.Chunk", "data.Corpus", "export.Cost", "export.QNetwork",
     "gradients.Decision", "gradients.Step", "probes.Capacity", "probes.Gate", "probes.JacobianProducts",
-    "probes.LagSpectrum", "probes.Lyapunov", "probes.Saturation", "recurrence.Found",
+    "probes.LagSpectrum", "probes.Lyapunov", "probes.Saturation", "recurrence.Found", "recurrence.Graded",
     "reference.LanguageTrace", "reference.LossTrace", "remedies.Clipped", "remedies.Regularised",
     "tasks.SquaredError", "training.Outcome", "training.Score",
 }  # fmt: skip
-# Arithmetic that serves any number, what hands its numbers on to `watch`, and a task with a download.
+# Arithmetic that serves any number, what hands its numbers on to `watch` or is handed them by it or by a
+# command, and a task with a download.
 OTHERS = {
+    "data.count_unknown", "recurrence.split_by_lag",
     "recurrence.padded", "reference.bits", "reference.perplexity", "remedies.build_clip",
     "callbacks.for_hugging_face", "callbacks.for_lightning", "tasks.CO2",
 }  # fmt: skip

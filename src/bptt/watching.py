@@ -48,7 +48,7 @@ class watch:
     A module called several times in a step: calls that take over the state of an earlier one go on
     where it ended; others are sequences side by side. Where the graph does not show that the state came
     back as it was and nothing else did, or one module is given what another returned, the backward pass
-    is graded by the time of each loss (:mod:`bptt.recurrence.graded`), over all lanes. A loop inside one
+    is graded by the time of each loss (``bptt.recurrence.graded``), over all lanes. A loop inside one
     ``forward`` is marked with :func:`bptt.tick`.
 
     Nothing is raised inside the watched code: what a measurement finds wrong is raised as the block ends.

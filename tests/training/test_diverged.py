@@ -11,7 +11,7 @@ from bptt.cli import main
 from bptt.training import RunFolder, train
 from bptt.training import checkpoint as checkpoints
 from bptt.training.nonfinite import NonFiniteError
-from bptt.training.progress import figure, line
+from bptt.training.progress import fixed, line
 from compare import assert_close
 from small_runs import small
 
@@ -139,7 +139,7 @@ def test_figures_beyond_sense_are_short_and_json_is_json(text, tmp_path, capsys)
 
 @pytest.mark.parametrize("value", [0.0, 1.5, 999_999.0, 1e6, 3187584325180122103545856.0, 1e300])
 def test_a_figure_says_the_number_in_few_letters(value):
-    assert len(figure(value)) <= 10
-    assert_close(float(figure(value)), value, 0.01)
+    assert len(fixed(value, 3)) <= 10
+    assert_close(float(fixed(value, 3)), value, 0.01)
     record = {"loss": value, "bits": value, "perplexity": value, "norm": value, "clipped": 1.0}
     assert len(line({**record, "tokens_per_second": 1.0})) < 100

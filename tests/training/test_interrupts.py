@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from bptt.files.folder import Folder
 from bptt.training import RunFolder, train
 from bptt.training import checkpoint as checkpoints
 from bptt.training.interrupts import SIGNALS, until_interrupted
@@ -81,10 +82,8 @@ def test_more_signals_wait_until_the_checkpoint_of_the_first_is_written(
             again()
         if where == "within":
             with monkeypatch.context() as patched:
-                flush, hit = checkpoints.disk.flush, []
-                patched.setattr(
-                    checkpoints.disk, "flush", lambda f: (again(), hit.append(f), flush(f))
-                )
+                flush, hit = Folder.flush, []
+                patched.setattr(Folder, "flush", lambda f: (again(), hit.append(f), flush(f)))
                 path = written(folder, checkpoint)
             assert hit
         else:

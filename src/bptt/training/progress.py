@@ -156,7 +156,7 @@ def line(record: dict[str, Any]) -> str:
     )
 
 
-LONG = 1e9  # a number from here on is written by its power of ten
+LONG = 1e6
 
 
 def fixed(value: float, digits: int) -> str:

@@ -33,7 +33,7 @@ LANES, K = 16, 64
 class Settings:
     """Settings of a training run; the defaults train a good small model in a minute on two cores.
 
-    Sizes that are None are chosen when the text is read: see :mod:`bptt.training.sizes`.
+    Sizes that are None are chosen when the text is read: see ``bptt.training.sizes``.
     """
 
     files: tyro.conf.Positional[tuple[str, ...]] = ()
