@@ -23,7 +23,7 @@ from bptt.training.distributed import Group, joined
 from bptt.training.diverged import sound_start
 from bptt.training.elastic import folder_to_go_on_with
 from bptt.training.evaluate import Score, evaluate
-from bptt.training.interrupts import until_interrupted
+from bptt.training.interrupts import undisturbed, until_interrupted
 from bptt.training.nonfinite import Broken, meet
 from bptt.training.run_folder import RunFolder
 from bptt.training.schedule import Budget, rate
@@ -175,7 +175,8 @@ def _descend(
             _score_and_save(session, run, reporter)  # the weights that it ends with
         if group.first(lambda: checkpoints.steps(run.checkpoints)[-1:]) != [progress.step]:
             _save(session, run)
-    return _finish(session, run, ended)
+        best = _best(session, run)
+    return _finish(session, run, best, ended)
 
 
 def _meet(session: Session, run: RunFolder, broken: Broken, reporter: Reporter | None) -> None:
@@ -317,14 +318,16 @@ def _go_on(
     corpus = _corpus(settings, group, run.read_vocabulary())
     if settings.model in ("bigram", "ngram"):  # a count table is counted anew
         return Session(settings, corpus, group), run
-    saved = shared(group, lambda: checkpoints.recover(run.checkpoints))
+    with undisturbed():
+        saved = shared(group, lambda: checkpoints.recover(run.checkpoints))
     require_same_text(saved, corpus)  # before sizes are compared with it
     session = Session(settings, corpus, group)
     batch = session.settings.lanes
     session.restore(
         own_part(group, saved, batch, settings.seed)
     )  # what does not fit is refused here
-    saved = shared(group, lambda: sound_start(saved, session, run))
+    with undisturbed():
+        saved = shared(group, lambda: sound_start(saved, session, run))
     run.rewind_metrics(session.restore(own_part(group, saved, batch, settings.seed)))
     return session, run
 
@@ -360,15 +363,19 @@ def _count(session: Session, run: RunFolder) -> Outcome:
     session.progress.seconds = time.perf_counter() - clock
     session.progress.tokens = len(session.corpus.train.tokens)
     _save(session, run)
-    return _finish(session, run, interrupted=False)
+    return _finish(session, run, _best(session, run), interrupted=False)
 
 
-def _finish(session: Session, run: RunFolder, interrupted: bool) -> Outcome:
+def _best(session: Session, run: RunFolder) -> checkpoints.Checkpoint:
+    return shared(session.group, lambda: checkpoints.best(run.checkpoints))
+
+
+def _finish(
+    session: Session, run: RunFolder, best: checkpoints.Checkpoint, interrupted: bool
+) -> Outcome:
     model = build_model(session.settings, session.corpus.vocabulary.size)
-    group = session.group
-    best = shared(group, lambda: checkpoints.best(run.checkpoints))
     model.load_state_dict(best.model)
-    valid, progress = None, session.progress
+    group, valid, progress = session.group, None, session.progress
     if session.corpus.valid is not None and not interrupted:
         valid = evaluate(model, session.corpus.valid, group=group)
         if group.rank == 0:
