@@ -8,10 +8,11 @@ import torch
 
 from bptt.training.checkpoint import Checkpoint
 from bptt.training.settings import Settings
+from bptt.training.sizes import fitted
 
 TEXT = "Größe ☃ is not\r\nthe size of memory.\n\nA second document 😀 follows.\n"
-CONFIG = Settings(
-    files=("a.txt", "b.txt"), steps=3, hidden=4, window=128, regularise="omega:1"
+CONFIG = fitted(
+    Settings(files=("a.txt", "b.txt"), steps=3, hidden=4, window=128, regularise="omega:1"), 10**6
 ).to_toml()
 SETTINGS = Settings()
 SETTINGS_VALUES = (

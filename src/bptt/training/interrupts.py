@@ -43,3 +43,17 @@ def until_interrupted() -> Iterator[Callable[[], bool]]:
     finally:
         for number in taken:
             signal.signal(number, before[number])
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let a short block come to its end, and only then interrupt: an exception in the middle of reading a
+    checkpoint would be told as damage to it.
+
+    Raises:
+        KeyboardInterrupt: after the block, where a signal has come.
+    """
+    with until_interrupted() as asked:
+        yield
+    if asked():
+        raise KeyboardInterrupt

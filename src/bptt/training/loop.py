@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import shlex
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -24,11 +23,11 @@ from bptt.training.distributed import Group, joined
 from bptt.training.diverged import sound_start
 from bptt.training.elastic import folder_to_go_on_with
 from bptt.training.evaluate import Score, evaluate
-from bptt.training.interrupts import until_interrupted
+from bptt.training.interrupts import undisturbed, until_interrupted
 from bptt.training.nonfinite import Broken, meet
-from bptt.training.own_text import open_own_text
+from bptt.training.own_text import resumed_text
 from bptt.training.run_folder import RunFolder
-from bptt.training.schedule import Budget, rate
+from bptt.training.schedule import Budget, nothing_left, rate
 from bptt.training.session import Session, Tally, require_same_text
 from bptt.training.settings import Settings, default_folder
 from bptt.training.shared_state import gathered, own_part, shared
@@ -144,7 +143,7 @@ def _descend(
     done = budget.share(session.spent)
     group = session.group
     if reporter is not None and (done >= 1 or _impatient(session)):
-        reporter.note(_nothing_left(session, run, budget))
+        reporter.note(nothing_left(budget, session.spent, session.progress.without_best, run.path))
     with until_interrupted() as interrupted:
 
         def stopped() -> bool:
@@ -177,7 +176,8 @@ def _descend(
             _score_and_save(session, run, reporter)  # the weights that it ends with
         if group.first(lambda: checkpoints.steps(run.checkpoints)[-1:]) != [progress.step]:
             _save(session, run)
-    return _finish(session, run, ended)
+        best = _best(session, run)
+    return _finish(session, run, best, ended)
 
 
 def _meet(session: Session, run: RunFolder, broken: Broken, reporter: Reporter | None) -> None:
@@ -264,22 +264,6 @@ def _impatient(session: Session) -> bool:
     return 0 < session.settings.patience <= session.progress.without_best
 
 
-def _nothing_left(session: Session, run: RunFolder, budget: Budget) -> str:
-    """What is said where a run is to go on that has nothing left to spend."""
-    spent, again = session.spent, f"bptt train --resume {shlex.quote(str(run.path))}"
-    if budget.share(spent) < 1:
-        said = (
-            f"nothing is trained: {session.progress.without_best} scores in a row were no new best"
-        )
-        return f"{said}; to go on: {again} --patience 0, or with a larger budget"
-    done, more = f"{spent.steps:,} steps are", f"--steps {2 * spent.steps}"
-    if budget.minutes is not None:
-        done, more = f"{spent.seconds / 60:.3g} minutes are", f"--minutes {spent.seconds / 30:.2g}"
-    elif budget.epochs is not None:
-        done, more = f"{spent.epochs:.3g} epochs are", f"--epochs {2 * spent.epochs:.3g}"
-    return f"nothing is trained: {budget} is spent, {done} done; to go on: {again} {more}"
-
-
 def _open_run(
     settings: Settings, resume: str | Path | None, group: Group, stack: ExitStack
 ) -> tuple[Session, RunFolder]:
@@ -317,17 +301,19 @@ def _go_on(
     run = RunFolder.open(path)
     run = run.unwritten() if group.rank else run
     _hold(run, group, stack)
-    corpus = _corpus(group, lambda: _own_text(run, settings))
+    corpus = _corpus(group, lambda: resumed_text(run, settings))
     if settings.model in ("bigram", "ngram"):  # a count table is counted anew
         return Session(settings, corpus, group), run
-    saved = shared(group, lambda: checkpoints.recover(run.checkpoints))
+    with undisturbed():
+        saved = shared(group, lambda: checkpoints.recover(run.checkpoints))
     require_same_text(saved, corpus)  # before sizes are compared with it
     session = Session(settings, corpus, group)
     batch = session.settings.lanes
     session.restore(
         own_part(group, saved, batch, settings.seed)
     )  # what does not fit is refused here
-    saved = shared(group, lambda: sound_start(saved, session, run))
+    with undisturbed():
+        saved = shared(group, lambda: sound_start(saved, session, run))
     run.rewind_metrics(session.restore(own_part(group, saved, batch, settings.seed)))
     return session, run
 
@@ -339,14 +325,6 @@ def _hold(run: RunFolder, group: Group, stack: ExitStack) -> None:
         stack.enter_context(run.held())
 
     group.first(take)
-
-
-def _own_text(run: RunFolder, settings: Settings) -> Corpus:
-    """The text of a run that goes on; settings with other files say where it is now."""
-    again = shlex.join(["bptt", "train", "FILE", "--resume", str(run.path)])
-    remedy = f"resume with the text it was begun on: restore it, or name its file: {again}"
-    files = () if settings.files == run.read_settings().files else settings.files
-    return open_own_text(run.path, settings, run.read_vocabulary(), remedy, files)
 
 
 def _corpus(group: Group, read: Callable[[], Corpus]) -> Corpus:
@@ -371,15 +349,19 @@ def _count(session: Session, run: RunFolder) -> Outcome:
     session.progress.seconds = time.perf_counter() - clock
     session.progress.tokens = len(session.corpus.train.tokens)
     _save(session, run)
-    return _finish(session, run, interrupted=False)
+    return _finish(session, run, _best(session, run), interrupted=False)
 
 
-def _finish(session: Session, run: RunFolder, interrupted: bool) -> Outcome:
+def _best(session: Session, run: RunFolder) -> checkpoints.Checkpoint:
+    return shared(session.group, lambda: checkpoints.best(run.checkpoints))
+
+
+def _finish(
+    session: Session, run: RunFolder, best: checkpoints.Checkpoint, interrupted: bool
+) -> Outcome:
     model = build_model(session.settings, session.corpus.vocabulary.size)
-    group = session.group
-    best = shared(group, lambda: checkpoints.best(run.checkpoints))
     load_weights(model, best)
-    valid, progress = None, session.progress
+    group, valid, progress = session.group, None, session.progress
     if session.corpus.valid is not None and not interrupted:
         valid = evaluate(model, session.corpus.valid, group=group)
         if group.rank == 0:

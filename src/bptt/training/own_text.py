@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,6 +101,18 @@ def open_own_text(
     places = [] if found is None else [f"at {_shown(found.files)}"] if found.files else []
     received = " or ".join([f"no such file in {os.getcwd()!r}", *places])
     raise RunError(f"{expected}, {_shown(settings.files)}", received, remedy)
+
+
+def resumed_text(run: RunFolder, settings: Settings) -> Corpus:
+    """The text of a run that goes on; settings with other files say where it is now.
+
+    Raises:
+        RunError: it is not there, or is another text.
+    """
+    again = shlex.join(["bptt", "train", "FILE", "--resume", str(run.path)])
+    remedy = f"resume with the text it was begun on: restore it, or name its file: {again}"
+    files = () if settings.files == run.read_settings().files else settings.files
+    return open_own_text(run.path, settings, run.read_vocabulary(), remedy, files)
 
 
 def _recorded(run: RunFolder) -> Record | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 from bptt.training.settings import Settings
 
@@ -99,3 +101,24 @@ def rate(progress: float, peak: float, warmup: float, decay: str) -> float:
         return peak
     fallen = (progress - warmup) / (1 - warmup)
     return peak * (1 - fallen if decay == "linear" else 0.5 * (1 + math.cos(math.pi * fallen)))
+
+
+def nothing_left(budget: Budget, spent: Spent, without_best: int, run: Path) -> str:
+    """What is said where a run is to go on that has nothing left to spend.
+
+    Args:
+        budget: of the run as it was asked to go on.
+        spent: by it so far.
+        without_best: scores in a row without a new best.
+        run: its folder.
+    """
+    again = f"bptt train --resume {shlex.quote(str(run))}"
+    if budget.share(spent) < 1:
+        said = f"nothing is trained: {without_best} scores in a row were no new best"
+        return f"{said}; to go on: {again} --patience 0, or with a larger budget"
+    done, more = f"{spent.steps:,} steps are", f"--steps {2 * spent.steps}"
+    if budget.minutes is not None:
+        done, more = f"{spent.seconds / 60:.3g} minutes are", f"--minutes {spent.seconds / 30:.2g}"
+    elif budget.epochs is not None:
+        done, more = f"{spent.epochs:.3g} epochs are", f"--epochs {2 * spent.epochs:.3g}"
+    return f"nothing is trained: {budget} is spent, {done} done; to go on: {again} {more}"
