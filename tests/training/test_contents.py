@@ -13,8 +13,10 @@ from bptt.errors import RunError
 from bptt.training import RunFolder, Settings, train
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import open_corpus
+from bptt.training.distributed import Group
 from bptt.training.restore import load_model
 from bptt.training.session import Session
+from bptt.training.shared_state import own_part
 from torture.hostile import seal_checkpoint
 from torture.runs import assert_same_run
 
@@ -289,3 +291,14 @@ def test_a_best_step_that_is_no_step(run, tmp_path):
         with pytest.raises(RunError, match=r"as best_step in .*state\.json") as info:
             load_model(tmp_path / "copy")
         assert str(info.value).isprintable()
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 2, 6), (1, 4, 6)])
+def test_lanes_are_counted_before_they_are_shared_out(run, shape):
+    saved = checkpoints.newest(run / "checkpoints")
+    training = {**saved.training, "carry.0": torch.zeros(shape)}
+    changed = checkpoints.Checkpoint(saved.model, training, saved.state, saved.path)
+    with pytest.raises(
+        RunError, match=r"3 lanes on axis 1 of 'carry\.0' in .*training\.safetensors"
+    ):
+        own_part(Group(), changed, 3, 0)
