@@ -272,7 +272,7 @@ def reason(recorder: Recorder, ticked: bool) -> BpttError:
         )
     if recorder.called:
         return WatchError(
-            "a module that is given back the state it returned",
+            "a recurrent module, one that is given back the state it returned",
             f"calls of {', '.join(n or 'the model' for n in sorted(recorder.called)[:3])} that each "
             "begin afresh",
             "if a recurrence runs inside one call, mark the top of its loop with h = bptt.tick(h); a "
