@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         training,
     )
     from bptt.diagnosis import Diagnosis, diagnose
+    from bptt.errors import ConvertWarning
     from bptt.export import export_c, export_onnx
     from bptt.nn import convert
     from bptt.report import plot
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from bptt.watching import Flow, watch
 
 _NAMES = {
+    "ConvertWarning": "bptt.errors",
     "Diagnosis": "bptt.diagnosis",
     "Flow": "bptt.watching",
     "Stream": "bptt.streaming",
@@ -52,6 +54,7 @@ _NAMES = {
 }
 
 __all__ = [
+    "ConvertWarning",
     "Diagnosis",
     "Flow",
     "Stream",
