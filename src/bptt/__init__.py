@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         training,
     )
     from bptt.diagnosis import Diagnosis, diagnose
+    from bptt.errors import ConvertWarning
     from bptt.export import export_c, export_onnx
     from bptt.nn import convert
     from bptt.recurrence import tick
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from bptt.watching import Flow, watch
 
 _NAMES = {
+    "ConvertWarning": "bptt.errors",
     "Diagnosis": "bptt.diagnosis",
     "Flow": "bptt.watching",
     "Stream": "bptt.streaming",
@@ -54,6 +56,7 @@ _NAMES = {
 }
 
 __all__ = [
+    "ConvertWarning",
     "Diagnosis",
     "Flow",
     "Stream",

@@ -72,3 +72,7 @@ class RunError(BpttError, RuntimeError):
 
 class DependencyError(BpttError, ImportError):
     """An optional package that this call needs is not installed."""
+
+
+class ConvertWarning(UserWarning):
+    """``bptt.convert`` left recurrent layers as they are; the message names them and says why."""

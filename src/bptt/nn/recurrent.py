@@ -23,7 +23,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.rnn import PackedSequence
 
 from bptt import ops
-from bptt.errors import ArgumentError, DtypeError
+from bptt.errors import DtypeError
 from bptt.nn.inputs import Sequence, check_state, normalise, normalise_tokens
 from bptt.numbers import plain
 
@@ -330,51 +330,6 @@ class LSTM(_Recurrent, nn.LSTM):
     Source: S. Hochreiter and J. Schmidhuber, 1997, Long short-term memory; F. Gers et al., 2000,
     Learning to forget.
     """
-
-
-def convert(model: nn.Module) -> nn.Module:
-    """Turn every ``torch.nn`` RNN, GRU and LSTM inside a model into ours, in place, weights shared.
-
-    A module keeps its identity, parameters, hooks and buffers; only its class changes, so optimisers
-    and references elsewhere in the model stay valid. Subclasses are left alone: their own ``forward``
-    would be lost.
-
-    Args:
-        model: any module, a recurrent layer itself included.
-
-    Returns:
-        The same model.
-
-    Raises:
-        ArgumentError: the model is not a module, or a recurrent module is parametrized already.
-
-    Cost: one walk over the modules; no tensor is copied.
-
-    Example:
-        >>> import torch, bptt
-        >>> model = torch.nn.Sequential(torch.nn.GRU(3, 5))
-        >>> type(bptt.convert(model)[0])
-        <class 'bptt.nn.recurrent.GRU'>
-    """
-    if not isinstance(model, nn.Module):
-        raise ArgumentError("a torch.nn.Module", type(model).__name__, "pass the model itself")
-    ours = {nn.RNN: RNN, nn.GRU: GRU, nn.LSTM: LSTM}
-    parametrized = [
-        name or "the model itself"
-        for name, module in model.named_modules()
-        if hasattr(module, "parametrizations") and type(module).__mro__[1] in ours
-    ]
-    if parametrized:
-        raise ArgumentError(
-            "recurrent modules without parametrizations",
-            f"{parametrized[0]} with one",
-            "convert the model first and register the parametrization afterwards",
-        )
-    for module in model.modules():
-        if type(module) in ours:
-            # Ours hold no attribute beyond torch's, so the instance needs nothing but the class.
-            module.__class__ = ours[type(module)]
-    return model
 
 
 def _turn(mark: Tensor | None, lengths: Tensor | None) -> Tensor | None:

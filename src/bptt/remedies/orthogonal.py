@@ -73,8 +73,8 @@ def hold_orthogonal(model: nn.Module) -> nn.Module:
         ArgumentError: nothing recurrent inside, a matrix that is not square (``proj_size``), or one
             that is parametrized already.
 
-    Cost: per use of a weight one matrix exponential a gate, about 10·H³ multiply-adds;
-    ``torch.nn.utils.parametrize.cached()`` around a step makes that once a step.
+    Cost: per use of a weight one matrix exponential a gate, about 10·H³ multiply-adds; a call of our
+    layers is one use. ``torch.nn.utils.parametrize.cached()`` around a step makes that once a step.
 
     Example:
         >>> rnn = hold_orthogonal(nn.RNN(3, 5))

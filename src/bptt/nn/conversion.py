@@ -1,0 +1,134 @@
+"""torch's recurrent layers inside a model become ours, and what cannot is named."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from bptt.errors import ArgumentError, ConvertWarning
+from bptt.nn.recurrent import GRU, LSTM, RNN
+
+_OURS: dict[type[nn.Module], type[nn.Module]] = {nn.RNN: RNN, nn.GRU: GRU, nn.LSTM: LSTM}
+# What torch's forward consists of. A subclass that has one of these of its own would lose it.
+_FORWARD = (
+    "forward", "__call__", "_call_impl", "_wrapped_call_impl", "check_forward_args", "check_input",
+    "get_expected_hidden_size", "get_expected_cell_size", "check_hidden_size", "permute_hidden",
+)  # fmt: skip
+
+
+def convert(model: nn.Module) -> nn.Module:
+    """Turn every ``torch.nn`` RNN, GRU and LSTM inside a model into ours, in place, weights shared.
+
+    A module keeps its identity, parameters, hooks and buffers; only its class changes, so optimisers
+    and references elsewhere in the model stay valid. A subclass whose forward is torch's own is
+    converted too: it stays an instance of itself. One with a forward of its own is left alone, because
+    that would be lost, and a warning names it.
+
+    Args:
+        model: any module, a recurrent layer itself included.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ArgumentError: the model is not a module, or a recurrent module is parametrized already.
+
+    Warns:
+        ConvertWarning: once, with the names of the recurrent layers that were left as they are, and why.
+
+    Cost: one walk over the modules; no tensor is copied.
+
+    Example:
+        >>> import torch, bptt
+        >>> model = torch.nn.Sequential(torch.nn.GRU(3, 5))
+        >>> type(bptt.convert(model)[0])
+        <class 'bptt.nn.recurrent.GRU'>
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError("a torch.nn.Module", type(model).__name__, "pass the model itself")
+    found: list[tuple[nn.Module, type[nn.Module]]] = []
+    left: list[str] = []
+    for name, module in model.named_modules():
+        name = name or "the model itself"
+        base = next((b for b in _OURS if isinstance(module, b)), None)
+        if base is None:
+            if reason := _foreign(module):
+                left.append(f"{name} ({reason})")
+        elif hasattr(module, "parametrizations") and not isinstance(module, _OURS[base]):
+            raise ArgumentError(
+                "recurrent modules without parametrizations",
+                f"{name} with one",
+                "convert the model first and register the parametrization afterwards",
+            )
+        elif own := _own(module, base):
+            left.append(f"{name} ({type(module).__name__} has its own {own})")
+        elif not isinstance(module, _OURS[base]):
+            found.append((module, base))
+    for module, base in found:
+        # Ours hold no attribute beyond torch's, so the instance needs nothing but the class.
+        module.__class__ = _converted(type(module), base)
+    if left:
+        warnings.warn(
+            f"bptt.convert left as they are: {', '.join(left)}; they run in torch as before, and take "
+            "no lengths, reset or cut; derive them from bptt.nn's classes for ours",
+            ConvertWarning,
+            stacklevel=2,
+        )
+    return model
+
+
+def _own(module: nn.Module, base: type[nn.Module]) -> str | None:
+    """What a module has in place of a part of torch's forward, if anything."""
+    mine = _OURS[base]
+    if isinstance(module, mine):
+        return None
+    for name in _FORWARD:
+        if name in vars(module) or getattr(type(module), name, None) is not getattr(
+            base, name, None
+        ):
+            return name
+    return None
+
+
+def _foreign(module: nn.Module) -> str | None:
+    """Why a recurrent layer that is none of torch.nn's classes cannot be converted; None for others."""
+    if isinstance(module, torch.jit.ScriptModule):
+        kind = getattr(module, "original_name", "")
+        return f"a compiled {kind}" if kind in ("RNN", "GRU", "LSTM") else None
+    return "a bare RNNBase" if isinstance(module, nn.RNNBase) else None
+
+
+_made: dict[Any, Any] = {}  # by the class it was made from
+
+
+def _converted(kind: Any, base: type[nn.Module]) -> type[nn.Module]:
+    """The class that a module of this one becomes: ours, or a subclass of both."""
+    if kind is base:
+        return _OURS[base]
+    if kind in _made:
+        return _made[kind]
+    body = {
+        "__module__": kind.__module__,
+        "__doc__": kind.__doc__,
+        "__qualname__": kind.__qualname__,
+        "__reduce_ex__": functools.partialmethod(_reduce, kind=kind, base=base),
+    }
+    # Two threads may both make one; all get the first.
+    return _made.setdefault(kind, type(kind)(kind.__name__, (kind, _OURS[base]), body))
+
+
+def _reduce(
+    module: nn.Module, protocol: Any, *, kind: type[nn.Module], base: type[nn.Module]
+) -> tuple[Any, ...]:
+    # The class was made while the program ran; a pickle finds it again from the two it was made of.
+    _, _, *state = cast(tuple[Any, ...], object.__reduce_ex__(module, 2))
+    return _new, (kind, base), *state
+
+
+def _new(kind: type[nn.Module], base: type[nn.Module]) -> nn.Module:
+    made = _converted(kind, base)
+    return made.__new__(made)
