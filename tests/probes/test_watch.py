@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -246,3 +247,35 @@ class TestWrongUse:
             flow.spectrum.horizon(0.0)
         assert flow.bias(1000) == 0
         assert flow.spectrum.horizon(0.01) >= flow.horizon
+
+
+def test_models_that_train_side_by_side_are_each_watched_alone():
+    """A pass in one thread is nobody else's: each gives what it gives alone."""
+
+    def horizons(seed, begun=None):
+        generator = torch.Generator().manual_seed(seed)
+        model = nn.RNN(3, 8).double()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 3)
+        found = []
+        if begun is not None:
+            begun.wait()
+        for _ in range(40):
+            x = torch.randn(10, 2, 3, dtype=torch.float64, generator=generator)
+            with bptt.watch(model) as flow:
+                model(x)[0].square().mean().backward()
+            found.append(flow.spectrum.norms.tolist())
+        return found
+
+    begun, found = threading.Barrier(3), {}
+
+    def work(seed):
+        found[seed] = horizons(seed, begun)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {seed: horizons(seed) for seed in range(3)}

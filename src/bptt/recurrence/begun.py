@@ -4,6 +4,7 @@ calls the layer's own forward: what no hook of torch's says.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,25 +17,30 @@ from bptt.recurrence.tape import Edge
 Begun = Callable[[list[Edge], list[Tensor]], None]
 Ended = Callable[[], None]
 
-_LISTENERS: list[tuple[Begun, Ended]] = []
+# A pass belongs to those who listen in its own thread: several models may train side by side.
+_LISTENERS: list[tuple[int, Begun, Ended]] = []
 _ORIGINAL: dict[str, Any] = {}
+_CHANGES = threading.Lock()
 
 
 def on_backward(begun: Begun, ended: Ended) -> None:
-    """Call one function with the roots of every backward pass and their gradients before it runs, and
-    another after it."""
-    if not _LISTENERS:
-        _ORIGINAL.update(backward=torch.autograd.backward, grad=torch.autograd.grad)
-        torch.autograd.backward = _backward
-        torch.autograd.grad = _grad
-    _LISTENERS.append((begun, ended))
+    """Call one function with the roots of every backward pass that this thread begins and their
+    gradients before it runs, and another after it."""
+    with _CHANGES:
+        if not _LISTENERS:
+            _ORIGINAL.update(backward=torch.autograd.backward, grad=torch.autograd.grad)
+            torch.autograd.backward = _backward
+            torch.autograd.grad = _grad
+        _LISTENERS.append((threading.get_ident(), begun, ended))
 
 
 def off_backward(begun: Begun, ended: Ended) -> None:
     """And no longer."""
-    if (begun, ended) in _LISTENERS:
-        _LISTENERS.remove((begun, ended))
-        if not _LISTENERS:
+    with _CHANGES:
+        listening = [one for one in _LISTENERS if one[1:] == (begun, ended)]
+        for one in listening:
+            _LISTENERS.remove(one)
+        if listening and not _LISTENERS:
             torch.autograd.backward = _ORIGINAL["backward"]
             torch.autograd.grad = _ORIGINAL["grad"]
 
@@ -72,7 +78,8 @@ def _tell(tensors: Any, gradients: Any) -> list[tuple[Begun, Ended]]:
             gradient = torch.ones_like(tensor)
         roots.append((tensor.grad_fn, tensor.output_nr))
         values.append(gradient.detach())
-    told = list(_LISTENERS) if roots else []
+    here = threading.get_ident()
+    told = [(b, e) for thread, b, e in list(_LISTENERS) if thread == here] if roots else []
     for begun, _ in told:
         begun(roots, values)
     return told

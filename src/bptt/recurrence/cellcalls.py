@@ -7,6 +7,7 @@ row n of its arguments alone: :func:`bptt.recurrence.check_replay` finds out.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -219,22 +220,26 @@ def _function_step(module: nn.Module, calls: Sequence[CellCall]) -> FunctionStep
     return FunctionStep(function, {n: p.detach() for n, p in module.named_parameters()})
 
 
-class _Silence:
-    """Whether calls are replays, which recorders must not take for the user's own."""
+class _Silence(threading.local):
+    """Whether calls are replays, which recorders must not take for the user's own. Each thread has its
+    own answer: while one replays, another may train."""
 
     depth = 0
+
+
+_SILENCE = _Silence()
 
 
 class silent:
     """While it lasts, calls are not recorded."""
 
     def __enter__(self) -> None:
-        _Silence.depth += 1
+        _SILENCE.depth += 1
 
     def __exit__(self, *_: object) -> None:
-        _Silence.depth -= 1
+        _SILENCE.depth -= 1
 
 
 def is_silent() -> bool:
     """Whether the call under way is a replay."""
-    return _Silence.depth > 0
+    return _SILENCE.depth > 0
