@@ -17,7 +17,7 @@ import tyro
 
 import bptt
 from bptt.errors import RunError
-from bptt.export.board import CLOCKS, measure_on_board
+from bptt.export.cost import CLOCKS, measure_on_board
 
 
 @dataclass(frozen=True)

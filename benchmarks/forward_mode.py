@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 
 import bptt
-from bptt.carry import tensors
 from bptt.gradients import ForwardMode, Full
+from bptt.nn.carry import tensors
 
 
 def gradient(estimator, model, x, target):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import tyro
 
 import bptt
-from bptt.benchmark.timing import quartiles, take_turns
+from bptt.experiments.benchmark.contest import quartiles, take_turns
 from bptt.gradients import Truncated
 
 CASES = [("GRU", 32, 8, 16), ("GRU", 128, 32, 32), ("RNN", 64, 16, 64), ("LSTM", 192, 16, 64)]

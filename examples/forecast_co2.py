@@ -13,9 +13,9 @@ import sys
 import torch
 
 import bptt
-from bptt.carry import Carry
 from bptt.gradients import Truncated
 from bptt.models import Forecaster
+from bptt.nn.carry import Carry
 from bptt.tasks import CO2
 
 AHEAD, YEAR, UPDATES = 26, 52, 500

@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from bptt.callbacks import for_lightning
+from bptt.integrations import for_lightning
 from bptt.tasks import Adding
 
 TASK, EVERY = Adding(40), 48  # steps of a sequence; updates from one measurement to the next

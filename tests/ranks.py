@@ -15,7 +15,9 @@ def together(size, function, *arguments):
     """Call ``function(*arguments)`` in ``size`` processes that form a group; what each returns."""
     context = multiprocessing.get_context("forkserver")
     # Optimisers import torch._dynamo at their first step: seconds, in every process.
-    context.set_forkserver_preload(["torch", "torch._dynamo", "bptt.training", "bptt.diagnosis"])
+    context.set_forkserver_preload(
+        ["torch", "torch._dynamo", "bptt.training", "bptt.probes.diagnose"]
+    )
     with tempfile.TemporaryDirectory() as folder:
         results = context.SimpleQueue()
         workers = [

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import bptt
-from bptt.diagnosis import Diagnosis
+from bptt.probes.diagnose import Diagnosis
 
 
 def square(y: Tensor, _: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ import bptt
 from bptt.errors import BpttError
 from bptt.models import LanguageModel
 from bptt.models.language import CELLS
-from bptt.ops.native.extension import extension, isa
+from bptt.ops.native.check import extension, isa
 
 I, H, L, V, B, T = 3, 20, 2, 11, 2, 4
 LAYERS = {

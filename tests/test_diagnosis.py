@@ -12,7 +12,7 @@ from torch import nn
 
 import bptt
 from bptt.errors import ArgumentError
-from bptt.watching import WatchError
+from bptt.probes.watch import WatchError
 from compare import assert_close
 from loops_to_watch import LOOPS, B, I, T
 from models_to_watch import Classifier, Tagger
@@ -78,7 +78,7 @@ def test_one_step_and_one_lane() -> None:
 
 
 def test_what_cannot_be_measured_is_named(monkeypatch) -> None:
-    monkeypatch.setattr("bptt.diagnosis.STATES", 3)
+    monkeypatch.setattr("bptt.probes.diagnose.STATES", 3)
     found = bptt.diagnose(nn.GRU(3, 4), (torch.randn(9, 2, 3), torch.zeros(9, 2, 4)), mse)
     assert found.main.jacobians is None
     assert found.main.lyapunov is None

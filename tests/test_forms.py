@@ -2,8 +2,8 @@
 
 import pytest
 
+from bptt.choices import CLIPS, REGULARISERS, STARTS, clip_form, parse_form, parse_forms
 from bptt.errors import ArgumentError
-from bptt.forms import CLIPS, REGULARISERS, STARTS, clip_form, parse_form, parse_forms
 
 WRONG = [
     ("lucky", STARTS, "one of default, small"),

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from bptt.data import ByteVocabulary, CharVocabulary
-from bptt.errors import ArgumentError, DataError
-from bptt.generation import default_prompt, generate
-from bptt.training.nonfinite import NonFiniteError
+from bptt.errors import ArgumentError, DataError, NonFiniteError
+from bptt.models.generate import default_prompt, generate
 
 VOCABULARY = CharVocabulary.from_text("abcde")
 

@@ -10,14 +10,13 @@ import torch
 from torch import nn
 
 import bptt
-from bptt.claims import run_claims
 from bptt.data import CharVocabulary, Lanes, RandomChunks
 from bptt.data import Stream as Text
-from bptt.errors import ArgumentError, BpttError, NumberError
-from bptt.generation import generate
-from bptt.numbers import optional, plain, real, whole
+from bptt.errors import ArgumentError, BpttError, NumberError, optional, plain, real, whole
+from bptt.experiments.claims import run_claims
+from bptt.experiments.trials import model_variants, try_remedies
+from bptt.models.generate import generate
 from bptt.recurrence import Recorder, assemble, trace
-from bptt.trials import model_variants, try_remedies
 
 X = torch.randn(40, 2, 3)
 TEXT = np.arange(60) % 5

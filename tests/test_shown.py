@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console as RichConsole
 from rich.table import Table
 
-from bptt.console import Console, plain
 from bptt.errors import BpttError, DataError
-from bptt.shown import Shown, as_json, inline, printable, shown_output, unescaped
+from bptt.shown.console import Console, plain
+from bptt.shown.text import Shown, as_json, inline, printable, shown_output, unescaped
 
 DIRECTIONS = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 CONTROLS = [

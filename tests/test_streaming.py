@@ -13,7 +13,7 @@ from bptt import ops
 from bptt.errors import ArgumentError, BpttError, DtypeError, ShapeError
 from bptt.models import LanguageModel
 from bptt.ops import native
-from bptt.ops.native.extension import extension
+from bptt.ops.native.check import extension
 from compare import assert_close
 from stream_changes import KINDS as CHANGED
 from stream_changes import TAKEN, changes_of, check_change, check_taken, inputs_of, made, steps

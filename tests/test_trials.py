@@ -10,8 +10,8 @@ from torch import nn
 
 import bptt
 from bptt.errors import ArgumentError
-from bptt.report.tried import on_tried, tried_rows
-from bptt.trials import fresh, gated, model_variants, try_remedies
+from bptt.experiments.trials import fresh, gated, model_variants, try_remedies
+from bptt.report.words import on_tried, tried_rows
 from compare import assert_close
 
 MSE = nn.functional.mse_loss

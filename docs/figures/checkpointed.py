@@ -2,8 +2,8 @@
 
 from panels import panel
 
-from bptt.gradients.schedule import advanced, plan
-from bptt.report.style import BLUE, ORANGE
+from bptt.gradients.checkpointed import advanced, plan
+from bptt.report.page import BLUE, ORANGE
 
 SEGMENTS = 100
 SHORT, KEPT = 24, 4

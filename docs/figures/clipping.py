@@ -4,7 +4,7 @@ import torch
 from panels import panel
 
 from bptt.remedies import build_clip
-from bptt.report.style import INK
+from bptt.report.page import INK
 
 UPDATES = 150
 

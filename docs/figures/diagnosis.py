@@ -5,10 +5,7 @@ from panels import panel, train
 
 import bptt
 from bptt.models import Classifier
-from bptt.report.gates import draw_gates
-from bptt.report.jacobians import draw_products
-from bptt.report.memory import draw_memory
-from bptt.report.truncation import draw_bias
+from bptt.report.figures import draw_bias, draw_gates, draw_memory, draw_products
 from bptt.tasks import Recall
 
 K = 8

@@ -6,7 +6,7 @@ from panels import one, panel
 import bptt
 from bptt.probes import jacobian_products
 from bptt.remedies import start_recurrent
-from bptt.report.jacobians import draw_products
+from bptt.report.figures import draw_products
 
 LAGS = 40
 

@@ -5,8 +5,7 @@ from panels import panel, train
 
 import bptt
 from bptt.models import Classifier
-from bptt.report.lags import draw_lags
-from bptt.report.truncation import draw_bias
+from bptt.report.figures import draw_bias, draw_lags
 from bptt.tasks import Recall
 
 

@@ -6,7 +6,7 @@ from panels import one, panel
 import bptt
 from bptt.probes import saturation
 from bptt.remedies import start_chrono
-from bptt.report.gates import draw_gates
+from bptt.report.figures import draw_gates
 
 
 def draw():

@@ -12,47 +12,29 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from bptt import (
-        callbacks,
-        carry,
-        claims,
-        data,
-        errors,
-        export,
-        gradients,
-        models,
-        nn,
-        ops,
-        probes,
-        recurrence,
-        reference,
-        remedies,
-        report,
-        streaming,
-        tasks,
-        training,
-    )
-    from bptt.diagnosis import Diagnosis, diagnose
     from bptt.errors import ConvertWarning
+    from bptt.experiments import claims
     from bptt.export import export_c, export_onnx
-    from bptt.nn import convert
+    from bptt.models import stream as streaming
+    from bptt.models.stream import Stream
+    from bptt.nn import carry, convert
+    from bptt.probes.diagnose import Diagnosis, diagnose
+    from bptt.probes.watch import Flow, watch
     from bptt.recurrence import tick
     from bptt.report import plot
-    from bptt.streaming import Stream
-    from bptt.watching import Flow, watch
 
 _NAMES = {
     "ConvertWarning": "bptt.errors",
-    "Diagnosis": "bptt.diagnosis",
-    "Flow": "bptt.watching",
+    "Diagnosis": "bptt.probes.diagnose",
+    "Flow": "bptt.probes.watch",
     "Stream": "bptt.streaming",
     "convert": "bptt.nn",
     "export_c": "bptt.export",
     "export_onnx": "bptt.export",
-    "diagnose": "bptt.diagnosis",
+    "diagnose": "bptt.probes.diagnose",
     "plot": "bptt.report",
     "tick": "bptt.recurrence",
-    "watch": "bptt.watching",
+    "watch": "bptt.probes.watch",
 }
 
 __all__ = [

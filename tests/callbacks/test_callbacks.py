@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import bptt
-from bptt.callbacks import Watcher, for_hugging_face, for_lightning, for_tensorboard, told
 from bptt.errors import DependencyError
-from bptt.watching import WatchError
+from bptt.integrations import Watcher, for_hugging_face, for_lightning, for_tensorboard, told
+from bptt.probes.watch import WatchError
 from models_to_watch import Classifier, Tagger
 
 

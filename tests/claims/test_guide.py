@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from bptt.claims import ledger
+from bptt.experiments.claims import ledger
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guide.md").read_text("utf-8")
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from bptt.claims import Claim, Measurement, NotRun, find, ledger, run_claim, run_claims
 from bptt.errors import ArgumentError
+from bptt.experiments.claims import Claim, Measurement, NotRun, find, ledger, run_claim, run_claims
 
 # Every row of the list the ledger was asked for.
 IDS = [
@@ -157,7 +157,7 @@ def test_several_processes_give_what_one_gives_in_the_order_asked():
 
 
 def test_a_process_that_dies_is_a_result_and_takes_no_other_with_it():
-    from bptt.claims.run import _each
+    from bptt.experiments.claims.registry import _each
 
     # The ids are Python here, and the work is to run them: it has to be found in a fresh process.
     dies = "__import__('os')._exit(3)"
@@ -179,7 +179,7 @@ def test_an_unknown_id_is_answered_with_near_ones():
 
 
 def test_files_that_no_package_carries_are_asked_for(monkeypatch, tmp_path):
-    from bptt.claims.files import VARIABLE
+    from bptt.experiments.claims.learn import VARIABLE
 
     monkeypatch.delenv(VARIABLE, raising=False)
     for result in map(run_claim, find(["P5", "P6", "P11"])):

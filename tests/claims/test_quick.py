@@ -2,7 +2,7 @@
 
 import pytest
 
-from bptt.claims import find, run_claim
+from bptt.experiments.claims import find, run_claim
 
 # A verdict that changes here is news: about the claim, or about a defect that came in.
 VERDICTS = {

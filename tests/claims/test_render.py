@@ -5,8 +5,8 @@ import json
 
 from rich.console import Console
 
-from bptt.claims import Result, ledger, not_asked
-from bptt.claims.render import anchor, document, markdown, summary, table
+from bptt.experiments.claims import Result, ledger, not_asked
+from bptt.experiments.claims.render import anchor, document, markdown, summary, table
 
 CLAIMS = ledger()
 RESULTS = [

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 import bptt
-from bptt.claims import adaptive, ladder, learn, music, papers, reach
-from bptt.claims.arithmetic import agrees
-from bptt.claims.memory import Held
-from bptt.claims.products import lag_below
+from bptt.experiments.claims import ladder, learn, papers, reach
+from bptt.experiments.claims import papers as music
+from bptt.experiments.claims import truncation as adaptive
+from bptt.experiments.claims.learn import Held
+from bptt.experiments.claims.products import lag_below
+from bptt.experiments.claims.sizes import agrees
 from bptt.remedies import Rescale
 from compare import assert_close
 

@@ -8,13 +8,22 @@ import sys
 import pytest
 import torch
 
-from bptt.benchmark import case as cases
-from bptt.benchmark import character, layers, modes
-from bptt.benchmark.contest import Contest, Side
-from bptt.benchmark.equality import UnequalError, check, error, tolerance
-from bptt.benchmark.measure import measure
-from bptt.benchmark.timing import quartiles, take_turns
 from bptt.cli import main
+from bptt.experiments.benchmark import contest as cases
+from bptt.experiments.benchmark import layers
+from bptt.experiments.benchmark import layers as character
+from bptt.experiments.benchmark import row as modes
+from bptt.experiments.benchmark.contest import (
+    Contest,
+    Side,
+    UnequalError,
+    check,
+    error,
+    quartiles,
+    take_turns,
+    tolerance,
+)
+from bptt.experiments.benchmark.row import measure
 
 KEYS = {
     "cell", "hidden", "batch", "steps", "threads", "mode", "peer",

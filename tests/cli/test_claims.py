@@ -2,8 +2,8 @@
 
 import json
 
-from bptt.claims import ledger
 from bptt.cli import main
+from bptt.experiments.claims import ledger
 
 
 def test_json_is_one_document_and_nothing_else(capsys):
@@ -70,7 +70,7 @@ def test_results_are_printed_though_the_page_cannot_be_written(capsys):
 
 
 def test_code_that_fails_is_the_exit_status(capsys, monkeypatch):
-    from bptt.claims import arithmetic
+    from bptt.experiments.claims import sizes as arithmetic
 
     monkeypatch.setattr(arithmetic, "agrees", None)
     assert main(["claims", "C3", "A3", "--json", "--jobs", "1"]) == 1

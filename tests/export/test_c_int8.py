@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 import bptt
 from bptt import export_c
 from bptt.errors import ArgumentError
-from bptt.export import integer, measure_cost
+from bptt.export import measure_cost
+from bptt.export import quantise as integer
 from bptt.export.extract import read_network, time_first
-from bptt.export.integer import Simulator, q_input
-from bptt.export.quantise import quantise
+from bptt.export.quantise import Simulator, q_input, quantise
 from bptt.models import LanguageModel
 from c_code import Library, call, compile_program
 from compare import assert_equal

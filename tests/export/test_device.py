@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from bptt import export_c
-from bptt.claims import find, run_claim
 from bptt.errors import RunError
-from bptt.export.board import measure_on_board
+from bptt.experiments.claims import find, run_claim
+from bptt.export.cost import measure_on_board
 from bptt.models import LanguageModel
 from c_code import WARNINGS, call, tool
 

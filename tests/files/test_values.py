@@ -7,7 +7,7 @@ from typing import Any, Literal, TypedDict
 import pytest
 
 from bptt.errors import ArgumentError
-from bptt.files.values import fit, shown
+from bptt.files.read import fit, shown
 
 
 @dataclass

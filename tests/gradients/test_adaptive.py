@@ -10,7 +10,7 @@ from torch import nn
 import bptt
 from bptt.errors import ArgumentError
 from bptt.gradients import Adaptive, Full, Truncated, Windowed
-from bptt.watching import WatchError
+from bptt.probes.watch import WatchError
 from compare import assert_close
 
 STEPS, LANES = 40, 3

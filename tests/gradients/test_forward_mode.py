@@ -12,7 +12,7 @@ from torch import nn
 import bptt
 from bptt.errors import ArgumentError
 from bptt.gradients import ForwardMode, Full, LiveCarry
-from bptt.gradients.uoro import RankOne
+from bptt.gradients.forward.rules import RankOne
 from compare import assert_close
 
 # The bound is 1e-10; both ways multiply the same few Jacobians, in another order.

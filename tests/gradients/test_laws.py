@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bptt import carry as carries
 from bptt.gradients import Checkpointed, Full, Truncated, Windowed
+from bptt.nn import carry as carries
 from compare import assert_close, assert_equal
 from learners import LAYERS, OURS, Loss, Predictor, UserCell, batch, grads, loss_by_loss
 

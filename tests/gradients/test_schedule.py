@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bptt.errors import ArgumentError
-from bptt.gradients.schedule import advanced, plan
+from bptt.gradients.checkpointed import advanced, plan
 
 
 def run(segments, states):

@@ -9,7 +9,7 @@ from torch import nn
 
 from bptt.errors import ArgumentError
 from bptt.gradients import Checkpointed, ForwardMode, Full, Randomized, Truncated, Windowed
-from bptt.gradients.reduction import count_terms, reduction_of, weigh_terms
+from bptt.gradients.chunks import count_terms, reduction_of, weigh_terms
 from compare import assert_close
 
 STEPS = 8

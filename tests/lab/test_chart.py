@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from bptt.errors import ArgumentError
-from bptt.lab.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Band, Line, Mark, chart
+from bptt.report.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Band, Line, Mark, chart
 
 
 def paths(text):

@@ -7,18 +7,8 @@ import time
 import pytest
 import torch
 
-from bptt.compare.job import build_model
-from bptt.lab.clipping import (
-    BATCH,
-    CELL,
-    HIDDEN,
-    STEPS,
-    WAYS,
-    Setting,
-    compare,
-    draw,
-    tell,
-)
+from bptt.experiments.compare.job import build_model
+from bptt.lab.clipping import BATCH, CELL, HIDDEN, STEPS, WAYS, Setting, compare, draw, tell
 from bptt.lab.layout import ANSWER
 from bptt.lab.pages import clipping as page
 from bptt.remedies import build_clip

@@ -34,7 +34,7 @@ isolate_apps = true
 """
 SHOW = """
 import sys
-from bptt.lab.notebooks import Notebooks
+from bptt.lab.server import Notebooks
 Notebooks("", 5)
 from marimo._config.manager import get_default_config_manager
 import json

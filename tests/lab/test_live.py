@@ -6,8 +6,8 @@ import time
 import pytest
 import torch
 
-from bptt.compare.job import build_model
 from bptt.errors import ArgumentError
+from bptt.experiments.compare.job import build_model
 from bptt.lab.live import APART, Tick, Work, drawn_from
 from bptt.tasks import RememberFirst
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bptt.compare.grid import Budget, Job
-from bptt.compare.job import run_job
+from bptt.experiments.compare.grid import Budget, Job
+from bptt.experiments.compare.job import run_job
 from bptt.lab.layout import ANSWER
 from bptt.lab.pages import remember_first as page
 from bptt.lab.remember_first import (

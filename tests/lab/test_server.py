@@ -10,8 +10,7 @@ import pytest
 
 from bptt.cli import main
 from bptt.lab import PAGES, available
-from bptt.lab.guard import HEADERS, POLICY, guard
-from bptt.lab.server import css, index
+from bptt.lab.server import HEADERS, POLICY, css, guard, index
 from lab_driver import LAB, LabPage, start
 
 

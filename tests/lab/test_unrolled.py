@@ -10,14 +10,7 @@ import pytest
 from bptt.errors import ArgumentError
 from bptt.lab.layout import ANSWER
 from bptt.lab.pages import unrolled as page
-from bptt.lab.unrolled import (
-    equations,
-    letters,
-    place,
-    summary,
-    tell,
-    unrolled,
-)
+from bptt.lab.unrolled import equations, letters, place, summary, tell, unrolled
 from bptt.lab.unrolled_picture import draw, draw_sizes
 from bptt.reference import language
 from compare import assert_close

@@ -10,16 +10,16 @@ import pytest
 
 from bptt.cli import main
 from bptt.data import RandomChunks
-from bptt.diagnosis import diagnose
 from bptt.errors import ArgumentError, RunError
-from bptt.lab import train_text
+from bptt.lab import runs as train_text
 from bptt.lab import your_run as lab
 from bptt.lab.pages import your_run as page
-from bptt.lab.panels import CIVIDIS, heat_map
 from bptt.lab.runs import choose, list_runs
 from bptt.models import token_loss
+from bptt.probes.diagnose import diagnose
 from bptt.report import own_k
-from bptt.report.course import heat, series
+from bptt.report.figures import heat, series
+from bptt.report.panels import CIVIDIS, heat_map
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import open_corpus
 from bptt.training.restore import load_model

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bptt.carry import zero_lanes
 from bptt.errors import ArgumentError, BpttError, DataError, DtypeError, ShapeError
 from bptt.models.attention import AttentionCarry, AttentionModel, rotated
+from bptt.nn.carry import zero_lanes
 from compare import assert_close, assert_equal
 
 V = 7

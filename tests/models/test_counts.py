@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from bptt.carry import zero_lanes
 from bptt.errors import ArgumentError, BpttError, DataError, DtypeError, ShapeError
 from bptt.models import ngrams
 from bptt.models.counts import CountModel
+from bptt.nn.carry import zero_lanes
 from compare import assert_close, assert_equal
 
 V = 5

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bptt.carry import zero_lanes
 from bptt.errors import ArgumentError, BpttError, DataError, DtypeError, ShapeError
 from bptt.models.window import WindowModel, check_tokens, recent_tokens
+from bptt.nn.carry import zero_lanes
 from compare import assert_close, assert_equal
 
 V = 7

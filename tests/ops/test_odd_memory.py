@@ -15,7 +15,7 @@ import bptt
 from bptt import ops
 from bptt.errors import ArgumentError, BpttError, DeviceError, DtypeError, ShapeError
 from bptt.ops import native
-from bptt.ops.native.extension import extension
+from bptt.ops.native.check import extension
 from compare import assert_close
 from processes import interpreter
 

@@ -20,7 +20,7 @@ from bptt.probes import (
     verdict,
 )
 from bptt.probes.capacity import _unbroken
-from bptt.probes.explain import explain
+from bptt.probes.spectrum import explain
 from bptt.recurrence import trace
 from compare import assert_close
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import bptt
-from bptt import carry
-from bptt.callbacks import WatchWarning, told
+from bptt.integrations import WatchWarning, told
+from bptt.nn import carry
+from bptt.probes.watch import WatchError
 from bptt.recurrence import GradedError
-from bptt.watching import WatchError
 from compare import assert_close
 from loops_to_watch import LOOPS, B, I, T
 
@@ -274,7 +274,7 @@ class TestNeverHarms:
         def broken(*_, **__):
             raise ZeroDivisionError("by the observer")
 
-        monkeypatch.setattr("bptt.watching.begin", broken)
+        monkeypatch.setattr("bptt.probes.watch.begin", broken)
         model = LOOPS["decay"]()
         reached = False
         with pytest.raises(WatchError, match="ZeroDivisionError"), bptt.watch(model):  # noqa: PT012

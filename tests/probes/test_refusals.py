@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import bptt
 from bptt.errors import ArgumentError
 from bptt.probes import capacity, jacobian_products, lyapunov_spectrum, saturation
-from bptt.probes.carried import carried
+from bptt.probes.jacobians import carried
 from bptt.recurrence import trace
 from compare import assert_close, assert_equal
 from models_to_watch import OwnLoop

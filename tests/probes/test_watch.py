@@ -11,8 +11,8 @@ from torch import nn
 
 import bptt
 from bptt.errors import ArgumentError
+from bptt.probes.watch import WatchError
 from bptt.recurrence import ReplayError, trace
-from bptt.watching import WatchError
 from compare import assert_close
 from models_to_watch import Classifier, Loop, OwnCell, OwnLoop, Tagger
 

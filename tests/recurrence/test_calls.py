@@ -83,7 +83,7 @@ class Wrapper(nn.Module):
         return self.out(y), state
 
 
-def step_by_step(model: nn.Module, parts: tuple[Tensor, ...], state=None) -> bptt.watching.Flow:
+def step_by_step(model: nn.Module, parts: tuple[Tensor, ...], state=None) -> bptt.probes.watch.Flow:
     model.zero_grad()
     with bptt.watch(model, at="every") as flow:
         loss = 0.0

@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import bptt
 from bptt.recurrence import assemble, flat
-from bptt.recurrence.recorder import Recorder
+from bptt.recurrence.record import Recorder
 from compare import assert_close
 from models_to_watch import Classifier, Loop, OwnCell, OwnLoop, Tagger
 

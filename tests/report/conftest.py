@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bptt.diagnosis import Diagnosis
+from bptt.probes.diagnose import Diagnosis
 from report_cases import of
 
 

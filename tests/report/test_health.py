@@ -2,7 +2,7 @@
 
 import pytest
 
-from bptt.report.health import health
+from bptt.report.advice import health
 from bptt.training import Settings
 
 

@@ -9,8 +9,8 @@ from torch import nn
 
 import bptt
 from bptt.errors import ArgumentError, DependencyError
-from bptt.report.style import INK, panels, style, to_svg
-from bptt.watching import WatchError
+from bptt.probes.watch import WatchError
+from bptt.report.page import INK, panels, style, to_svg
 
 
 def watched(model: nn.Module | None = None) -> bptt.Flow:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import bptt
-from bptt.diagnosis import ModuleDiagnosis
+from bptt.probes.diagnose import ModuleDiagnosis
 from bptt.report import write_report
 from bptt.report.words import on_bias, on_products, on_spectrum
 from report_cases import of, square

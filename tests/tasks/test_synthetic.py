@@ -11,15 +11,7 @@ import bptt
 from bptt.errors import ArgumentError, ShapeError
 from bptt.gradients import Full, Truncated, Windowed
 from bptt.models import Classifier, Forecaster
-from bptt.tasks import (
-    Adding,
-    Agreement,
-    Copy,
-    Recall,
-    RememberFirst,
-    SquaredError,
-    TemporalOrder,
-)
+from bptt.tasks import Adding, Agreement, Copy, Recall, RememberFirst, SquaredError, TemporalOrder
 from bptt.tasks.task import IGNORED
 from compare import assert_close, assert_equal
 

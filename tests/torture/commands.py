@@ -75,11 +75,11 @@ def _nothing_runs() -> Any:
 
     with contextlib.ExitStack() as stack:
         for place in (
-            "bptt.compare.pool.run_grid",
-            "bptt.compare.job.build_task",
+            "bptt.experiments.compare.pool.run_grid",
+            "bptt.experiments.compare.job.build_task",
             "bptt.claims.run_claims",
-            "bptt.generation._draw",
-            "bptt.diagnosis.diagnose",
+            "bptt.models.generate._draw",
+            "bptt.probes.diagnose.diagnose",
             "bptt.data.fetch.fetch",
             "bptt.cli.bench._measure",
         ):

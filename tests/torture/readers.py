@@ -13,13 +13,13 @@ from torch import nn
 
 from bptt import export_c, tasks
 from bptt.cli.claims import read_results as read_claims
-from bptt.compare import read_results
 from bptt.data import CharVocabulary, Corpus, Vocabulary
 from bptt.errors import BpttError
+from bptt.experiments.compare import read_results
 from bptt.files import manifest
 from bptt.models import LanguageModel
-from bptt.report.course import series, spectra
-from bptt.report.health import health
+from bptt.report.advice import health
+from bptt.report.figures import series, spectra
 from bptt.training import checkpoint as checkpoints
 from bptt.training.run_folder import RunFolder
 from bptt.training.settings import Settings
@@ -184,8 +184,8 @@ def compare_results(random: Random, folder: Path) -> None:
         data = mutate(random, b"\n".join(lines) + b"\n")
     path = folder / "results.jsonl"
     path.write_bytes(data)
-    from bptt.compare import summarise
-    from bptt.compare.results import cells_of, varying
+    from bptt.experiments.compare import summarise
+    from bptt.experiments.compare.grid import cells_of, varying
 
     rows = summarise(read_results(path))
     for row in rows:
@@ -200,8 +200,8 @@ def claims_results(random: Random, folder: Path) -> None:
         path.write_bytes(written(mutate_document(random, CLAIMS)))
     else:
         path.write_bytes(mutate(random, written(CLAIMS)))
-    from bptt.claims import ledger
-    from bptt.claims.render import document
+    from bptt.experiments.claims import ledger
+    from bptt.experiments.claims.render import document
 
     document(ledger(), list(read_claims(path).values()))
 

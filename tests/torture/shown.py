@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 
 from bptt.cli import COMMANDS, main
-from bptt.shown import printable
+from bptt.shown.text import printable
 from bptt.training import RunFolder
 from bptt.training import checkpoint as checkpoints
 from sealing import sealed_anew
@@ -34,8 +34,10 @@ ENCODINGS = ("utf-8", "utf-8", "ascii", "latin-1", "cp1252")
 # What rich writes to a terminal: styles, the cursor up and shown, lines erased; a terminal's line ends.
 OWN = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\x1b\[\d*[AK]|\r")
 IMPORTED = (
-    *(f"bptt.cli.{name}" for name in COMMANDS), "bptt.claims", "bptt.compare.job", "bptt.compare.pool",
-    "bptt.diagnosis", "bptt.export", "bptt.generation", "bptt.lab", "bptt.report", "bptt.report.health",
+    *(f"bptt.cli.{name}" for name in COMMANDS), "bptt.claims", "bptt.experiments.compare.job",
+    "bptt.experiments.compare.pool",
+    "bptt.probes.diagnose", "bptt.export", "bptt.models.generate", "bptt.lab", "bptt.report",
+    "bptt.report.advice",
     "bptt.training.loop", "bptt.training.progress", "bptt.training.restore", "jinja2",
     "matplotlib.backends.backend_svg", "matplotlib.figure", "torch.optim",
 )  # fmt: skip

@@ -13,10 +13,9 @@ from bptt.errors import RunError
 from bptt.training import RunFolder, Settings, train
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import open_corpus
-from bptt.training.distributed import Group
+from bptt.training.distributed import Group, own_part
 from bptt.training.restore import load_model
 from bptt.training.session import Session
-from bptt.training.shared_state import own_part
 from torture.hostile import seal_checkpoint
 from torture.runs import assert_same_run
 

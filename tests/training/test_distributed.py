@@ -14,9 +14,7 @@ import ranks
 from bptt.errors import ArgumentError, RunError
 from bptt.training import RunFolder, Settings, train
 from bptt.training import checkpoint as checkpoints
-from bptt.training.distributed import Group
-from bptt.training.elastic import folder_to_go_on_with
-from bptt.training.shared_state import own_part
+from bptt.training.distributed import Group, folder_to_go_on_with, own_part
 from compare import assert_close
 
 TEXT = "the quick brown fox jumps over the lazy dog; the lazy dog sleeps on.\n" * 60

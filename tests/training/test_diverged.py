@@ -8,9 +8,9 @@ import torch
 
 from bptt import report
 from bptt.cli import main
+from bptt.errors import NonFiniteError
 from bptt.training import RunFolder, train
 from bptt.training import checkpoint as checkpoints
-from bptt.training.nonfinite import NonFiniteError
 from bptt.training.progress import fixed, line
 from compare import assert_close
 from small_runs import small

@@ -15,7 +15,7 @@ import pytest
 from bptt.files.folder import Folder
 from bptt.training import RunFolder, train
 from bptt.training import checkpoint as checkpoints
-from bptt.training.interrupts import SIGNALS, until_interrupted
+from bptt.training.schedule import SIGNALS, until_interrupted
 from compare import assert_close
 from processes import interpreter, same_path
 from small_runs import small

@@ -9,12 +9,13 @@ import torch
 
 from bptt.cli import main
 from bptt.data import Lanes
+from bptt.errors import NonFiniteError
 from bptt.models import LanguageModel, WindowModel, token_loss
 from bptt.training import RunFolder, nonfinite, train
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import open_corpus
 from bptt.training.locate import Origin, locate
-from bptt.training.nonfinite import ROLLBACKS, SKIPS, NonFiniteError
+from bptt.training.nonfinite import ROLLBACKS, SKIPS
 from bptt.training.session import Session
 from bptt.training.update import update
 from compare import assert_close

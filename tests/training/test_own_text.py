@@ -15,7 +15,7 @@ from bptt.files import manifest
 from bptt.training import RunFolder, train
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import open_corpus
-from bptt.training.own_text import open_own_text
+from bptt.training.restore import open_own_text
 from small_runs import small
 
 TEXT = "".join(f"the {n} of {n * n} is not the {n % 7}.\n" for n in range(120))

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 
 from bptt.data import CharVocabulary, Stream
 from bptt.errors import ArgumentError, RunError
-from bptt.generation import generate
+from bptt.experiments.trials import run_variants
 from bptt.models import LanguageModel
+from bptt.models.generate import generate
 from bptt.training import RunFolder, evaluate, train
 from bptt.training import checkpoint as checkpoints
 from bptt.training.restore import load_model
 from bptt.training.sizes import fitted
-from bptt.training.variants import run_variants
 from compare import assert_close
 from small_runs import small
 

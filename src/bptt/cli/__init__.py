@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 
 from bptt.errors import BpttError
-from bptt.shown import shown_output
+from bptt.shown.text import shown_output
 
 COMMANDS = {
     "train": "train a language model on texts and leave a run folder",

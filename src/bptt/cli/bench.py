@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias
 
 from bptt.cli.parse import parse
 from bptt.errors import ArgumentError
-from bptt.memory import MOST_THREADS, require
-from bptt.shown import as_json
+from bptt.files.memory import MOST_THREADS, require
+from bptt.shown.text import as_json
 
 Cell: TypeAlias = Literal["rnn", "gru", "lstm"]
 Mode: TypeAlias = Literal["train", "infer", "packed", "reset", "stream", "model"]
@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> int:
     import torch
 
     from bptt import ops
-    from bptt.benchmark import machine_name
+    from bptt.experiments.benchmark import machine_name
 
     before = torch.get_num_threads()
     try:
@@ -106,8 +106,8 @@ def run(arguments: list[str]) -> int:
 
 def _measure(asked: Bench) -> list[dict[str, Any]]:
     """All rows; what a peer does not have is said on stderr."""
-    from bptt.benchmark import Case, measure, require, supports
-    from bptt.console import Console
+    from bptt.experiments.benchmark import Case, measure, require, supports
+    from bptt.shown.console import Console
 
     for peer in asked.peer:  # known now, or only after minutes of measuring
         require(peer)
@@ -142,7 +142,7 @@ def _print_tables(document: dict[str, Any]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from bptt.console import Console
+    from bptt.shown.console import Console
 
     rows = document["rows"]
     first = rows[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 import tyro
 
 from bptt.cli.parse import check_place, parse
-from bptt.shown import as_json
+from bptt.shown.text import as_json
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ def run(arguments: list[str]) -> int:
 
     from rich.progress import Progress
 
-    from bptt.claims import find, ledger, not_asked, run_claims
-    from bptt.claims.files import VARIABLE
-    from bptt.claims.render import document, markdown, summary, table
-    from bptt.console import Console
     from bptt.errors import ArgumentError
+    from bptt.experiments.claims import find, ledger, not_asked, run_claims
+    from bptt.experiments.claims.learn import VARIABLE
+    from bptt.experiments.claims.render import document, markdown, summary, table
     from bptt.files.write import write_file
+    from bptt.shown.console import Console
 
     if asked.jobs is not None and asked.jobs < 1:
         raise ArgumentError("--jobs >= 1", str(asked.jobs), "leave it out for one a core")
@@ -109,7 +109,7 @@ def provenance() -> list[str]:
     import torch
 
     from bptt import __version__, ops
-    from bptt.benchmark import machine_name
+    from bptt.experiments.benchmark import machine_name
 
     today = datetime.now(timezone.utc).date().isoformat()
     return [
@@ -122,8 +122,8 @@ def provenance() -> list[str]:
 
 def read_results(path: Path):
     """Results out of a document that ``--json`` printed, by id."""
-    from bptt.claims import ledger
     from bptt.errors import DataError
+    from bptt.experiments.claims import ledger
     from bptt.files.read import read_plain
 
     try:
@@ -140,8 +140,8 @@ def read_results(path: Path):
 
 def _result(row):
     """One row as a result; ValueError, KeyError or TypeError where it is none."""
-    from bptt.claims import Result
-    from bptt.claims.registry import FAILS, HOLDS, IN_PART, NOT_RUN
+    from bptt.experiments.claims import Result
+    from bptt.experiments.claims.registry import FAILS, HOLDS, IN_PART, NOT_RUN
 
     kinds: dict[str, type | tuple[type, ...]] = {
         "id": str,

@@ -10,10 +10,10 @@ from pathlib import Path
 import tyro
 
 from bptt.cli.parse import check_place, parse
-from bptt.compare import Budget, Grid, Row, summarise
-from bptt.compare.results import HEADS, Record, cells_of, varying
 from bptt.errors import ArgumentError
-from bptt.shown import as_json
+from bptt.experiments.compare import Budget, Grid, Row, summarise
+from bptt.experiments.compare.grid import HEADS, Record, cells_of, varying
+from bptt.shown.text import as_json
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def run(arguments: list[str]) -> int:
     grid = asked.grid
     jobs = grid.jobs()
 
-    from bptt.compare.job import build_task
-    from bptt.compare.pool import on_processes, on_ray, run_grid
+    from bptt.experiments.compare.job import build_task
+    from bptt.experiments.compare.pool import on_processes, on_ray, run_grid
     from bptt.files.write import write_file
 
     # Known now, or only after the grid: that the data are there, and what the levels are.
@@ -118,7 +118,9 @@ def run(arguments: list[str]) -> int:
     title = f"{asked.task}: {task.metric}"
     levels = {"chance": task.chance, "goal": task.goal}
     if asked.figure is not None or asked.html is not None:
-        from bptt.compare.picture import draw, page, svg, write_figure
+        from bptt.report.run import comparison_page as page
+        from bptt.report.run import draw_comparison as draw
+        from bptt.report.run import svg, write_figure
 
         figure = draw(rows, title, task.metric, levels)
         if asked.figure is not None:
@@ -141,7 +143,7 @@ def _print(rows: list[Row], title: str, levels: dict[str, float]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from bptt.console import Console
+    from bptt.shown.console import Console
 
     axes = varying(rows)
     said = ", ".join(f"{name} {level:.3g}" for name, level in levels.items())
@@ -162,7 +164,7 @@ class _Progress:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
         from rich.progress import TimeRemainingColumn as Remaining
 
-        from bptt.console import Console
+        from bptt.shown.console import Console
 
         self._progress = Progress(
             TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),

@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 
 from bptt.cli.parse import parse
-from bptt.shown import as_json, inline
+from bptt.shown.text import as_json, inline
 
 
 @dataclass(frozen=True)

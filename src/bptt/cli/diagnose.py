@@ -12,7 +12,7 @@ from typing import Any, Literal
 import tyro
 
 from bptt.cli.parse import check_place, parse
-from bptt.shown import as_json, inline
+from bptt.shown.text import as_json, inline
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ def run(arguments: list[str]) -> int:
 
     from bptt.cli.text import open_text, shown_reading, unknown_lines
     from bptt.data import RandomChunks
-    from bptt.diagnosis import diagnose
     from bptt.errors import ArgumentError
-    from bptt.memory import require
+    from bptt.files.memory import require
     from bptt.models import token_loss
+    from bptt.models.language import diverged
+    from bptt.probes.diagnose import diagnose
     from bptt.report import document, own_k, show, write_run_report
-    from bptt.training.evaluate import diverged
     from bptt.training.restore import load_model
 
     for name, least in (("steps", 2), ("lanes", 1), ("seed", 0), ("try_for", 0)):
@@ -116,12 +116,11 @@ def _tried(asked: Diagnose, settings: Any, size: int, stream: Any, measured: Any
     """The remedies, each trained on places of the same text at random."""
     from rich.progress import Progress
 
-    from bptt.console import Console
     from bptt.data import RandomChunks
+    from bptt.experiments.trials import run_variants, try_remedies
     from bptt.models import token_loss
     from bptt.report import own_k
-    from bptt.training.variants import run_variants
-    from bptt.trials import try_remedies
+    from bptt.shown.console import Console
 
     variants = run_variants(settings, size, steps=asked.steps, k=own_k(settings))
     batch = min(settings.lanes, len(stream[0]) // asked.steps or 1)

@@ -11,7 +11,7 @@ from typing import Literal
 import tyro
 
 from bptt.cli.parse import parse
-from bptt.shown import as_json, inline
+from bptt.shown.text import as_json, inline
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ def run(arguments: list[str]) -> int:
     asked = parse(Eval, "eval", arguments)
 
     from bptt.cli.text import open_text, shown_reading, unknown_lines
-    from bptt.training.evaluate import diverged, evaluate
+    from bptt.models.language import diverged
+    from bptt.training.evaluate import evaluate
     from bptt.training.progress import fixed
     from bptt.training.restore import load_model
 

@@ -10,7 +10,7 @@ import tyro
 
 from bptt.cli.parse import parse
 from bptt.errors import ArgumentError
-from bptt.shown import as_json, inline
+from bptt.shown.text import as_json, inline
 
 
 @dataclass(frozen=True)

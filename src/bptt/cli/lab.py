@@ -46,8 +46,7 @@ def run(arguments: list[str]) -> int:
     if not 0 <= asked.port <= 65535:
         raise ArgumentError("--port from 0 to 65535", str(asked.port), "change --port")
 
-    from bptt.lab.notebooks import ended
-    from bptt.lab.server import GRACE, serve
+    from bptt.lab.server import GRACE, ended, serve
 
     def ready(address: str) -> None:
         address += f"{asked.page}/" if asked.page else ""

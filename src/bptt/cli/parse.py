@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import tyro
 
 from bptt.errors import ArgumentError
-from bptt.shown import unescaped
+from bptt.shown.text import unescaped
 
 T = TypeVar("T")
 ESCAPED = ("--documents", "--prompt")  # what is typed after these may hold \n, \t, \r and \\

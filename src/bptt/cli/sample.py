@@ -11,7 +11,7 @@ import tyro
 
 from bptt.cli.parse import parse, typed
 from bptt.errors import ArgumentError
-from bptt.shown import as_json, unescaped
+from bptt.shown.text import as_json, unescaped
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def run(arguments: list[str]) -> int:
     """Print a continuation as it is generated."""
     asked = parse(Sample, "sample", arguments)
 
-    from bptt.generation import default_prompt, generate
+    from bptt.models.generate import default_prompt, generate
     from bptt.training.restore import load_model
 
     model, vocabulary, _ = load_model(asked.run)

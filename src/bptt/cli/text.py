@@ -10,12 +10,12 @@ from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bptt.console import Console
 from bptt.data import Corpus, Stream, Vocabulary, count_unknown
 from bptt.data.line_ends import Reading
 from bptt.errors import ArgumentError
+from bptt.shown.console import Console
 from bptt.training.build import reading, texts_beside
-from bptt.training.own_text import open_own_text
+from bptt.training.restore import open_own_text
 from bptt.training.settings import Settings
 
 NAMED = 5  # unknown characters that are named

@@ -17,7 +17,7 @@ from typing import Annotated
 import tyro
 
 from bptt.cli.parse import parse
-from bptt.shown import as_json, inline
+from bptt.shown.text import as_json, inline
 from bptt.training.settings import Settings
 
 
@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> int:
 
     from bptt.cli.text import shown_reading
     from bptt.report import write_run_report
-    from bptt.report.health import health
+    from bptt.report.advice import health
     from bptt.training.loop import train
     from bptt.training.progress import TerminalReporter
     from bptt.training.run_folder import RunFolder
@@ -195,7 +195,7 @@ def _summary(outcome, unit: str) -> str:
 
 def _print_sample(outcome, length: int, seed: int) -> None:
     from bptt.cli.sample import write_pieces
-    from bptt.generation import generate
+    from bptt.models.generate import generate
 
     print("\nsample:")
     pieces = generate(

@@ -4,15 +4,12 @@ Data sets out of packages are fetched by ``bptt.data.fetch.fetch``.
 """
 
 from bptt.data.chunk import IGNORED, Chunk, Position
-from bptt.data.corpus import Corpus, Stream
-from bptt.data.default import default_text
-from bptt.data.lanes import Lanes
+from bptt.data.corpus import Corpus, Stream, count_unknown
+from bptt.data.fetch import DATA_SETS, DataSet
+from bptt.data.lanes import Lanes, RandomChunks
 from bptt.data.line_ends import LineEnds, count_line_ends
-from bptt.data.random_chunks import RandomChunks
-from bptt.data.registry import DATA_SETS, DataSet
-from bptt.data.symbols import StreamDecoder
-from bptt.data.unknown import count_unknown
-from bptt.data.vocabulary import ByteVocabulary, CharVocabulary, Vocabulary
+from bptt.data.source import default_text
+from bptt.data.vocabulary import ByteVocabulary, CharVocabulary, StreamDecoder, Vocabulary
 
 __all__ = [
     "DATA_SETS",

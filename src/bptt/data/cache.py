@@ -33,13 +33,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt.data.documents import Starts
-from bptt.data.mapped import open_map
+from bptt.data.encode import Starts
 from bptt.data.source import Source
 from bptt.data.vocabulary import Ids, Vocabulary
 from bptt.errors import BpttError, DataError
 from bptt.files.folder import Folder, reason, temporary_name, unread
 from bptt.files.lock import taken
+from bptt.files.read import open_map
 
 FORMAT = 2  # part of every key: folders of another format are simply not found
 LARGEST = 64 << 20  # bytes of corpus.json: every character there is takes 12 in it at most

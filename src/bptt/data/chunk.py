@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt.data.documents import Starts
-from bptt.errors import ArgumentError, DtypeError, ShapeError
-from bptt.files.values import shown
-from bptt.numbers import whole
+from bptt.data.encode import Starts
+from bptt.errors import ArgumentError, DtypeError, ShapeError, whole
+from bptt.files.read import shown
 
 if TYPE_CHECKING:
     import torch

@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +30,12 @@ from typing import NamedTuple
 import numpy as np
 
 from bptt.data import cache as disk
-from bptt.data.default import default_text
-from bptt.data.documents import Starts, part
-from bptt.data.encode import Survey, encoded, survey
+from bptt.data.encode import Starts, Survey, encoded, part, survey
 from bptt.data.line_ends import READINGS, Reading
-from bptt.data.mapped import release
-from bptt.data.source import BLOCK, Source
+from bptt.data.source import BLOCK, Source, default_text
 from bptt.data.vocabulary import ByteVocabulary, CharVocabulary, Ids, Vocabulary
-from bptt.errors import ArgumentError, DataError
-from bptt.numbers import real
+from bptt.errors import ArgumentError, DataError, real
+from bptt.files.read import release
 
 Files = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Progress = Callable[[int, int], None]
@@ -312,3 +310,49 @@ def _border(length: int, fraction: float, unit: str) -> int:
             + (", or valid_fraction=0 to hold nothing out" if fraction else ""),
         )
     return border
+
+
+# The characters of a text that a vocabulary does not know, by name.
+#
+# In a stream of tokens they are one symbol; which ones they were stands in the text only.
+
+
+def count_unknown(
+    files: Files | None, vocabulary: Vocabulary, *, line_ends: Reading = "keep", begin: int = 0
+) -> dict[str, int]:
+    """Count each unknown character of a text.
+
+    Args:
+        files: as ``Corpus.open`` takes them; None or none for the default text.
+        vocabulary: what is known.
+        line_ends: as ``Corpus.open`` takes it.
+        begin: characters at the beginning that are left out.
+
+    Returns:
+        Character → how often, the most frequent first; empty where nothing can be unknown (bytes).
+
+    Raises:
+        DataError: as ``Corpus.open``.
+
+    Cost: one pass over the text; a block in memory.
+
+    Example:
+        >>> import tempfile
+        >>> from bptt.data import CharVocabulary
+        >>> with tempfile.NamedTemporaryFile(suffix=".txt") as file:
+        ...     _ = file.write("a rose? arose!!".encode())
+        ...     file.flush()
+        ...     count_unknown(file.name, CharVocabulary.from_text("a rose"))
+        {'!': 2, '?': 1}
+    """
+    if vocabulary.unknown_id is None:
+        return {}
+    found: Counter[str] = Counter()
+    for source in sources_of(files, line_ends):
+        for codes in source.blocks():
+            here, begin = codes[begin:], max(begin - len(codes), 0)
+            strange = here[vocabulary.lookup(here) == vocabulary.unknown_id]
+            points, counts = np.unique(strange, return_counts=True)
+            for point, count in zip(points.tolist(), counts.tolist(), strict=True):
+                found[chr(point)] += count
+    return dict(found.most_common())

@@ -11,8 +11,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt.data.mapped import release
 from bptt.data.vocabulary import Vocabulary
+from bptt.files.read import release
 
 Reading = Literal["keep", "unix"]
 READINGS: tuple[Reading, ...] = ("keep", "unix")

@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from bptt.errors import ArgumentError
 from bptt.export.c_float import float_files
 from bptt.export.c_int8 import int8_files
-from bptt.export.ctext import check_name
-from bptt.export.example import STEPS, example_files
+from bptt.export.ctext import STEPS, check_name, example_files
 from bptt.export.extract import read_network, time_first
-from bptt.export.integer import Simulator, q_input
 from bptt.export.network import Network
-from bptt.export.quantise import QNetwork, quantise
+from bptt.export.quantise import QNetwork, Simulator, q_input, quantise
 from bptt.files.write import check_free, write_folder
 
 

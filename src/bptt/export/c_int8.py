@@ -1,6 +1,6 @@
 """The integer network as C99: int8 weights, int16 state, no floating point and no libc at all.
 
-The arithmetic is that of :class:`bptt.export.integer.Simulator`, operation by operation.
+The arithmetic is that of :class:`bptt.export.quantise.Simulator`, operation by operation.
 """
 
 from __future__ import annotations

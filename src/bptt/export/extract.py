@@ -26,8 +26,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from bptt import nn as ours
-from bptt.axes import describe
-from bptt.errors import ArgumentError, DtypeError, ShapeError
+from bptt.errors import ArgumentError, DtypeError, ShapeError, describe
 from bptt.export.network import Embedding, Floats, Layer, Linear, Network, OneHot, Recurrent
 from bptt.models import LanguageModel
 

@@ -19,7 +19,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bptt import memory
+from bptt.files import memory
 from bptt.files.folder import Folder, unread
 
 NAME = "manifest.json"

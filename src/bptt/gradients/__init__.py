@@ -2,12 +2,10 @@
 
 from bptt.gradients.adaptive import Adaptive, Decision
 from bptt.gradients.checkpointed import Checkpointed
-from bptt.gradients.forward_mode import ForwardMode, LiveCarry
-from bptt.gradients.full import Full
+from bptt.gradients.forward.estimator import ForwardMode, LiveCarry
 from bptt.gradients.randomized import Randomized
 from bptt.gradients.step import Estimator, Step
-from bptt.gradients.truncated import Truncated
-from bptt.gradients.windowed import Windowed
+from bptt.gradients.truncated import Full, Truncated, Windowed
 
 __all__ = [
     "Adaptive",

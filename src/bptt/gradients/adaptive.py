@@ -11,14 +11,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bptt.carry import Carry
-from bptt.errors import ArgumentError
-from bptt.files.values import fit, shown
+from bptt.errors import ArgumentError, real, whole
+from bptt.files.read import fit, shown
 from bptt.gradients.step import Estimator, Loss, Step
 from bptt.gradients.truncated import Truncated
-from bptt.numbers import real, whole
+from bptt.nn.carry import Carry
 from bptt.probes.lag_spectrum import default_truncations
-from bptt.watching import watch
+from bptt.probes.watch import watch
 
 logger = logging.getLogger(__name__)
 

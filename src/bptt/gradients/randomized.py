@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bptt import carry as carries
-from bptt.carry import Carry
-from bptt.errors import ArgumentError
+from bptt.errors import ArgumentError, real, whole
 from bptt.gradients.chunks import Chunks, differentiate
-from bptt.gradients.randomness import check_generator, source_of
-from bptt.gradients.step import Estimator, Loss, Step
-from bptt.numbers import real, whole
+from bptt.gradients.step import Estimator, Loss, Step, check_generator, source_of
+from bptt.nn import carry as carries
+from bptt.nn.carry import Carry
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bptt import carry as carries
-from bptt.carry import Carry
 from bptt.gradients.chunks import hidden_state
+from bptt.nn import carry as carries
+from bptt.nn.carry import Carry
 
 # Two runs of the same piece are equal bit by bit on the CPU. Atomic additions on a GPU may differ by
 # rounding; another state or another dropout mask differs by far more than this share.

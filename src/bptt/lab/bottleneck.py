@@ -12,13 +12,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bptt.lab.chart import Line, Mark, chart, number
 from bptt.models.attention import AttentionModel
 from bptt.nn import RNN
 from bptt.probes import capacity
 from bptt.recurrence import Recurrence, trace
 from bptt.remedies import start_recurrent
-from bptt.report.numbers import thousands
+from bptt.report.chart import Line, Mark, chart, number
+from bptt.report.words import thousands
 
 Start = Literal["orthogonal", "Gaussian"]
 

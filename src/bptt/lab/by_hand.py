@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from bptt.errors import ArgumentError
-from bptt.lab.chart import number
 from bptt.reference import Weights, rnn
+from bptt.report.chart import number
 
 T, H = 3, 2
 Losses = Literal["every step", "the last step"]

@@ -9,13 +9,13 @@ from html import escape
 
 import torch
 
-from bptt.compare.job import PATIENCE, build_gradient, build_model
+from bptt.experiments.compare.job import PATIENCE, build_gradient, build_model
 from bptt.gradients import Estimator
-from bptt.lab.chart import Color, Line, Mark, chart, number
 from bptt.lab.layout import charts, values, words
 from bptt.lab.live import Tick, drawn_from
 from bptt.remedies import build_clip, clip_norm
-from bptt.report.numbers import percent
+from bptt.report.chart import Color, Line, Mark, chart, number
+from bptt.report.words import percent
 from bptt.tasks import Batch, RememberFirst
 
 CELL, STEPS, HIDDEN, BATCH, UPDATES = "rnn-relu", 20, 16, 16, 120

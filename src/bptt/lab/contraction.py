@@ -8,13 +8,13 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from bptt.claims.products import lag_below
-from bptt.lab.chart import Band, Line, Mark, chart, number, raised
+from bptt.experiments.claims.products import lag_below
 from bptt.nn import RNN
 from bptt.probes import JacobianProducts, jacobian_products
 from bptt.recurrence import trace
 from bptt.remedies import start_recurrent
-from bptt.report.numbers import percent
+from bptt.report.chart import Band, Line, Mark, chart, number, raised
+from bptt.report.words import percent
 
 Activation = Literal["linear", "tanh", "ReLU"]
 Start = Literal["orthogonal", "Gaussian"]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from bptt.lab.registry import available
+from bptt.lab.server import available
 
 # What a slider must answer within, seconds (median of a few, measured by the tests).
 ANSWER = 0.2

@@ -10,14 +10,14 @@ from string import ascii_uppercase
 
 import torch
 
-from bptt.compare.job import PATIENCE, build_gradient, build_model
-from bptt.lab.chart import Line, Mark, chart, number
+from bptt.experiments.compare.job import PATIENCE, build_gradient, build_model
 from bptt.lab.layout import charts, facts, values, words
 from bptt.lab.live import Tick, drawn_from
+from bptt.probes.watch import watch
 from bptt.remedies import build_clip
-from bptt.report.numbers import percent
+from bptt.report.chart import Line, Mark, chart, number
+from bptt.report.words import percent
 from bptt.tasks import RememberFirst
-from bptt.watching import watch
 
 HIDDEN, BATCH, CLIP = 32, 32, "norm:1"
 CELLS = {"RNN": "rnn", "ReLU": "rnn-relu", "GRU": "gru", "LSTM": "lstm"}
@@ -107,8 +107,9 @@ def start_of(cell: str, matrix: str, gates: str, steps: int) -> str:
 def train(setting: Setting) -> Iterator[Tick[Course]]:
     """Train until it is solved or the updates are spent; a tick after every update.
 
-    The same run, number for number, as :func:`bptt.compare.job.run_job` makes with Adam and this seed; in
-    between the gradient by lag of one update in ``setting.every`` is measured with :func:`bptt.watch`.
+    The same run, number for number, as :func:`bptt.experiments.compare.job.run_job` makes with
+    Adam and this seed; in between the gradient by lag of one update in ``setting.every`` is
+    measured with :func:`bptt.watch`.
 
     Cost: one update a tick, a few milliseconds; with a measurement about five times that.
     """

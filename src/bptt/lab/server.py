@@ -4,15 +4,270 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+import platform
+import threading
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from bptt.errors import ArgumentError, RunError
-from bptt.lab.guard import App, bracketed, guard
-from bptt.lab.notebooks import Notebooks
-from bptt.lab.registry import available
+from bptt.errors import ArgumentError, DependencyError, RunError
+
+# The pages of the lab, in the order a reader goes through them.
+
+FOLDER = Path(__file__).with_name("pages")
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page: ``slug`` names its file and its address, ``line`` says what it is for."""
+
+    slug: str
+    title: str
+    line: str
+
+    @property
+    def file(self) -> Path:
+        """The notebook."""
+        return FOLDER / f"{self.slug}.py"
+
+
+PAGES = (
+    Page(
+        "unrolled",
+        "Unrolled",
+        "A word of yours goes through a recurrent network step by step, then the gradient comes back.",
+    ),
+    Page(
+        "contraction",
+        "Contraction",
+        "What a product of Jacobians does to a gradient: radius against norm, and where memory ends.",
+    ),
+    Page(
+        "by_hand",
+        "BPTT by hand",
+        "Three steps with every number shown, beside what autograd finds.",
+    ),
+    Page(
+        "remember_first",
+        "Remember the first",
+        "Train a network to recall the first symbol, and watch how far back it comes to see.",
+    ),
+    Page(
+        "clipping",
+        "Clipping",
+        "A run that explodes, and the same run with its gradient clipped in each way.",
+    ),
+    Page(
+        "truncation",
+        "Truncation",
+        "Choose K: what each way of cutting the gradient leaves out, and what it costs.",
+    ),
+    Page(
+        "bottleneck",
+        "Bottleneck",
+        "What a state of H numbers can hold, beside attention, which keeps everything.",
+    ),
+    Page(
+        "your_run",
+        "Your run",
+        "Open a run folder or a text: how far back your own model learns, while it trains.",
+    ),
+)
+
+
+def available() -> tuple[Page, ...]:
+    """The pages whose notebook is there.
+
+    Example:
+        >>> "contraction" in [page.slug for page in available()]
+        True
+    """
+    return tuple(page for page in PAGES if page.file.is_file())
+
+
+# marimo as the lab runs it: the same for every reader, and stopped when the lab stops.
+#
+# Limits: marimo has no public way to either. This file, and no other, reaches into its private parts; the
+# tests of both fail if a newer marimo moves them.
+
+
+class Notebooks:
+    """Every page's notebook behind one ASGI application.
+
+    Args:
+        css: of every page.
+        left: so many seconds after its page was left a session ends.
+
+    Attributes:
+        app: the application; a page is at ``/SLUG/``.
+
+    Raises:
+        DependencyError: marimo is missing.
+    """
+
+    def __init__(self, css: str, left: int) -> None:
+        try:
+            import marimo
+        except ImportError:
+            raise DependencyError("marimo", "none installed", 'pip install "bptt[lab]"') from None
+        _ignore_configuration()
+        # marimo would report every closed tab.
+        logging.getLogger("marimo").setLevel(logging.ERROR)
+        self._managers: list[Any] = []
+        head = f"<style>{css}</style>"
+        builder = marimo.create_asgi_app(quiet=True, html_head=head, session_ttl=left)
+        for page in available():
+            builder = builder.with_app(
+                path=f"/{page.slug}", root=str(page.file), middleware=[self._keep]
+            )
+        self.app = builder.build()
+        # What the pages import is imported here, once: two pages opened at the same moment would import
+        # torch from two threads at a time, which breaks it for good.
+        for page in available():
+            import_module(f"bptt.lab.pages.{page.slug}")
+
+    def _keep(self, app: Any) -> Any:
+        self._managers.append(app.state.session_manager)
+        return app
+
+    async def stop(self) -> None:
+        """Close every open page and tell its kernel to end.
+
+        A kernel is a thread that waits for its reader in a worker of ``concurrent.futures``, and the
+        interpreter joins those workers when it exits: a kernel that nobody told would hold the process
+        for ever.
+        """
+        for manager in self._managers:
+            await manager.shutdown()
+
+
+def ended(seconds: float) -> bool:
+    """Wait for every thread but the main one to end; whether they did."""
+    until = time.monotonic() + seconds
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(max(0.0, until - time.monotonic()))
+    return threading.active_count() == 1
+
+
+def _ignore_configuration() -> None:
+    """Let no .marimo.toml, pyproject.toml or .env of the reader's change a page.
+
+    marimo looks for them from the working directory upwards and at home; what it finds there (a theme,
+    style sheets, AI services, paths to import from) is meant for the reader's own notebooks. What a
+    page needs stands in its own header. Nor is a configuration file made where there was none.
+    """
+    from marimo._config import manager
+
+    def nothing(*_: Any) -> dict[str, Any]:
+        return {}
+
+    for owner, name in (
+        (manager.UserConfigStore, "read"),
+        (manager.PyprojectConfigReader, "read"),
+        (manager, "_contextual_defaults"),  # a .env beside the project
+    ):
+        getattr(owner, name)  # a newer marimo without it: better an error than a page gone astray
+        setattr(owner, name, nothing)
+
+
+# What stands before every page: who may ask, and what the answer tells the browser.
+#
+# A browser is a door for other sites. Three locks: requests that another site's page sends here are
+# refused (Origin); so is a site whose name was made to point at this machine, DNS rebinding (Host); and
+# pages carry a Content-Security-Policy that lets a browser talk to this server only.
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# marimo's page has inline scripts and styles, and makes workers and pictures out of blobs.
+POLICY = "; ".join(
+    [
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "connect-src 'self'",
+        "worker-src 'self' blob:",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+    ]
+)
+HEADERS = {
+    b"content-security-policy": POLICY.encode(),
+    b"referrer-policy": b"no-referrer",
+    b"x-content-type-options": b"nosniff",
+}
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+def guard(app: App, host: str = "127.0.0.1") -> App:
+    """Add :data:`HEADERS` to every answer; refuse other sites' pages, and names that are not ours.
+
+    Args:
+        app: what answers.
+        host: the address listened on. Asked under that name, a loopback name, the machine's own name
+            or the address a connection came in at, it answers. The port in a Host header is not
+            compared: a tunnel (ssh -L) changes it, and no rebinding needs it changed.
+    """
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    names = {*LOOPBACK, bracketed(host), platform.node()} - {""}
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await app(scope, receive, send)
+            return
+
+        async def with_headers(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                kept = [h for h in message.get("headers", ()) if h[0].lower() not in HEADERS]
+                message = {**message, "headers": [*kept, *HEADERS.items()]}
+            await send(message)
+
+        # Whoever listens on every address (0.0.0.0) is asked under the one that was dialled.
+        here = scope.get("server") or ("", None)
+        trusted = {*names, bracketed(here[0])} - {""}
+        known = TrustedHostMiddleware(own_pages, sorted(trusted), www_redirect=False)
+        await known(scope, receive, with_headers)
+
+    async def own_pages(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        origin = headers.get(b"origin")
+        if origin is not None and origin.partition(b"://")[2] != headers.get(b"host"):
+            await _refuse(scope, send)
+            return
+        await app(scope, receive, send)
+
+    return guarded
+
+
+def bracketed(host: str) -> str:
+    """A host as an address has it: an IPv6 one in brackets.
+
+    Example:
+        >>> bracketed("::1"), bracketed("127.0.0.1")
+        ('[::1]', '127.0.0.1')
+    """
+    return f"[{host}]" if ":" in host else host
+
+
+async def _refuse(scope: Scope, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    await send({"type": "http.response.start", "status": 403, "headers": []})
+    await send({"type": "http.response.body", "body": b"This server answers its own pages only.\n"})
+
 
 HERE = Path(__file__).parent
 # Where page "Your run" looks for the folder given on the command line.

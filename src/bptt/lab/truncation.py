@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bptt.carry import Carry
 from bptt.data import CharVocabulary, RandomChunks, default_text
 from bptt.gradients import (
     Adaptive,
@@ -23,14 +22,15 @@ from bptt.gradients import (
     Truncated,
     Windowed,
 )
-from bptt.lab.chart import Color, Line, Mark, chart, number
 from bptt.lab.layout import charts, facts, values, words
 from bptt.lab.live import Tick, drawn_from
 from bptt.models import LanguageModel, token_loss
+from bptt.nn.carry import Carry
 from bptt.probes import LagSpectrum
+from bptt.probes.watch import watch
 from bptt.remedies import clip_norm
-from bptt.report.numbers import percent, thousands
-from bptt.watching import watch
+from bptt.report.chart import Color, Line, Mark, chart, number
+from bptt.report.words import percent, thousands
 
 STEPS, BATCH, HIDDEN, EMBEDDING, UPDATES, RATE = 64, 8, 16, 8, 200, 1e-2
 TEXT = 60_000  # characters of the text every Python carries

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from bptt.errors import ArgumentError
-from bptt.lab.chart import number
 from bptt.nn import RNN
 from bptt.reference import LanguageTrace, LanguageWeights, Pair, language
 from bptt.remedies import start_recurrent
-from bptt.report.numbers import percent
+from bptt.report.chart import number
+from bptt.report.words import percent
 
 ALPHABET = string.ascii_lowercase
 # A word of n letters makes n - 1 steps; more do not fit a phone in height.

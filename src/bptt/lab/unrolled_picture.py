@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from html import escape
 
-from bptt.lab.chart import Color, Line, Mark, chart, paint, raised
 from bptt.lab.unrolled import Unrolled, minus, place
+from bptt.report.chart import Color, Line, Mark, chart, paint, raised
 
 WIDTH, ROW, TOP, CELL = 440, 84, 8, 25
 CELLS = (62, 352)  # where the cells of a state begin and end

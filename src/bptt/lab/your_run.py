@@ -10,22 +10,21 @@ from typing import Any
 import torch
 
 from bptt.data import RandomChunks, Stream
-from bptt.diagnosis import Diagnosis, diagnose
 from bptt.errors import ArgumentError, BpttError
-from bptt.generation import generate
 from bptt.lab import layout
-from bptt.lab.chart import Line, Mark, chart, number
 from bptt.lab.live import Tick
-from bptt.lab.panels import gate_bars, heat_map, samples
 from bptt.models import token_loss
+from bptt.models.generate import generate
+from bptt.probes.diagnose import Diagnosis, diagnose
 from bptt.report import own_k
-from bptt.report.course import series, spectra
-from bptt.report.health import health
-from bptt.report.numbers import percent, thousands
+from bptt.report.advice import health
+from bptt.report.chart import Line, Mark, chart, number
+from bptt.report.figures import series, spectra
+from bptt.report.panels import gate_bars, heat_map, samples
+from bptt.report.words import percent, thousands
 from bptt.training import checkpoint as checkpoints
-from bptt.training.contents import load_weights
-from bptt.training.own_text import open_own_text
-from bptt.training.restore import load_model
+from bptt.training.checkpoint import load_weights
+from bptt.training.restore import load_model, open_own_text
 from bptt.training.run_folder import RunFolder
 from bptt.training.settings import Settings
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, scaled_dot_product_attention
 
-from bptt.axes import describe
-from bptt.errors import ArgumentError, DtypeError, ShapeError
+from bptt.errors import ArgumentError, DtypeError, ShapeError, describe
 from bptt.models.window import check_dropout, check_sizes, check_tokens
 
 

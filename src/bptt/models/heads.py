@@ -11,12 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bptt.carry import Carry
-from bptt.errors import ArgumentError, ShapeError
+from bptt.errors import ArgumentError, ShapeError, whole
 from bptt.gradients.step import run_model
 from bptt.models.window import check_dropout, check_sizes
+from bptt.nn.carry import Carry
 from bptt.nn.inputs import as_lengths
-from bptt.numbers import whole
 
 
 def features_of(layer: nn.Module) -> int:

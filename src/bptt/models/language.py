@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bptt import nn as layers_of
-from bptt.carry import Carry
-from bptt.errors import ArgumentError
+from bptt.errors import ArgumentError, NonFiniteError
 from bptt.models.window import check_dropout, check_sizes, check_tokens
+from bptt.nn.carry import Carry
 
 CELLS: dict[str, tuple[type, dict[str, Any]]] = {
     "rnn": (layers_of.RNN, {"nonlinearity": "tanh"}),
@@ -121,3 +124,25 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
         tensor(1.3863)
     """
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
+
+
+def diverged(received: str) -> NonFiniteError:
+    """The error of a model whose predictions are no numbers, though its weights may be."""
+    return NonFiniteError(
+        "predictions that are finite numbers",
+        received,
+        "the model has diverged, and --resume would go on from there; train a new run with a lower "
+        "--lr or another --clip",
+    )
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; the mode is afterwards what it was."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)

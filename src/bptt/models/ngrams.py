@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt.axes import describe
-from bptt.errors import DataError, DtypeError, ShapeError
+from bptt.errors import DataError, DtypeError, ShapeError, describe
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

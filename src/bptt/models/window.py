@@ -10,10 +10,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from bptt.axes import describe
-from bptt.errors import ArgumentError, DataError, DtypeError, ShapeError
+from bptt.errors import ArgumentError, DataError, DtypeError, ShapeError, describe, real, whole
 from bptt.nn.inputs import as_marks
-from bptt.numbers import real, whole
 from bptt.ops import native
 
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from bptt.axes import describe
-from bptt.errors import ArgumentError, DeviceError, DtypeError, ShapeError
+from bptt.errors import ArgumentError, DeviceError, DtypeError, ShapeError, describe
 from bptt.ops import native
 
 

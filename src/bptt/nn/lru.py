@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bptt.errors import ArgumentError
-from bptt.nn.linear_recurrent import LinearRecurrent
-from bptt.numbers import optional, real
+from bptt.errors import ArgumentError, optional, real
+from bptt.nn.linear import LinearRecurrent
 
 
 class LRU(LinearRecurrent):

@@ -23,9 +23,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.rnn import PackedSequence
 
 from bptt import ops
-from bptt.errors import DtypeError
+from bptt.errors import DtypeError, plain
 from bptt.nn.inputs import Sequence, check_state, normalise, normalise_tokens
-from bptt.numbers import plain
 
 # Of one layer and direction: w_ih, w_hh, b_ih, b_hh, and w_hr if projected.
 Weights: TypeAlias = tuple[Tensor | None, ...]

@@ -6,6 +6,6 @@ without moving a line elsewhere.
 
 from bptt.ops.backend import Backend, backend, set_backend
 from bptt.ops.eager import State
-from bptt.ops.recurrence import leaves_to_torch, recur, recur_tokens
+from bptt.ops.recur import leaves_to_torch, recur, recur_tokens
 
 __all__ = ["Backend", "State", "backend", "leaves_to_torch", "recur", "recur_tokens", "set_backend"]

@@ -1,14 +1,17 @@
 """What is measured of a recurrence: pure functions, one file each, that return frozen results."""
 
 from bptt.probes.capacity import Capacity, capacity
-from bptt.probes.decay import fit_decay
-from bptt.probes.jacobian_products import JacobianProducts, jacobian_products
+from bptt.probes.jacobians import (
+    JacobianProducts,
+    Lyapunov,
+    StateGradients,
+    jacobian_products,
+    lyapunov_spectrum,
+    state_gradients,
+)
 from bptt.probes.lag_spectrum import default_truncations, lag_spectrum
-from bptt.probes.lyapunov import Lyapunov, lyapunov_spectrum
 from bptt.probes.saturation import Gate, Saturation, saturation
-from bptt.probes.spectrum import LagSpectrum
-from bptt.probes.state_gradients import StateGradients, state_gradients
-from bptt.probes.verdict import verdict
+from bptt.probes.spectrum import LagSpectrum, fit_decay, verdict
 
 __all__ = [
     "Capacity",

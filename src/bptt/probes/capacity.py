@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bptt.errors import ArgumentError
-from bptt.numbers import real, whole
-from bptt.probes.carried import carried
+from bptt.errors import ArgumentError, real, whole
+from bptt.probes.jacobians import carried
 from bptt.recurrence import Recurrence
 
 

@@ -10,14 +10,11 @@ from html import escape
 
 from torch import nn
 
-from bptt.errors import ArgumentError, BpttError
-from bptt.numbers import whole
-from bptt.probes.explain import explain
+from bptt.errors import ArgumentError, BpttError, whole
 from bptt.probes.graded_spectrum import join_spectra
 from bptt.probes.lag_spectrum import lag_spectrum
 from bptt.probes.saturation import Saturation
-from bptt.probes.spectrum import LagSpectrum
-from bptt.probes.verdict import verdict
+from bptt.probes.spectrum import LagSpectrum, explain, verdict
 from bptt.recurrence import Found, Recorder
 
 

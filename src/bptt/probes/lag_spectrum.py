@@ -19,12 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bptt.errors import ArgumentError
-from bptt.numbers import optional, real, whole
-from bptt.probes.decay import fit_decay
-from bptt.probes.short_walk import ShortWalk
-from bptt.probes.spectrum import LagSpectrum
-from bptt.probes.walk import Walk, square
+from bptt.errors import ArgumentError, optional, real, whole
+from bptt.probes.spectrum import LagSpectrum, fit_decay
+from bptt.probes.walk import ShortWalk, Walk, square
 from bptt.recurrence import Linear, Recurrence, States, add_gradients, padded
 
 # Every K up to here is measured; beyond it, by default, four to the octave.

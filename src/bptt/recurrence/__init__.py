@@ -1,26 +1,24 @@
 """Any recurrent module, ours, torch's or the user's own cell, as one step function over its states."""
 
-from bptt.recurrence.assemble import Found, assemble
-from bptt.recurrence.begun import off_backward, on_backward
+from bptt.recurrence.assemble import Found, assemble, trace
+from bptt.recurrence.cells import layer_gates
 from bptt.recurrence.clock import Clock, choose
 from bptt.recurrence.divided import GradedError, Graph
 from bptt.recurrence.graded import Graded, check_sum, split_by_lag
-from bptt.recurrence.linear import Linear, Rows, States, Step, add_gradients
-from bptt.recurrence.recorder import Call, Recorder
-from bptt.recurrence.recurrence import (
+from bptt.recurrence.record import Call, Recorder
+from bptt.recurrence.step import FunctionStep, Linear, Rows, States, Step, add_gradients
+from bptt.recurrence.tape import off_backward, on_backward, tick
+from bptt.recurrence.trajectory import (
     Recurrence,
+    ReplayError,
+    check_replay,
     direct_gradient,
     flat,
     merge,
     padded,
     total_gradient,
 )
-from bptt.recurrence.replay import ReplayError, check_replay
-from bptt.recurrence.stack import layer_gates
-from bptt.recurrence.tape import tick
-from bptt.recurrence.trace import trace
 from bptt.recurrence.unrolled import unroll
-from bptt.recurrence.userstep import FunctionStep
 
 __all__ = [
     "Call",

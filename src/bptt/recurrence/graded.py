@@ -21,11 +21,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from bptt.recurrence.cellcalls import silent
 from bptt.recurrence.clock import Owner
 from bptt.recurrence.divided import Graph, Key, Part
-from bptt.recurrence.replay import TOLERANCE
+from bptt.recurrence.loops import silent
 from bptt.recurrence.tape import Edge
+from bptt.recurrence.trajectory import TOLERANCE
 
 # Losses that are followed at once: more take more memory, fewer more passes.
 BLOCK = 16

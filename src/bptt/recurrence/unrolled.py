@@ -15,13 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from bptt import carry
+from bptt.nn import carry
 from bptt.recurrence.clock import Owner
-from bptt.recurrence.layercalls import normal_layer_call, time_major
-from bptt.recurrence.layers import LayerCall, dropout_masks, shift_mark
-from bptt.recurrence.recorder import Call
-from bptt.recurrence.replay import TOLERANCE, ReplayError, lowest
+from bptt.recurrence.layers import (
+    LayerCall,
+    dropout_masks,
+    normal_layer_call,
+    shift_mark,
+    time_major,
+)
+from bptt.recurrence.record import Call
 from bptt.recurrence.tape import Edge, Visit, edges
+from bptt.recurrence.trajectory import TOLERANCE, ReplayError, lowest
 
 
 @dataclass(eq=False)

@@ -5,7 +5,6 @@ and how its gradient splits into pairs), then ``gru`` and ``lstm``. Each holds `
 returns a trace, and ``backward``, which takes one.
 """
 
-from bptt.reference import gru, language, loss, lstm, rnn
 from bptt.reference.gru import GruTrace
 from bptt.reference.language import LanguageGradients, LanguageTrace, LanguageWeights, Pair
 from bptt.reference.loss import LossTrace, bits, perplexity

@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bptt.axes import describe
-from bptt.errors import ArgumentError, DtypeError, ShapeError
-from bptt.numbers import whole
+from bptt.errors import ArgumentError, DtypeError, ShapeError, describe, whole
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

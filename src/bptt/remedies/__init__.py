@@ -1,13 +1,20 @@
 """Remedies: starts, clips, regularisers, orthogonal recurrences; each switched on with one word."""
 
-from bptt.forms import STARTS
+from bptt.choices import STARTS
 from bptt.remedies.adaptive_clipping import AutoClip, ZClip
 from bptt.remedies.build import build_clip, build_regulariser
-from bptt.remedies.clipped import Clip, Clipped
-from bptt.remedies.clipping import ClipNorm, ClipUnits, ClipValue, NoClip, Rescale, clip_norm
+from bptt.remedies.clips import (
+    Clip,
+    ClipNorm,
+    Clipped,
+    ClipUnits,
+    ClipValue,
+    NoClip,
+    Rescale,
+    clip_norm,
+)
 from bptt.remedies.orthogonal import OrthogonalGates, hold_orthogonal
-from bptt.remedies.regularised import Regularised, Regulariser
-from bptt.remedies.regularisers import Floss, Omega
+from bptt.remedies.penalties import Floss, Omega, Regularised, Regulariser
 from bptt.remedies.starts import start_chrono, start_forget_bias, start_recurrent
 
 __all__ = [

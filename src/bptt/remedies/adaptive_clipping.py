@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bptt.errors import ArgumentError
-from bptt.files.values import fit
-from bptt.numbers import optional, real, whole
-from bptt.remedies.clipped import Clip, Clipped, above_zero, scale_to
+from bptt.errors import ArgumentError, optional, real, whole
+from bptt.files.read import fit
+from bptt.remedies.clips import Clip, Clipped, above_zero, scale_to
 
 
 @dataclass

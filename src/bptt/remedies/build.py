@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bptt.forms import CLIPS, REGULARISERS, clip_form, parse_form
+from bptt.choices import CLIPS, REGULARISERS, clip_form, parse_form
 from bptt.remedies.adaptive_clipping import AutoClip, ZClip
-from bptt.remedies.clipped import Clip
-from bptt.remedies.clipping import ClipNorm, ClipUnits, ClipValue, NoClip, Rescale
-from bptt.remedies.regularised import Regulariser
-from bptt.remedies.regularisers import Floss, Omega
+from bptt.remedies.clips import Clip, ClipNorm, ClipUnits, ClipValue, NoClip, Rescale
+from bptt.remedies.penalties import Floss, Omega, Regulariser
 
 _CLIPS: dict[str, Callable[[float], Clip]] = {
     "norm": ClipNorm,

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from bptt.errors import ArgumentError
-from bptt.numbers import whole
+from bptt.errors import ArgumentError, whole
 
 Recurrent = nn.RNNBase | nn.RNNCellBase
 

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from bptt.errors import ArgumentError
-from bptt.forms import STARTS, parse_forms
+from bptt.choices import STARTS, parse_forms
+from bptt.errors import ArgumentError, real
 from bptt.nn import MinGRU
-from bptt.numbers import real
 from bptt.remedies.orthogonal import Recurrent, hold_orthogonal, recurrent_modules
 
 Generator = torch.Generator | None

@@ -1,11 +1,10 @@
 """Figures, and reports in a terminal, as HTML and as JSON: drawing only, nothing is measured here."""
 
 from bptt.report.advice import Advice, advise
-from bptt.report.as_json import document
-from bptt.report.diagnosed import write_report
-from bptt.report.figure import plot
+from bptt.report.figures import plot
 from bptt.report.run import own_k, write_run_report
-from bptt.report.terminal import show
+from bptt.report.sections import write_report
+from bptt.report.terminal import document, show
 
 __all__ = [
     "Advice",

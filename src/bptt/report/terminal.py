@@ -1,17 +1,26 @@
-"""A diagnosis in a terminal: one table of modules, one of lags, the verdict in sentences, advice."""
+"""A diagnosis told: as tables and sentences in a terminal, and as one JSON document."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from bptt.console import Console, plain
-from bptt.diagnosis import Diagnosis, ModuleDiagnosis
+from torch import Tensor
+
 from bptt.probes import LagSpectrum
+from bptt.probes.diagnose import Diagnosis, ModuleDiagnosis, Trial
 from bptt.report.advice import advise
-from bptt.report.numbers import has_gradient, percent, verdict_in_words
-from bptt.report.tried import on_tried, tried_rows, tried_title
-from bptt.trials import Trial
+from bptt.report.words import (
+    has_gradient,
+    on_tried,
+    percent,
+    tried_rows,
+    tried_title,
+    verdict_in_words,
+)
+from bptt.shown.console import Console, plain
+
+# A diagnosis in a terminal: one table of modules, one of lags, the verdict in sentences, advice.
 
 BAR = 24  # characters that the largest share of a table takes
 ACROSS = 3  # modules side by side
@@ -179,3 +188,80 @@ def _steps(spectrum: LagSpectrum, tolerance: float) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "-"
+
+
+# A diagnosis as one JSON document.
+
+
+def document(found: Diagnosis) -> dict[str, Any]:
+    """What ``bptt diagnose --json`` prints. Numbers that are not finite are null.
+
+    Example:
+        >>> import torch, bptt
+        >>> batch = torch.randn(9, 2, 3), torch.randn(9, 2, 5)
+        >>> found = bptt.diagnose(torch.nn.GRU(3, 5), batch, torch.nn.functional.mse_loss)
+        >>> module = document(found)["modules"][0]
+        >>> module["bias"][-1], len(module["norms"])
+        ([9, 0.0], 9)
+    """
+    return {
+        "loss": _finite(found.loss),
+        "k": found.k,
+        "modules": [_module_document(m, found.k) for m in found.modules],
+        "trials": [_trial(t) for t in found.trials],
+    }
+
+
+def _module_document(found: ModuleDiagnosis, k: int | None) -> dict[str, Any]:
+    watched, spectrum = found.watched, found.watched.spectrum
+    at = spectrum.truncations.tolist()
+    exponents, memory = found.lyapunov, found.capacity
+    return {
+        "name": watched.name,
+        "kind": watched.kind,
+        "steps": spectrum.steps,
+        "lanes": list(spectrum.lanes),
+        "horizon": watched.horizon,
+        "horizon_1_percent": spectrum.horizon(0.01),
+        "decay": _finite(watched.decay),
+        # Where no gradient arrives none of the three words is true.
+        "verdict": watched.verdict if spectrum.gradient_norm != 0 else None,
+        "explain": watched.explain(),
+        "advice": [{"rule": a.rule, "text": a.text} for a in advise(found, k)],
+        "gradient_norm": _finite(spectrum.gradient_norm),
+        "norms": _list(spectrum.norms),
+        "bias": _pairs(at, spectrum.measured_bias),
+        "cosine": _pairs(at, spectrum.measured_cosine),
+        "bias_at_k": None if k is None else _finite(spectrum.bias_of(k)),
+        "saturated": None if watched.saturation is None else _finite(watched.saturation.share),
+        "lyapunov": None if exponents is None else _list(exponents.exponents),
+        "memory": None if memory is None else _list(memory.explained),
+        "notes": list(found.notes),
+    }
+
+
+def _trial(tried: Trial) -> dict[str, Any]:
+    return {
+        "name": tried.name,
+        "switch": tried.switch,
+        "updates": tried.updates,
+        "seconds": tried.seconds,
+        "loss": _finite(tried.loss),
+        "horizon": tried.horizon,
+        "horizon_1_percent": tried.near,
+        "decay": _finite(tried.decay),
+        "verdict": tried.verdict or None,
+        "note": tried.note,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _list(values: Tensor) -> list[float | None]:
+    return [_finite(v) for v in values.tolist()]
+
+
+def _pairs(at: list[int], values: Tensor) -> list[list[float | None]]:
+    return [[k, v] for k, v in zip(at, _list(values), strict=True)]

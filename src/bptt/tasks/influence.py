@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bptt.errors import ArgumentError
-from bptt.numbers import real, whole
+from bptt.errors import ArgumentError, real, whole
 
 
 class InfluenceBalancing(nn.Module):

@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bptt.errors import ArgumentError, ShapeError
-from bptt.numbers import whole
+from bptt.errors import ArgumentError, ShapeError, whole
 
 IGNORED = -100
 HELD_OUT_SEED = 2**40 + 7  # far from the seeds that people give to a run

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from bptt import memory
 from bptt.data import Corpus, Lanes, RandomChunks, Stream, Vocabulary
 from bptt.errors import DataError, RunError
+from bptt.files import memory
 from bptt.gradients import (
     Adaptive,
     Checkpointed,

@@ -13,11 +13,14 @@ Nothing is pickled: numbers travel as float64, documents as JSON, tensors as byt
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -25,6 +28,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bptt.errors import ArgumentError, BpttError, RunError
+from bptt.files.folder import Folder
+from bptt.training import checkpoint as checkpoints
+from bptt.training.checkpoint import TRAINING, Checkpoint, refuse
+from bptt.training.run_folder import RunFolder
+from bptt.training.settings import Settings
+from bptt.training.sizes import SIZES
 
 T = TypeVar("T")
 TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -264,3 +273,146 @@ def _present() -> Group:
     if dist.get_backend() == "nccl":
         device = f"cuda:{os.environ.get('LOCAL_RANK', torch.cuda.current_device())}"
     return Group(dist.get_rank(), dist.get_world_size(), device)
+
+
+# A checkpoint of all processes out of each one's own state, and the other way round.
+#
+# Model, optimiser, clip and numbers are the same in all of them. The carry is put together by global
+# lane number, so that a run saved by N processes is resumed by M. Random states are kept one a process;
+# a process that had none when the run was saved begins a sequence of its own.
+
+
+def gathered(group: Group, own: Checkpoint) -> Checkpoint:
+    """The checkpoint of all processes, in each of them.
+
+    Raises:
+        RunError: their parameters have come apart, as they may on machines that compute differently.
+    """
+    if group.size == 1:
+        return own
+    checksum = 0
+    for tensor in own.model.values():
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        checksum = zlib.crc32(raw.numpy().tobytes(), checksum)
+    group.require_same("parameters", checksum)
+    training = dict(own.training)
+    for name, tensor in own.training.items():
+        if name.startswith("carry."):
+            training[name] = group.lanes_of_all(tensor)
+    states = group.lanes_of_all(own.training["random"][None, None])[0]
+    training |= {_random(rank): states[rank] for rank in range(group.size)}
+    return Checkpoint(own.model, training, own.state)
+
+
+def own_part(group: Group, saved: Checkpoint, batch: int, seed: int) -> Checkpoint:
+    """What of a checkpoint is this process's: the carry of its lanes, its random state.
+
+    Args:
+        group: the processes now; there may have been more or fewer when it was saved.
+        saved: of all processes.
+        batch: B, lanes of all processes.
+        seed: of the run; a process that is new to it derives its random numbers from it.
+    """
+    low, high = group.lanes(batch)
+    training: dict[str, Tensor] = {}
+    for name, tensor in saved.training.items():
+        if name.startswith("carry."):
+            if tensor.dim() < 2 or tensor.shape[1] != batch:
+                came = f"shape {tuple(tensor.shape)}"
+                refuse(saved, TRAINING, f"{batch} lanes on axis 1 of {name!r:.40}", came)
+            tensor = tensor[:, low:high].contiguous()
+        training[name] = tensor
+    mine = _random(group.rank)
+    if mine in training:
+        training["random"] = training[mine]
+    elif group.rank:
+        training["random"] = fresh_random_state(seed, group.rank, saved.state["step"])
+    return replace(saved, training=training)
+
+
+def shared(group: Group, load: Callable[[], Checkpoint]) -> Checkpoint:
+    """What ``load`` returns in process 0, in all of them: only that one reads the run folder."""
+    if group.size == 1:
+        return load()
+    read: list[Checkpoint] = []
+
+    def state() -> dict[str, object]:
+        read.append(load())
+        return read[0].state
+
+    numbers = group.first(state)
+    model, training = (read[0].model, read[0].training) if read else ({}, {})
+    path = read[0].path if read else None
+    model, training = group.tensors_of_first(model), group.tensors_of_first(training)
+    return Checkpoint(model, training, numbers, path)
+
+
+def fresh_random_state(seed: int, rank: int, step: int = 0) -> Tensor:
+    """Of torch's generator, another for each process and step.
+
+    Example:
+        >>> a, b = fresh_random_state(0, 1), fresh_random_state(0, 2)
+        >>> bool((a == b).all()), bool((a == fresh_random_state(0, 1)).all())
+        (False, True)
+    """
+    digest = hashlib.sha256(f"bptt {seed} {rank} {step}".encode()).digest()
+    source = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return source.get_state()
+
+
+def _random(rank: int) -> str:
+    return "random" if rank == 0 else f"random.{rank}"
+
+
+# torchrun starts the processes of a run again when one of them was lost: then the run goes on.
+#
+# A restarted run is told by ``TORCHELASTIC_RESTART_COUNT``. It goes on from the last checkpoint in its
+# own folder; where it had none yet it begins again. It has to know the folder: with restarts allowed,
+# ``--out`` must name it.
+
+
+def restarts() -> int:
+    """How often torchrun has started this run again."""
+    return _number("TORCHELASTIC_RESTART_COUNT")
+
+
+def folder_to_go_on_with(settings: Settings, group: Group) -> Path | None:
+    """The run folder that an earlier start of this same run left behind; None for a first start.
+
+    Raises:
+        ArgumentError: torchrun may restart the run, and nothing says where it would be found.
+    """
+    if settings.out is None:
+        if _number("TORCHELASTIC_MAX_RESTARTS") > 0:
+            raise ArgumentError(
+                "--out RUN with torchrun --max-restarts",
+                "no --out",
+                "name the run folder, so that a restart finds it again",
+            )
+        return None
+    # The agents of other machines do not count a restart that this one asked for.
+    if not group.any(restarts() > 0):
+        return None
+    path = Path(settings.out)
+    return path if group.first(lambda: _left_behind(path, settings)) else None
+
+
+def _left_behind(path: Path, settings: Settings) -> bool:
+    """Whether there is something to go on with; what was begun without a checkpoint is removed."""
+    if not path.is_dir() or not (path / "config.toml").is_file():
+        return False  # nothing, or something else: creating the run will say so
+    run = RunFolder(path)
+    # Sizes that were not given were chosen when the text was read.
+    left_open: dict[str, Any] = {name: None for name in SIZES if getattr(settings, name) is None}
+    if replace(run.read_settings(), **left_open) != settings:
+        return False
+    if checkpoints.steps(run.checkpoints):
+        return True
+    with Folder.open(path.parent, follow=True) as folder:
+        folder.remove(path.name)
+    return False
+
+
+def _number(name: str) -> int:
+    value = os.environ.get(name, "0")
+    return int(value) if value.isdigit() else 0

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bptt import carry as carries
 from bptt.data import IGNORED, Lanes, Stream
-from bptt.errors import DataError
-from bptt.numbers import whole
+from bptt.errors import DataError, whole
+from bptt.models.language import inference
+from bptt.nn import carry as carries
 from bptt.training.distributed import Group
-from bptt.training.nonfinite import NonFiniteError
 
 AT_ONCE = 1 << 24  # logits; in double and with their logarithms they take 320 MB
 
@@ -50,28 +46,6 @@ class Score:
         numbers = {"nats": self.nats, "bits": self.bits, "perplexity": self.perplexity}
         finite = {name: v if math.isfinite(v) else None for name, v in numbers.items()}
         return {"tokens": self.tokens, **finite}
-
-
-def diverged(received: str) -> NonFiniteError:
-    """The error of a model whose predictions are no numbers, though its weights may be."""
-    return NonFiniteError(
-        "predictions that are finite numbers",
-        received,
-        "the model has diverged, and --resume would go on from there; train a new run with a lower "
-        "--lr or another --clip",
-    )
-
-
-@contextmanager
-def inference(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode is afterwards what it was."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(training)
 
 
 def evaluate(

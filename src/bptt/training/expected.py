@@ -8,21 +8,42 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_type_hints
+from typing import Any, Literal, Protocol, TypedDict, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
-from bptt import carry as carries
+from bptt.data import Lanes, RandomChunks
 from bptt.errors import ArgumentError, BpttError
+from bptt.nn import carry as carries
 from bptt.remedies import build_clip
 from bptt.training.build import build_estimator, build_optimizer
-from bptt.training.checkpoint import MODEL, STATE, TRAINING, Checkpoint, Tensors
-from bptt.training.contents import compare_tensors, compare_values, refuse
+from bptt.training.checkpoint import (
+    MODEL,
+    STATE,
+    TRAINING,
+    Checkpoint,
+    Tensors,
+    compare_tensors,
+    compare_values,
+    refuse,
+)
 from bptt.training.randomness import check_random_states, random_states
+from bptt.training.schedule import Progress
+from bptt.training.settings import Settings
 
-if TYPE_CHECKING:
-    from bptt.training.session import Session
+
+class Parts(Protocol):
+    """What of a :class:`bptt.training.session.Session` is compared with a checkpoint."""
+
+    settings: Settings
+    model: nn.Module
+    optimizer: torch.optim.Optimizer | None
+    data: Lanes | RandomChunks
+    progress: Progress
+
+    def random_states(self) -> dict[str, Tensor]:
+        """Of the sources that an update draws from, by name."""
 
 
 class _Bias(TypedDict):
@@ -33,7 +54,7 @@ class _Bias(TypedDict):
 
 
 class _Horizon(TypedDict):
-    """What :mod:`bptt.training.horizon` measured, as a line of the metrics has it."""
+    """What :mod:`bptt.training.update` measured, as a line of the metrics has it."""
 
     horizon: int
     decay: float | None
@@ -50,7 +71,7 @@ class _Ends(TypedDict):
     patience: int
 
 
-def check_state(session: Session, saved: Checkpoint) -> None:
+def check_state(session: Parts, saved: Checkpoint) -> None:
     """Compare the numbers of a checkpoint with the fields they are meant for; RunError names one that
     does not fit."""
     hints: dict[str, Any] = {
@@ -87,7 +108,7 @@ def check_state(session: Session, saved: Checkpoint) -> None:
             refuse(saved, STATE, f"{error.expected} (under {name})", error.received)
 
 
-def check_tensors(session: Session, saved: Checkpoint) -> carries.Carry:
+def check_tensors(session: Parts, saved: Checkpoint) -> carries.Carry:
     """Compare the tensors of a checkpoint with those of the session; RunError names one that is wrong.
 
     Returns:
@@ -121,18 +142,18 @@ def check_tensors(session: Session, saved: Checkpoint) -> carries.Carry:
     return carry
 
 
-def _without_carry(session: Session) -> carries.Carry:
+def _without_carry(session: Parts) -> carries.Carry:
     """A carry of this model and these lanes: the model knows the structure, one step gives it."""
     return _one_step(session, None)
 
 
-def _one_step(session: Session, carry: carries.Carry) -> carries.Carry:
+def _one_step(session: Parts, carry: carries.Carry) -> carries.Carry:
     low, high = session.data.lane_range
     with torch.no_grad(), torch.random.fork_rng([]):  # dropout draws
         return session.model(torch.zeros(1, high - low, dtype=torch.int64), carry)[1]
 
 
-def _moments(session: Session, step: int) -> Tensors:
+def _moments(session: Parts, step: int) -> Tensors:
     """What the optimiser keeps of every parameter after an update: known from an update of one of its
     kind, in which what is as large as the parameter is told from what is one number."""
     if session.optimizer is None or step == 0:
@@ -153,7 +174,7 @@ def _moments(session: Session, step: int) -> Tensors:
     }
 
 
-def _random(session: Session, training: Tensors) -> Tensors:
+def _random(session: Parts, training: Tensors) -> Tensors:
     """The random states of this process, and those that only some runs have: of other processes, of
     devices."""
     own = {**random_states(), **session.random_states()}

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bptt import carry as carries
-from bptt.carry import Carry
 from bptt.data import Chunk
 from bptt.errors import BpttError
+from bptt.nn import carry as carries
+from bptt.nn.carry import Carry
 from bptt.recurrence import Call, Found, Recorder, assemble, total_gradient
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -18,19 +18,22 @@ from bptt.data import Corpus
 from bptt.models import CountModel
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import build_model, held_out_share, open_corpus, require_documents
-from bptt.training.contents import load_weights
-from bptt.training.distributed import Group, joined
-from bptt.training.diverged import sound_start
-from bptt.training.elastic import folder_to_go_on_with
+from bptt.training.checkpoint import load_weights
+from bptt.training.distributed import (
+    Group,
+    folder_to_go_on_with,
+    gathered,
+    joined,
+    own_part,
+    shared,
+)
 from bptt.training.evaluate import Score, evaluate
-from bptt.training.interrupts import undisturbed, until_interrupted
-from bptt.training.nonfinite import Broken, meet
-from bptt.training.own_text import resumed_text
+from bptt.training.nonfinite import Broken, meet, sound_start
+from bptt.training.restore import resumed_text
 from bptt.training.run_folder import RunFolder
-from bptt.training.schedule import Budget, nothing_left, rate
-from bptt.training.session import Session, Tally, require_same_text
+from bptt.training.schedule import Budget, Tally, nothing_left, rate, undisturbed, until_interrupted
+from bptt.training.session import Session, require_same_text
 from bptt.training.settings import Settings, default_folder
-from bptt.training.shared_state import gathered, own_part, shared
 from bptt.training.update import update
 
 Record = dict[str, Any]

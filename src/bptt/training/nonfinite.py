@@ -6,42 +6,41 @@ is ever kept, whatever the policy, and no checkpoint holds one.
 
 ``stop``: end with what and where (:mod:`bptt.training.locate`) and a checkpoint from before the update,
 which resumes with the very chunk that did it, or with another rate where all was well
-(:mod:`bptt.training.diverged`). ``skip``: leave this chunk out. ``rollback``: go back to
+(:mod:`bptt.training.nonfinite`). ``skip``: leave this chunk out. ``rollback``: go back to
 the last sound checkpoint, and on with the data that comes next.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from bptt import carry as carries
-from bptt.data import Chunk
-from bptt.errors import RunError
+from bptt.data import Chunk, Stream
+from bptt.data.encode import part
+from bptt.errors import NonFiniteError
 from bptt.models import token_loss
-from bptt.training.checkpoint import Checkpoint
+from bptt.nn import carry as carries
+from bptt.training import checkpoint as checkpoints
+from bptt.training.build import build_model
+from bptt.training.checkpoint import Checkpoint, load_weights
+from bptt.training.evaluate import evaluate
 from bptt.training.locate import Origin, locate
+from bptt.training.run_folder import RunFolder
+from bptt.training.session import Session
+from bptt.training.settings import Settings
 
 if TYPE_CHECKING:
     from bptt.training.session import Session
 
 SKIPS = 10  # in a row, then the run stops: it is not the data that is at fault
 ROLLBACKS = 5  # in a run
-
-
-class NonFiniteError(RunError):
-    """A loss, state, gradient or parameter left the float range, and the run stops.
-
-    Attributes:
-        origin: what and where; None where the chunk, run again, stayed finite.
-    """
-
-    origin: Origin | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,78 +58,6 @@ class Broken:
     chunk: Chunk
     carry: carries.Carry
     origin: Origin | None = None
-
-
-class Guard:
-    """Keeps what an update changes, so that it can be taken back.
-
-    Cost: a copy of parameters and optimiser state an update, small beside a chunk's gradient.
-    """
-
-    def __init__(self) -> None:
-        self._kept: list[Tensor] = []
-        self._numbers: dict[str, Any] = {}
-        self._random: dict[str, Tensor] = {}
-        self._carry: carries.Carry = None
-        self._sound: Checkpoint | None = None
-        self.metrics = 0
-
-    def mark(self, session: Session) -> None:
-        """Before a chunk is taken: all that this update may change."""
-        live = written_to(session)
-        if len(live) == len(self._kept):
-            torch._foreach_copy_(self._kept, live)
-        else:  # the first update gives the optimiser its state
-            self._kept = [t.clone() for t in live]
-        self._carry = session.carry  # replaced by an update, never written to
-        self._random = session.random_states()
-        self._numbers = {
-            "data": session.data.state(),
-            "estimator": session.estimator.state_dict(),
-            "clip": session.clip.state_dict(),
-        }
-
-    def undo(self, session: Session) -> None:
-        """Put everything back as it was marked."""
-        live = written_to(session)
-        torch._foreach_copy_(live[: len(self._kept)], self._kept)
-        if len(live) > len(self._kept) and session.optimizer is not None:
-            session.optimizer.state.clear()  # it had none
-        session.model.zero_grad()
-        session.carry = self._carry
-        session.estimator.load_state_dict(self._numbers["estimator"])
-        session.clip.load_state_dict(self._numbers["clip"])
-        session.data.seek(self._numbers["data"])
-        session.set_random_states(self._random)
-
-    def remember(self, session: Session, metrics: int) -> None:
-        """A state to roll back to, and how many bytes of the metrics belong to it: the one a run begins
-        with, and that of every checkpoint."""
-        if session.settings.on_nonfinite != "rollback":
-            return
-        self.metrics = metrics
-        saved = session.checkpoint(metrics)
-        model, training = (
-            {name: tensor.detach().clone() for name, tensor in part.items()}
-            for part in (saved.model, saved.training)
-        )
-        self._sound = Checkpoint(model, training, saved.state)
-
-    def roll_back(self, session: Session) -> None:
-        """To the last sound state; the clock and the count of rollbacks go on."""
-        seconds, rollbacks = session.progress.seconds, session.progress.rollbacks
-        session.restore(cast(Checkpoint, self._sound))  # remembered before the first update
-        session.progress.seconds, session.progress.rollbacks = seconds, rollbacks + 1
-        session.progress.tally.seconds = seconds
-
-
-def written_to(session: Session) -> list[Tensor]:
-    """What the optimiser writes to: parameters first, then its own state."""
-    found = [p.detach() for p in session.model.parameters()]
-    if session.optimizer is not None:
-        for state in session.optimizer.state.values():
-            found += [v for v in state.values() if isinstance(v, Tensor)]
-    return found
 
 
 def finite(carry: carries.Carry) -> bool:
@@ -217,3 +144,77 @@ def _mended(carry: carries.Carry) -> carries.Carry:
         rows = ~state.isfinite().movedim(1, 0).flatten(1).all(1)
         wrong = rows if wrong is None else wrong | rows
     return carry if wrong is None or not bool(wrong.any()) else carries.zero_lanes(carry, wrong)
+
+
+# Where a run goes on that diverged: not with the weights that no rate can mend.
+#
+# What stops a run with a number that is not finite has often begun many updates earlier, and the
+# checkpoint from just before holds weights as large as the last ones. So a run that goes on with
+# another ``--lr`` or ``--clip`` begins at its newest checkpoint that predicts the text it is
+# trained on better than a guess among its symbols, or anew. With the same rate and clip it goes on
+# exactly where it was.
+
+logger = logging.getLogger(__name__)
+PIECES, LOOKED_AT = 64, 1 << 14  # tokens
+ROUNDING = 0.01  # nats: a model that has hardly begun predicts as a guess does
+
+
+def sound_start(saved: Checkpoint, session: Session, run: RunFolder) -> Checkpoint:
+    """The checkpoint that a run goes on from: the newest one, or an older one where that is past help.
+
+    Checkpoints that are passed over are renamed to ``diverged-step-N``, and the log names them.
+
+    Args:
+        saved: the newest checkpoint.
+        session: of the run, with the settings it goes on with. It is not changed; random states are.
+        run: its folder, held.
+
+    Cost: nothing where ``--lr`` and ``--clip`` are what they were; else a forward pass over 16,384 tokens
+    for each checkpoint that is looked at.
+    """
+    if not _changed(saved, session.settings):
+        return saved
+    folder = run.checkpoints
+    passed: list[int] = []
+    found: Checkpoint | None = None
+    for step in reversed(checkpoints.steps(folder)):
+        found = saved if step == saved.state["step"] else checkpoints.load(folder, step)
+        if _is_sound(found, session):
+            break
+        passed.insert(0, step)
+    else:
+        # The start is a function of the settings; it may have been removed long ago.
+        found = Session(session.settings, session.corpus).checkpoint()
+        checkpoints.save(folder, found)
+    here = found.state["step"]
+    for step in passed:  # the newest last: until then, whoever is stopped here does all this again
+        if step != here:
+            aside = checkpoints.set_aside(folder, step, "diverged")
+            logger.warning("step-%d has diverged: set aside as %s", step, aside)
+    if passed:
+        logger.warning("going on from step-%d", here)
+    return found
+
+
+def _changed(saved: Checkpoint, settings: Settings) -> bool:
+    """Whether it goes on with another rate or clip, and so may fare better than it did."""
+    state = saved.state
+    if "lr" not in state:  # written before runs kept it
+        return False
+    return state["lr"] != settings.learning_rate or state["clip"]["form"] != settings.clip
+
+
+def _is_sound(found: Checkpoint, session: Session) -> bool:
+    if found.state["step"] == 0:
+        return True
+    if found.state.get("stopped") == "gradient":
+        return False  # by these weights: no rate and no clip would change that
+    tokens, starts = session.corpus.train
+    size = min(len(tokens), LOOKED_AT)
+    text = Stream(tokens[:size], part(starts, 0, size))
+    if len(text.starts) >= size:
+        return True  # nothing in it is predicted
+    model = build_model(session.settings, session.corpus.vocabulary.size)
+    load_weights(model, found)
+    score = evaluate(model, text, lanes=max(1, min(PIECES, size // 256)))
+    return score.nats <= math.log(session.corpus.vocabulary.size) + ROUNDING

@@ -8,9 +8,9 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from bptt.console import Console
 from bptt.data.line_ends import count_line_ends
-from bptt.shown import inline, unescaped
+from bptt.shown.console import Console
+from bptt.shown.text import inline, unescaped
 
 if TYPE_CHECKING:
     from bptt.training.evaluate import Score

@@ -36,7 +36,7 @@ from bptt.errors import BpttError, RunError
 from bptt.files import lock, manifest
 from bptt.files.folder import Folder, WrongKindError, kind, reason
 from bptt.files.write import new_folder
-from bptt.shown import as_json
+from bptt.shown.text import as_json
 from bptt.training import checkpoint as checkpoints
 from bptt.training.settings import Settings
 

@@ -1,13 +1,73 @@
-"""How far a run has come, and the learning rate that belongs there."""
+"""How far a run has come, the learning rate that belongs there, and the signals that end it."""
 
 from __future__ import annotations
 
 import math
 import shlex
-from dataclasses import dataclass
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bptt.training.settings import Settings
+
+# Signals that end a run: the first one asks, and until its checkpoint is written all others wait.
+#
+# SIGINT (Ctrl-C), SIGTERM (a scheduler) and SIGHUP (the terminal was closed) are treated alike. A second
+# one changes nothing: people press Ctrl-C twice, and a closed terminal is told by the kernel and by the
+# shell. SIGQUIT and SIGKILL end a process at once, as ever.
+#
+# A signal that is ignored when the run begins stays so: ``nohup`` means a run to outlive its
+# terminal, and a shell keeps the keyboard's Ctrl-C from what it runs in the background.
+
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)  # Windows has no SIGHUP
+
+
+@contextmanager
+def until_interrupted() -> Iterator[Callable[[], bool]]:
+    """For as long as the block runs, turn these signals into a flag; afterwards they act as before.
+
+    Yields:
+        Whether one has come.
+
+    Only the main thread may do this; in another one the flag is never set.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    # None: set by something that is not Python, which could not be put back.
+    taken = [n for n, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    for number in taken:
+        signal.signal(number, lambda number, frame: asked.set())
+    try:
+        yield asked.is_set
+    finally:
+        for number in taken:
+            signal.signal(number, before[number])
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let a short block come to its end, and only then interrupt: an exception in the middle of reading a
+    checkpoint would be told as damage to it.
+
+    Raises:
+        KeyboardInterrupt: after the block, where a signal has come.
+    """
+    with until_interrupted() as asked:
+        yield
+    if asked():
+        raise KeyboardInterrupt
+
+
+# How far a run has come, and the learning rate that belongs there.
 
 
 @dataclass(frozen=True)
@@ -122,3 +182,37 @@ def nothing_left(budget: Budget, spent: Spent, without_best: int, run: Path) -> 
     elif budget.epochs is not None:
         done, more = f"{spent.epochs:.3g} epochs are", f"--epochs {2 * spent.epochs:.3g}"
     return f"nothing is trained: {budget} is spent, {done} done; to go on: {again} {more}"
+
+
+@dataclass
+class Tally:
+    """Sums over the steps since the last line of the metrics."""
+
+    steps: int = 0
+    tokens: int = 0
+    nats: float = 0.0
+    norms: float = 0.0
+    clipped: int = 0
+    penalty: float = 0.0
+    unregularised: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Progress:
+    """The numbers of a run that a checkpoint keeps."""
+
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    scored: Spent = field(default_factory=Spent)  # when a score was last due
+    best_nats: float = math.inf
+    best_step: int | None = None
+    without_best: int = 0
+    tally: Tally = field(default_factory=Tally)
+    horizon: dict[str, Any] | None = None  # measured since the last line of the metrics
+    skipped: int = 0  # chunks whose update was not finite, up to the last line of the metrics
+    skips: int = 0  # in a row
+    rollbacks: int = 0
+    stopped: str | None = None  # by the update that comes next: "gradient", or "update" itself

@@ -3,64 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from bptt import carry as carries
 from bptt.data import Chunk, Corpus, Lanes, RandomChunks
 from bptt.errors import DataError, RunError
 from bptt.gradients import Estimator
+from bptt.nn import carry as carries
 from bptt.remedies import build_clip, build_regulariser
 from bptt.training.build import build_data, build_estimator, build_model, build_optimizer
 from bptt.training.checkpoint import Checkpoint
-from bptt.training.distributed import Group
+from bptt.training.distributed import Group, fresh_random_state
 from bptt.training.evaluate import Score
 from bptt.training.expected import check_state, check_tensors
-from bptt.training.nonfinite import Guard
-from bptt.training.own_text import is_same, record
 from bptt.training.randomness import random_states, restore_random_states, seed_others
-from bptt.training.schedule import Budget, Spent
+from bptt.training.restore import is_same, record
+from bptt.training.schedule import Budget, Progress, Spent, Tally
 from bptt.training.settings import Settings
-from bptt.training.shared_state import fresh_random_state
 from bptt.training.sizes import chosen, fitted
-
-
-@dataclass
-class Tally:
-    """Sums over the steps since the last line of the metrics."""
-
-    steps: int = 0
-    tokens: int = 0
-    nats: float = 0.0
-    norms: float = 0.0
-    clipped: int = 0
-    penalty: float = 0.0
-    unregularised: int = 0
-    skipped: int = 0
-    seconds: float = 0.0
-
-
-@dataclass
-class Progress:
-    """The numbers of a run that a checkpoint keeps."""
-
-    step: int = 0
-    seconds: float = 0.0
-    tokens: int = 0
-    scored: Spent = field(default_factory=Spent)  # when a score was last due
-    best_nats: float = math.inf
-    best_step: int | None = None
-    without_best: int = 0
-    tally: Tally = field(default_factory=Tally)
-    horizon: dict[str, Any] | None = None  # measured since the last line of the metrics
-    skipped: int = 0  # chunks whose update was not finite, up to the last line of the metrics
-    skips: int = 0  # in a row
-    rollbacks: int = 0
-    stopped: str | None = None  # by the update that comes next: "gradient", or "update" itself
 
 
 class Session:
@@ -246,3 +210,75 @@ def _as_now(state: dict[str, Any]) -> dict[str, Any]:
         del now["scored_at"]
         now["scored"] = {"steps": now.get("step"), "epochs": 0.0, "seconds": now.get("seconds")}
     return now
+
+
+class Guard:
+    """Keeps what an update changes, so that it can be taken back.
+
+    Cost: a copy of parameters and optimiser state an update, small beside a chunk's gradient.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+        self._numbers: dict[str, Any] = {}
+        self._random: dict[str, Tensor] = {}
+        self._carry: carries.Carry = None
+        self._sound: Checkpoint | None = None
+        self.metrics = 0
+
+    def mark(self, session: Session) -> None:
+        """Before a chunk is taken: all that this update may change."""
+        live = written_to(session)
+        if len(live) == len(self._kept):
+            torch._foreach_copy_(self._kept, live)
+        else:  # the first update gives the optimiser its state
+            self._kept = [t.clone() for t in live]
+        self._carry = session.carry  # replaced by an update, never written to
+        self._random = session.random_states()
+        self._numbers = {
+            "data": session.data.state(),
+            "estimator": session.estimator.state_dict(),
+            "clip": session.clip.state_dict(),
+        }
+
+    def undo(self, session: Session) -> None:
+        """Put everything back as it was marked."""
+        live = written_to(session)
+        torch._foreach_copy_(live[: len(self._kept)], self._kept)
+        if len(live) > len(self._kept) and session.optimizer is not None:
+            session.optimizer.state.clear()  # it had none
+        session.model.zero_grad()
+        session.carry = self._carry
+        session.estimator.load_state_dict(self._numbers["estimator"])
+        session.clip.load_state_dict(self._numbers["clip"])
+        session.data.seek(self._numbers["data"])
+        session.set_random_states(self._random)
+
+    def remember(self, session: Session, metrics: int) -> None:
+        """A state to roll back to, and how many bytes of the metrics belong to it: the one a run begins
+        with, and that of every checkpoint."""
+        if session.settings.on_nonfinite != "rollback":
+            return
+        self.metrics = metrics
+        saved = session.checkpoint(metrics)
+        model, training = (
+            {name: tensor.detach().clone() for name, tensor in part.items()}
+            for part in (saved.model, saved.training)
+        )
+        self._sound = Checkpoint(model, training, saved.state)
+
+    def roll_back(self, session: Session) -> None:
+        """To the last sound state; the clock and the count of rollbacks go on."""
+        seconds, rollbacks = session.progress.seconds, session.progress.rollbacks
+        session.restore(cast(Checkpoint, self._sound))  # remembered before the first update
+        session.progress.seconds, session.progress.rollbacks = seconds, rollbacks + 1
+        session.progress.tally.seconds = seconds
+
+
+def written_to(session: Session) -> list[Tensor]:
+    """What the optimiser writes to: parameters first, then its own state."""
+    found = [p.detach() for p in session.model.parameters()]
+    if session.optimizer is not None:
+        for state in session.optimizer.state.values():
+            found += [v for v in state.values() if isinstance(v, Tensor)]
+    return found

@@ -15,11 +15,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from bptt.errors import ArgumentError, RunError
-from bptt.files.values import shown
-from bptt.forms import CLIPS, REGULARISERS, STARTS, Word, clip_form, parse_form, parse_forms
-from bptt.memory import MOST_THREADS
-from bptt.numbers import plain
+from bptt.choices import CLIPS, REGULARISERS, STARTS, Word, clip_form, parse_form, parse_forms
+from bptt.errors import ArgumentError, RunError, plain
+from bptt.files.memory import MOST_THREADS
+from bptt.files.read import shown
 
 Gradient = Literal[
     "truncated", "full", "windowed", "checkpointed", "adaptive", "randomized", "forward"

@@ -13,8 +13,8 @@ with app.setup:
 
     from bptt.lab import bottleneck as lab
     from bptt.lab import layout
-    from bptt.lab.chart import number
-    from bptt.report.numbers import thousands
+    from bptt.report.chart import number
+    from bptt.report.words import thousands
 
 
 @app.cell

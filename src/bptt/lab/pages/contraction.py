@@ -13,7 +13,7 @@ with app.setup:
 
     from bptt.lab import contraction as lab
     from bptt.lab import layout
-    from bptt.lab.chart import number
+    from bptt.report.chart import number
 
 
 @app.cell

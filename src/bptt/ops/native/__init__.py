@@ -1,6 +1,6 @@
 """Torch operators over the compiled kernels."""
 
-from bptt.ops.native.extension import isa, isas, missing
+from bptt.ops.native.check import isa, isas, missing
 from bptt.ops.native.seam import covers, forward_mode, recur, recur_tokens, transformed
 
 __all__ = [

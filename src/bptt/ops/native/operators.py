@@ -17,9 +17,8 @@ from torch import Tensor
 
 from bptt.errors import ArgumentError, DeviceError
 from bptt.ops import eager
-from bptt.ops.native.backward import backward
-from bptt.ops.native.call import CELLS, GATES, LSTM, SAVED
-from bptt.ops.native.forward import forward
+from bptt.ops.native.check import CELLS, GATES, LSTM, SAVED
+from bptt.ops.native.kernels import backward, forward
 
 library = torch.library.Library("bptt", "DEF")
 library.define(

@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from bptt.errors import ArgumentError
-from bptt.ops.native.call import CELLS, LSTM, is_batch_major
-from bptt.ops.native.extension import missing
+from bptt.ops.native.check import CELLS, LSTM, is_batch_major, missing
 
 if missing is None:
     from bptt.ops.native import operators
-    from bptt.ops.native.forward import forward
+    from bptt.ops.native.kernels import forward
 
 State = tuple[Tensor, ...]
 

@@ -1,0 +1,139 @@
+"""Remedies as words: ``name`` or ``name:number``, the same on the command line, in a file and in Python.
+
+The tables stand here, and not beside the remedies, because the command line checks a word before it
+waits for torch. This file must not import it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bptt.errors import ArgumentError, real
+
+
+@dataclass(frozen=True)
+class Word:
+    """What may follow a name.
+
+    Attributes:
+        default: the number that stands when none is given.
+        takes: ``"no"``, ``"maybe"`` or ``"must"``: whether a number follows.
+        above: the number is greater than this.
+        most: the number is at most this.
+    """
+
+    default: float | None = None
+    takes: str = "maybe"
+    above: float = 0.0
+    most: float = math.inf
+
+
+STARTS: dict[str, Word] = {
+    "default": Word(takes="no"),
+    "small": Word(0.01),
+    "gaussian": Word(1.0),
+    "identity": Word(1.0),
+    "orthogonal": Word(1.0),
+    "np": Word(takes="no"),
+    "radius": Word(1.0),
+    "norm": Word(1.0),
+    "forget": Word(takes="must", above=-math.inf),
+    "chrono": Word(takes="must", above=2.0),
+    "hold": Word(takes="no"),
+}
+
+CLIPS: dict[str, Word] = {
+    "none": Word(takes="no"),
+    "norm": Word(1.0),
+    "value": Word(1.0),
+    "rescale": Word(1.0),
+    "auto": Word(10.0, most=100.0),
+    "z": Word(2.5),
+    "unit": Word(0.01),
+}
+
+REGULARISERS: dict[str, Word] = {
+    "none": Word(takes="no"),
+    "omega": Word(1.0),
+    "floss": Word(1.0),
+}
+
+GRADIENTS: dict[str, Word] = {
+    "full": Word(takes="no"),
+    "truncated": Word(takes="must"),
+    "windowed": Word(takes="must"),
+    "checkpointed": Word(takes="no"),
+    "adaptive": Word(0.05, most=0.999),
+    "randomized": Word(takes="must"),
+    "forward": Word(takes="no"),
+}
+
+
+def parse_form(text: str, words: Mapping[str, Word]) -> tuple[str, float | None]:
+    """Take a form apart.
+
+    Args:
+        text: ``"name"`` or ``"name:number"``.
+        words: the names there are.
+
+    Returns:
+        the name, and its number: the one given, its default, or None where it takes none.
+
+    Raises:
+        ArgumentError: an unknown name, a number where none belongs, none where one must be, or one
+            that is out of range.
+
+    Example:
+        >>> parse_form("radius:0.9", STARTS), parse_form("radius", STARTS), parse_form("np", STARTS)
+        (('radius', 0.9), ('radius', 1.0), ('np', None))
+    """
+    name, colon, rest = text.partition(":")
+    word = words.get(name)
+    if word is None:
+        raise ArgumentError(
+            f"one of {', '.join(words)}", repr(text), "pick one by its name, e.g. NAME or NAME:0.9"
+        )
+    if not colon:
+        if word.takes == "must":
+            raise ArgumentError(f"a number after {name}", repr(text), f"write {name}:NUMBER")
+        return name, word.default
+    if word.takes == "no":
+        raise ArgumentError(f"{name} alone", repr(text), "leave the number out")
+    try:
+        number = float(rest)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and word.above < number <= word.most):
+        bounds = "" if word.above == -math.inf else f" above {word.above:g}"
+        bounds += "" if word.most == math.inf else f", at most {word.most:g}"
+        raise ArgumentError(f"{name}:NUMBER with a number{bounds}", repr(text), "change the number")
+    return name, number
+
+
+def parse_forms(text: str, words: Mapping[str, Word]) -> list[tuple[str, float | None]]:
+    """Several forms joined by ``+``, in the order they are applied.
+
+    Example:
+        >>> parse_forms("orthogonal+chrono:200", STARTS)
+        [('orthogonal', 1.0), ('chrono', 200.0)]
+    """
+    return [parse_form(part, words) for part in text.split("+")]
+
+
+def clip_form(clip: str | float | None) -> str:
+    """A clip as a form; a bare number is a norm, as ``--clip 1`` always was.
+
+    Example:
+        >>> clip_form(0.5), clip_form("2"), clip_form("auto:10"), clip_form(None)
+        ('norm:0.5', 'norm:2', 'auto:10', 'none')
+    """
+    if clip is None:
+        return "none"
+    text = clip if isinstance(clip, str) else f"{real('clip', clip):g}"
+    try:
+        float(text)
+    except ValueError:
+        return text
+    return f"norm:{text}"

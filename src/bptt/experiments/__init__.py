@@ -1,0 +1,1 @@
+"""What is tried with the library and never needed by it: trials, comparisons, claims, benchmarks."""

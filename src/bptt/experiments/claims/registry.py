@@ -1,0 +1,304 @@
+"""What a claim is, what measuring it gives, the list of all of them, and how they are run."""
+
+from __future__ import annotations
+
+import difflib
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+
+from bptt.errors import ArgumentError, BpttError, optional
+
+# What a claim is, what measuring it gives, and the list of all of them.
+#
+# A verdict is never typed in: a claim's function says of each part of the statement whether it held,
+# and the verdict follows from the parts. All hold: "holds". None does: "does not hold". Else: "holds
+# in part", with the parts named.
+
+HOLDS, IN_PART, FAILS, NOT_RUN = "holds", "holds in part", "does not hold", "not run"
+
+# The files that hold claims, in the order in which the ledger shows them.
+SECTIONS = (
+    "exact",
+    "sizes",
+    "products",
+    "arithmetic",
+    "decay",
+    "gates",
+    "divergence",
+    "recall",
+    "paths",
+    "reach",
+    "limits",
+    "ladder",
+    "clipping",
+    "cuts",
+    "streams",
+    "unbiased",
+    "adaptive",
+    "papers",
+    "music",
+)
+
+
+class NotRun(BpttError, RuntimeError):
+    """A claim needs something that is not here."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What re-making a claim gave.
+
+    Attributes:
+        text: the figures, in words.
+        parts: each part of the statement, and whether it held; None where it was not measured here.
+        instead: what is true instead; asked for wherever a part did not hold.
+        figures: the numbers behind the text, as JSON takes them.
+
+    Example:
+        >>> Measurement("0.5 and 0.998", {"the two are equal": False}, "they differ").verdict
+        'does not hold'
+        >>> Measurement("", {"it shrinks": True, "on the device": None}).verdict
+        'holds in part'
+    """
+
+    text: str
+    parts: dict[str, bool | None]
+    instead: str = ""
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # NumPy's truth values are not Python's: `numpy.True_ is True` is false.
+        plain = {part: None if held is None else bool(held) for part, held in self.parts.items()}
+        object.__setattr__(self, "parts", plain)
+
+    @property
+    def verdict(self) -> str:
+        """Out of the parts alone."""
+        held = list(self.parts.values())
+        if all(h is None for h in held):
+            return NOT_RUN
+        if all(h is True for h in held):
+            return HOLDS
+        return IN_PART if any(h is True for h in held) else FAILS
+
+    @property
+    def where(self) -> str:
+        """Which parts hold, which do not, which were not measured."""
+        words = {True: HOLDS, False: FAILS, None: "not measured here"}
+        return "; ".join(f"{part}: {words[held]}" for part, held in self.parts.items())
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One published statement and the function that re-makes it.
+
+    Attributes:
+        id: as the ledger calls it.
+        source: who states it.
+        statement: in our own words.
+        published: the published figure.
+        rule: how the parts are judged.
+        quick: under a minute on two cores.
+        measure: makes the measurement.
+    """
+
+    id: str
+    source: str
+    statement: str
+    published: str
+    rule: str
+    quick: bool
+    measure: Callable[[], Measurement]
+
+
+_REGISTERED: dict[str, Claim] = {}
+
+
+def claim(
+    *, id: str, source: str, statement: str, published: str, rule: str, quick: bool = True
+) -> Callable[[Callable[[], Measurement]], Callable[[], Measurement]]:
+    """Enter a function into the ledger; see :class:`Claim` for the arguments."""
+
+    def enter(measure: Callable[[], Measurement]) -> Callable[[], Measurement]:
+        known = _REGISTERED.get(id)
+        if known is not None and known.measure.__qualname__ != measure.__qualname__:
+            raise ArgumentError("one function a claim", f"{id} twice", "give the second its own id")
+        _REGISTERED[id] = Claim(id, source, statement, published, rule, quick, measure)
+        return measure
+
+    return enter
+
+
+def ledger() -> dict[str, Claim]:
+    """Every claim by its id, in the order of the files."""
+    for section in SECTIONS:
+        import_module(f"bptt.claims.{section}")
+    return dict(_REGISTERED)
+
+
+def find(names: Iterable[str]) -> list[Claim]:
+    """The claims of these ids, in any case of letters.
+
+    Raises:
+        ArgumentError: an id is unknown; near ones are named.
+
+    Example:
+        >>> [c.id for c in find(["a3", "B4"])]
+        ['A3', 'B4']
+    """
+    known = ledger()
+    folded = {id.lower(): id for id in known}
+    found = []
+    for name in names:
+        id = folded.get(name.lower())
+        if id is None:
+            near = difflib.get_close_matches(name.lower(), folded, n=4, cutoff=0.4)
+            letter = [low for low in folded if low[:1] == name[:1].lower()][:4]
+            words = ", ".join(folded[low] for low in near or letter or list(folded)[:4])
+            raise ArgumentError("the id of a claim", repr(name), f"did you mean {words}?")
+        found.append(known[id])
+    return found
+
+
+# Running claims: each from the same random state, timed, on every core; a failure is a result too.
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one claim.
+
+    Attributes:
+        id: of the claim.
+        verdict: "holds", "holds in part", "does not hold" or "not run".
+        measured: the figures in words; for "not run" the reason.
+        where: which parts hold.
+        instead: what is true instead.
+        seconds: it took.
+        figures: the numbers behind the words.
+        failed: it was not run because its code broke, and not because something is missing here.
+    """
+
+    id: str
+    verdict: str
+    measured: str
+    where: str = ""
+    instead: str = ""
+    seconds: float = 0.0
+    figures: dict[str, Any] = field(default_factory=dict)
+    failed: bool = False
+
+
+def run_claim(claim: Claim) -> Result:
+    """Re-make one claim, on one thread, from seed 0; the caller's random states stay as they were.
+
+    Whatever goes wrong inside becomes "not run" with the reason: one claim must not take the others
+    with it, and must not be dropped.
+    """
+    states = random.getstate(), np.random.get_state()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    try:
+        with torch.random.fork_rng():
+            random.seed(0)
+            np.random.seed(0)
+            torch.manual_seed(0)
+            found = claim.measure()
+            return _result(claim, found, time.perf_counter() - began)
+    except NotRun as reason:
+        return Result(claim.id, NOT_RUN, str(reason), seconds=time.perf_counter() - began)
+    except Exception as error:
+        why = f"it failed with {type(error).__name__}: {error}"
+        return Result(claim.id, NOT_RUN, why, seconds=time.perf_counter() - began, failed=True)
+    finally:
+        torch.set_num_threads(threads)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def _result(claim: Claim, found: Measurement, seconds: float) -> Result:
+    instead = "" if found.verdict == "holds" else found.instead
+    return Result(claim.id, found.verdict, found.text, found.where, instead, seconds, found.figures)
+
+
+def not_asked(claim: Claim) -> Result:
+    """The line of a claim that this run leaves out."""
+    return Result(claim.id, NOT_RUN, f"not asked for: `bptt claims {claim.id}` runs it")
+
+
+def run_claims(
+    claims: Sequence[Claim],
+    *,
+    jobs: int | None = None,
+    done: Callable[[Result], None] | None = None,
+) -> list[Result]:
+    """Re-make claims, several at a time.
+
+    Args:
+        claims: which.
+        jobs: processes; default one a core. 1 runs them here.
+        done: called with each result as it comes.
+
+    Returns:
+        The results in the order of the claims.
+
+    Cost: the sum of theirs over the cores.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    jobs = min(optional("jobs", jobs) or cores or 1, len(claims))
+    found: dict[str, Result] = {}
+    for result in _each(claims, jobs):
+        found[result.id] = result
+        if done is not None:
+            done(result)
+    return [found[claim.id] for claim in claims]
+
+
+def _by_id(id: str) -> Result:
+    (claim,) = find([id])
+    return run_claim(claim)
+
+
+def _each(
+    claims: Sequence[Claim], jobs: int, work: Callable[[str], Result] = _by_id
+) -> Iterator[Result]:
+    if jobs <= 1:
+        yield from map(run_claim, claims)
+        return
+    # Long ones first, so that no core waits for one at the end.
+    order = sorted(claims, key=lambda claim: claim.quick)
+    broken = []
+    for id, outcome in _pool([c.id for c in order], jobs, work):
+        if isinstance(outcome, Result):
+            yield outcome
+        else:
+            broken.append(id)
+    # A process that dies takes all claims of its pool with it: each again, alone, to find which it was.
+    for id in broken:
+        for _, outcome in _pool([id], 1, work):
+            if isinstance(outcome, Result):
+                yield outcome
+            else:
+                why = f"its process ended with {type(outcome).__name__}: {outcome}"
+                yield Result(id, NOT_RUN, why, failed=True)
+
+
+def _pool(
+    ids: Sequence[str], jobs: int, work: Callable[[str], Result]
+) -> Iterator[tuple[str, Result | BaseException]]:
+    # Fresh processes: a forked one would inherit torch's thread pool without its threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        waiting: dict[Future[Result], str] = {pool.submit(work, id): id for id in ids}
+        for future in as_completed(waiting):
+            yield waiting[future], future.exception() or future.result()

@@ -1,0 +1,321 @@
+"""Papers on truncation: what keeps the gradient unbiased, what sets the length by itself."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bptt import nn as layers
+from bptt.experiments.claims.learn import SEEDS, Held, spread, weight
+from bptt.experiments.claims.registry import Measurement, claim
+from bptt.gradients import Checkpointed, Estimator, ForwardMode, Full, Randomized, Truncated
+from bptt.nn import carry as carries
+from bptt.probes.watch import watch
+from bptt.remedies import clip_norm
+from bptt.tasks import InfluenceBalancing, half_square, influence_batch
+
+# Papers on truncation: which ways to shorten the gradient keep its sign, its mean, its exactness.
+
+RATE, ITERATIONS = 1e-4, 3000
+
+
+def _truncated(k: int) -> float:
+    """θ after 3000 steps of the stream, an update every k."""
+    model = InfluenceBalancing()
+    run = torch.optim.SGD(model.parameters(), lr=RATE)
+    estimator, carry = Truncated(k, reduction="sum"), None
+    x, target = influence_batch(k)
+    for _ in range(ITERATIONS // k):
+        carry = estimator.backward(model, x, target, carry, half_square).carry
+        run.step()
+        run.zero_grad()
+    return float(model.theta.detach())
+
+
+@claim(
+    id="P1",
+    source="Tallec & Ollivier, Unbiased online recurrent optimization, 2017",
+    statement="On influence balancing truncated BPTT has the sign wrong and diverges or settles wrong; "
+    "the exact online gradient (RTRL) reaches the optimum -1/6.",
+    published="-1/6 by RTRL",
+    rule="n=23, 10 plus and 13 minus, rate 1e-4, 3000 steps, as published: K=1 and K=10 end on the wrong "
+    "side of 0, RTRL within 1e-4 of -1/6",
+)
+def influence_balancing() -> Measurement:
+    model = InfluenceBalancing()
+    run = torch.optim.SGD(model.parameters(), lr=RATE)
+    x, target = influence_batch(ITERATIONS)
+    for _ in ForwardMode(reduction="sum").steps(model, x, target, loss=half_square):
+        run.step()
+        run.zero_grad()
+    exact = float(model.theta.detach())
+    cut = {k: _truncated(k) for k in (1, 10, 30, 100)}
+    return Measurement(
+        f"RTRL {exact:.6f}; truncated: " + ", ".join(f"K={k} {v:.4g}" for k, v in cut.items()),
+        {
+            "K=1 goes wrong": cut[1] > 0,
+            "K=10 goes wrong": cut[10] > 0,
+            "RTRL reaches -1/6": abs(exact - model.optimum) < 1e-4,
+        },
+        figures={"rtrl": exact, "truncated": {str(k): v for k, v in cut.items()}},
+    )
+
+
+def _gradient(model: torch.nn.Module, estimator: Estimator, x, y) -> torch.Tensor:
+    model.zero_grad()
+    estimator.backward(model, x, y, loss=F.mse_loss)
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).clone()
+
+
+@claim(
+    id="P10",
+    source="Tallec & Ollivier, Unbiasing truncated backpropagation through time, 2017",
+    statement="Truncation at random borders, reweighted, is unbiased.",
+    published="equal within its own standard error",
+    rule="GRU of 8, float64, T=18, chunks of 3, c=0.5, 1,500 draws against BPTT: on 50 random "
+    "directions the root mean square of (mean - exact)/standard error is between 0.6 and 1.4 and "
+    "none is over 4; plain truncation's is over 10",
+)
+def randomized_is_unbiased() -> Measurement:
+    torch.manual_seed(0)
+    draws, T = 1500, 18
+    model = layers.GRU(4, 8).double()
+    with torch.no_grad():  # a gradient that lasts: there is something to lose at a border
+        for name in ("weight_hh_l0", "weight_ih_l0"):
+            weight(model, name).mul_(2.0)
+    x, y = torch.randn(T, 2, 4).double(), torch.randn(T, 2, 8).double()
+    exact = _gradient(model, Full(), x, y)
+    cut = _gradient(model, Truncated(3), x, y)
+    estimator = Randomized(3, cut=0.5, generator=torch.Generator().manual_seed(1))
+    directions = torch.randn(50, len(exact), dtype=torch.float64)
+    found = torch.stack([directions @ _gradient(model, estimator, x, y) for _ in range(draws)])
+    error = found.std(0) / math.sqrt(draws)
+    z = (found.mean(0) - directions @ exact) / error
+    biased = (directions @ (cut - exact)) / error
+    rms, plain = (float(v.square().mean().sqrt()) for v in (z, biased))
+    return Measurement(
+        f"(mean of {draws} draws - BPTT) / standard error over 50 directions: root mean square "
+        f"{rms:.2f}, largest {float(z.abs().max()):.2f}; plain truncation in the same units: "
+        f"{plain:.1f}",
+        {
+            "the mean is BPTT's gradient": 0.6 < rms < 1.4 and float(z.abs().max()) < 4,
+            "truncation's is not": plain > 10,
+        },
+        "The estimator does not meet the exact gradient within its own error.",
+        {"rms": rms, "plain": plain},
+    )
+
+
+@claim(
+    id="P4",
+    source="Gruslys et al., Memory-efficient backpropagation through time, 2016",
+    statement="At T=1000, 95 % of the memory can be saved for a third more time.",
+    published="≤ 5 % of the memory, ≈ 1.33× the time",
+    rule="LSTM, H=128, B=16, T=1000: gradients equal to 1e-5 relative; bytes held for backward, "
+    "kept states included, at most 5 % of full BPTT's; median time ratio of 5 turns between 1.1 "
+    "and 1.5",
+)
+def checkpoints() -> Measurement:
+    torch.manual_seed(0)
+    T, B, H = 1000, 16, 128
+    model = layers.LSTM(32, H)
+    x, y = torch.randn(T, B, 32), torch.randn(T, B, H)
+    ways: dict[str, Estimator] = {"full": Full(), "kept": Checkpointed(segments=32)}
+    gradients, peaks = {}, {}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for name, way in ways.items():
+        with Held(x, y, *model.parameters()) as held:
+            gradients[name] = _gradient(model, way, x, y)
+        peaks[name] = held.peak
+    for _ in range(5):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            _gradient(model, way, x, y)
+            times[name].append(time.perf_counter() - began)
+    states = 32 * 2 * B * H * 4  # h and c before each of 32 segments
+    share = (peaks["kept"] + states) / peaks["full"]
+    ratio = statistics.median(times["kept"]) / statistics.median(times["full"])
+    error = float((gradients["kept"] - gradients["full"]).norm() / gradients["full"].norm())
+    return Measurement(
+        f"memory {100 * share:.1f} % ({peaks['full'] / 1e6:.1f} MB to "
+        f"{(peaks['kept'] + states) / 1e6:.2f} MB), time {ratio:.2f}×, gradients differ by "
+        f"{error:.1g}",
+        {
+            "the same gradient": error < 1e-5,
+            "at most 5 % of the memory": share <= 0.05,
+            "about 1.33× the time": 1.1 <= ratio <= 1.5,
+        },
+        "The memory is saved; what it costs in time hangs on how long the forward pass takes beside the "
+        "backward one.",
+        {"share": share, "ratio": ratio},
+    )
+
+
+# Papers on adaptive truncation: copy memory with a fixed and with a random lag.
+
+SYMBOLS, LANES = 6, 64
+EPOCHS = 10  # of 4000 steps; the paper trains for up to 210, hours on a GPU
+
+
+def copy_stream(steps: int, shortest: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Blocks without an end: m symbols to read, a mark first, then m steps to say them again.
+
+    Symbols: 0 blank, 1 mark, 2…5. m is drawn from ``shortest`` to 10 for each block.
+    ``(T, 64)`` each, every lane shifted by its own random amount.
+    """
+    rng = np.random.default_rng(seed)
+    x, y = np.zeros((2, steps + 40, LANES), dtype=np.int64)
+    for lane in range(LANES):
+        at = -int(rng.integers(0, 20))
+        while at < steps:
+            m = int(rng.integers(shortest, 11))
+            block = rng.integers(2, SYMBOLS, m)
+            block[0] = 1
+            for offset, symbol in enumerate(block):
+                if at + offset >= 0:
+                    x[at + offset, lane] = symbol
+                if at + m + offset >= 0:
+                    y[at + m + offset, lane] = symbol
+            at += 2 * m
+    return torch.from_numpy(x[:steps]), torch.from_numpy(y[:steps])
+
+
+class Copier(nn.Module):
+    """The paper's network: linear, LSTM of 2 × 50, linear; its uniform start, zero biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(SYMBOLS, 50), nn.Linear(50, SYMBOLS)
+        self.layer = layers.LSTM(50, 50, 2)
+        for matrix in self.parameters():
+            if matrix.dim() > 1:
+                nn.init.uniform_(
+                    matrix, -((3 / max(matrix.shape)) ** 0.5), (3 / max(matrix.shape)) ** 0.5
+                )
+            else:
+                nn.init.zeros_(matrix)
+
+    def forward(self, x: Tensor, carry=None):
+        """Logits ``(T, B, 6)`` and the carry."""
+        h, carry = self.layer(self.encoder(F.one_hot(x, SYMBOLS).float()), carry)
+        return self.decoder(h), carry
+
+
+def _loss(output: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(output.flatten(0, 1), target.flatten())
+
+
+def _horizon(model: nn.Module, x: Tensor, y: Tensor, delta: float) -> int:
+    """The smallest K whose bias is and stays within delta, from 100 steps after 50 to warm up."""
+    with torch.no_grad():
+        carry = model(x[:50])[1]
+    with watch(model, lanes=8) as flow:
+        _loss(model(x[50:150], carry)[0], y[50:150]).backward()
+    model.zero_grad()
+    return min(100, max(2, *(m.spectrum.horizon(delta) for m in flow.modules)))
+
+
+def perplexity(k: int | None, shortest: int, seed: int) -> float:
+    """After training with every loss reaching K to 2K - 1 steps back; None adapts K to δ = 0.1."""
+    torch.manual_seed(seed)
+    model, adaptive = Copier(), k is None
+    k = 15 if k is None else k
+    x, y = copy_stream(4000, shortest, seed)
+    run = torch.optim.SGD(model.parameters(), lr=1.0)
+    best = math.inf
+    for _ in range(EPOCHS):
+        if adaptive:
+            begin = int(torch.randint(0, 3800, ()))
+            k = _horizon(model, x[begin : begin + 150], y[begin : begin + 150], 0.1)
+        carry = None
+        for start in range(0, 4000 - 2 * k, k):
+            # One window an update, in two halves: the next window begins where the second does.
+            run.zero_grad()
+            middle = model(x[start : start + k], carry)[1]
+            second = slice(start + k, start + 2 * k)
+            _loss(model(x[second], middle)[0], y[second]).backward()
+            clip_norm(model.parameters(), 1.0)
+            run.step()
+            carry = carries.detach(middle)
+        best = min(best, _test(model, shortest))
+    return best
+
+
+def _test(model: nn.Module, shortest: int) -> float:
+    x, y = copy_stream(1000, shortest, 99)
+    with torch.no_grad():
+        return math.exp(float(_loss(model(x)[0][40:], y[40:])))
+
+
+_SETTING = (
+    f"LSTM 2 × 50, 6 symbols, batch 64, SGD 1, clip 1, training length 4000, {EPOCHS} passes (the "
+    f"paper: up "
+    "to 210), 3 seeds; every loss reaches K to 2K - 1 steps"
+)
+
+
+@claim(
+    id="P2",
+    source="Aicher, Foti & Fox, Adaptively truncating backpropagation through time, 2019",
+    statement="Copy memory with lag 10: truncation at 5 does not learn it, at 10 and 30 it does, and "
+    "adaptive truncation with δ = 0.1 is as good as the best fixed one.",
+    published="K=5 1.646, K=10 1.036, K=30 1.043; adaptive δ=.1 1.030 (test perplexity)",
+    rule=f"{_SETTING}; means: K=5 over 1.3, K=10 and K=30 under 1.1, adaptive within 0.02 of the "
+    f"best fixed",
+    quick=False,
+)
+def fixed_lag() -> Measurement:
+    found = {k: [perplexity(k, 10, seed) for seed in SEEDS] for k in (5, 10, 30, None)}
+    mean = {k: sum(v) / len(v) for k, v in found.items()}
+    best = min(mean[k] for k in (5, 10, 30))
+    return Measurement(
+        _words(found),
+        {
+            "K=5 does not learn it": mean[5] > 1.3,
+            "K=10 does": mean[10] < 1.1,
+            "K=30 does": mean[30] < 1.1,
+            "adaptive is as good as the best": mean[None] <= best + 0.02,
+        },
+        f"This is after {EPOCHS} passes over the training text, what a core does in ten minutes, and not "
+        "after the paper's 210: every K is still on its way down, and which of them is there first says "
+        "as much about updates in a pass as about reach.",
+        {str(k): v for k, v in found.items()},
+    )
+
+
+@claim(
+    id="P3",
+    source="Aicher, Foti & Fox, Adaptively truncating backpropagation through time, 2019",
+    statement="Copy memory with lags of 5 to 10 at random: longer truncation is better, and adaptive "
+    "truncation with δ = 0.1 is the best.",
+    published="K=5 1.47, 15 1.37, 30 1.31; adaptive δ=.1 1.29 (test perplexity)",
+    rule=f"{_SETTING}; means: K=5 above K=15 above K=30, adaptive within 0.02 of the best fixed or below",
+    quick=False,
+)
+def random_lag() -> Measurement:
+    found = {k: [perplexity(k, 5, seed) for seed in SEEDS] for k in (5, 15, 30, None)}
+    mean = {k: sum(v) / len(v) for k, v in found.items()}
+    best = min(mean[k] for k in (5, 15, 30))
+    return Measurement(
+        _words(found),
+        {
+            "15 is better than 5": mean[15] < mean[5],
+            "30 is better than 15": mean[30] < mean[15],
+            "adaptive is as good as the best": mean[None] <= best + 0.02,
+        },
+        f"This is after {EPOCHS} passes and not 210: a shorter K makes more updates in a pass, and early "
+        "on that is worth more than its reach.",
+        {str(k): v for k, v in found.items()},
+    )
+
+
+def _words(found: dict[int | None, list[float]]) -> str:
+    return "test perplexity: " + "; ".join(
+        f"{'adaptive' if k is None else f'K={k}'} {spread(v, 4)}" for k, v in found.items()
+    )

@@ -1,0 +1,171 @@
+"""One job: a model, trained on a task until it is solved or the budget is spent."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from bptt import tasks
+from bptt.choices import GRADIENTS, parse_form
+from bptt.errors import ArgumentError, BpttError
+from bptt.experiments.compare.grid import Job
+from bptt.gradients import (
+    Adaptive,
+    Checkpointed,
+    Estimator,
+    ForwardMode,
+    Full,
+    Randomized,
+    Truncated,
+    Windowed,
+)
+from bptt.models import CELLS, Classifier, Forecaster
+from bptt.remedies import build_clip, build_regulariser, start_recurrent
+from bptt.tasks import Batch, Task
+
+# The length a curriculum begins with: every task has it, and next to nothing vanishes over it.
+FIRST = 10
+# This many updates in a row that had to be skipped, because the gradient was not finite, end a job.
+PATIENCE = 20
+
+
+def build_task(name: str, length: int | None, folder: str | None = None) -> Task:
+    """A task by its name, of a length where it has one."""
+    if name == "digits":
+        return tasks.Digits("row" if length == 8 else "pixel", folder)
+    if name == "japanese-vowels":
+        return tasks.JapaneseVowels(folder=folder)
+    if length is None:
+        raise ArgumentError(f"a length for {name}", "none", "give one: --lengths 50")
+    if name == "co2":
+        return tasks.CO2(length, folder=folder)
+    kinds: dict[str, Any] = {
+        "remember-first": tasks.RememberFirst,
+        "copy": tasks.Copy,
+        "adding": tasks.Adding,
+        "temporal-order": tasks.TemporalOrder,
+        "agreement": tasks.Agreement,
+        "recall": tasks.Recall,
+    }
+    return kinds[name](length)
+
+
+def build_model(task: Task, cell: str, hidden: int, start: str) -> nn.Module:
+    """A layer of the cell under a classifier or forecaster that answers at every step."""
+    kind, options = CELLS[cell]
+    layer = kind(task.inputs, hidden, **options)
+    if start != "default":
+        start_recurrent(layer, start)
+    if isinstance(task, tasks.CO2):
+        return Forecaster(layer, task.outputs)
+    if isinstance(task, tasks.ValueTask):
+        return Forecaster(layer, task.outputs, residual=False)
+    return Classifier(layer, task.outputs, pool="none")
+
+
+def build_gradient(form: str, task: Task) -> Estimator:
+    """An estimator from its form: ``"full"``, ``"truncated:20"``, …; ``"windowed:k"`` spans 2k."""
+    name, number = parse_form(form, GRADIENTS)
+    reduction = getattr(task.loss, "reduction", None)
+    number = 0.0 if number is None else number
+    k = int(number)
+    made: dict[str, Any] = {
+        "full": lambda: Full(reduction=reduction),
+        "truncated": lambda: Truncated(k, reduction=reduction),
+        "windowed": lambda: Windowed(k, 2 * k, reduction=reduction),
+        "checkpointed": lambda: Checkpointed(reduction=reduction),
+        "adaptive": lambda: Adaptive(number, reduction=reduction),
+        "randomized": lambda: Randomized(k, reduction=reduction),
+        "forward": lambda: ForwardMode(reduction=reduction),
+    }
+    return made[name]()
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Train and score.
+
+    Returns:
+        a record as JSON takes it: ``job``; ``score``, on what is held out, after the last update (the
+        solving one, unless the budget says to go on); ``curve`` of (updates, score); ``solved``;
+        ``updates``; ``skipped`` updates whose gradient was not finite; ``clipped``, the share of updates
+        in which the clip acted; ``seconds``; ``error``: None, or why the job could not be run.
+
+    Cost: at most the budget's updates; one thread.
+    """
+    clock = time.perf_counter()
+    record: dict[str, Any] = {
+        "job": job.as_dict(), "score": None, "curve": [], "solved": False, "updates": 0,
+        "skipped": 0, "clipped": 0.0, "error": None,
+    }  # fmt: skip
+    try:
+        _train(job, record)
+    except BpttError as error:
+        record["error"] = str(error)
+    record["seconds"] = round(time.perf_counter() - clock, 3)
+    return record
+
+
+def _train(job: Job, record: dict[str, Any]) -> None:
+    budget = job.budget
+    torch.manual_seed(job.seed)
+    task = whole = build_task(job.task, job.length, budget.folder)
+    if job.curriculum == "double" and job.length is not None:
+        task = build_task(job.task, min(FIRST, job.length), budget.folder)
+    model = build_model(task, job.cell, budget.hidden, job.start)
+    estimator = build_gradient(job.gradient, task)
+    clip, regulariser = build_clip(job.clip), build_regulariser(job.regularise)
+    optimizer = torch.optim.Adam(model.parameters(), lr=budget.lr)
+    generator = torch.Generator().manual_seed(job.seed)
+    held_out, acted, in_a_row = task.held_out(), 0, 0
+    for update in range(1, budget.updates + 1):
+        batch = task.batch(generator, budget.batch)
+        optimizer.zero_grad()
+        with nullcontext() if regulariser is None else regulariser.on(model):
+            step = estimator.backward(
+                model, batch.inputs, batch.targets, None, task.loss,
+                reset=batch.reset, lengths=batch.lengths,
+            )  # fmt: skip
+        clipped = clip(model.parameters())
+        finite = clipped.finite and math.isfinite(step.loss.item())
+        if finite:
+            optimizer.step()
+            acted += clipped.acted
+            in_a_row = 0
+        else:
+            record["skipped"] += 1
+            in_a_row += 1
+        record["updates"] = update
+        last = update == budget.updates or in_a_row == PATIENCE
+        if last or update % budget.every == 0:
+            score = _score(model, whole, held_out)
+            record["score"] = score if math.isfinite(score) else None
+            record["curve"].append([update, record["score"]])
+            record["solved"] = whole.solved(score)
+            task = _grown(task, whole, model, job)
+        if in_a_row == PATIENCE or (record["solved"] and not budget.to_the_end):
+            break
+    record["clipped"] = acted / record["updates"]
+
+
+def _score(model: nn.Module, task: Task, batch: Batch) -> float:
+    with torch.no_grad():
+        output, _ = model(batch.inputs, lengths=batch.lengths)
+        return task.score(output, batch.targets)
+
+
+def _grown(task: Task, whole: Task, model: nn.Module, job: Job) -> Task:
+    """The task to go on with: one twice as long where the present one is solved, the whole at most."""
+    if task is whole or not task.solved(_score(model, task, task.held_out())):
+        return task
+    present: Any = task
+    longer = 2 * present.steps
+    return (
+        whole
+        if longer >= cast(int, job.length)
+        else build_task(job.task, longer, job.budget.folder)
+    )

@@ -1,0 +1,1 @@
+"""The gradient carried forward in time: :class:`ForwardMode` and its three rules."""

@@ -1,0 +1,314 @@
+"""Watch a training: a function of your own is told, or Hugging Face, Lightning or TensorBoard."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from bptt.errors import ArgumentError, BpttError, DependencyError
+from bptt.probes.watch import Flow, Watched, watch
+
+# A training loop of your own: a function is told the numbers whenever a step was measured.
+
+# "horizon": 35, "decay": 0.93, "verdict": "healthy"; of several modules each under its name besides,
+# as "encoder.lstm/horizon".
+Numbers: TypeAlias = dict[str, Any]
+Tell: TypeAlias = Callable[[int, Numbers], Any]
+
+
+class Watcher:
+    """``bptt.watch`` over a training run whose begin and end are two calls, as trainers have it.
+
+    Args:
+        model: any module that holds recurrent layers or cells.
+        every: measure each n-th backward pass.
+        options: further ones of :class:`bptt.watch`.
+
+    Example:
+        >>> import torch
+        >>> gru = torch.nn.GRU(3, 5)
+        >>> watcher = Watcher(gru, every=2)
+        >>> for _ in range(3):
+        ...     gru(torch.randn(9, 2, 3))[0].sum().backward()
+        ...     print([sorted(numbers) for numbers in watcher.news()])
+        [['decay', 'horizon', 'verdict']]
+        []
+        [['decay', 'horizon', 'verdict']]
+        >>> watcher.stop()
+    """
+
+    def __init__(self, model: nn.Module, every: int = 50, **options: Any) -> None:
+        self._watch = watch(model, every=every, **options)
+        self.flow: Flow = self._watch.__enter__()
+        self._told = 0
+        self._open = True
+        self._warned = False
+
+    def news(self) -> Iterator[Numbers]:
+        """The numbers of every step that was measured since the last call."""
+        self._warn()
+        new = self.flow.history[self._told :]
+        self._told = len(self.flow.history)
+        for measured in new:
+            if measured.refusal is not None:
+                self._warn(measured.refusal)
+                continue
+            found = _of(measured.main)
+            if len(measured.modules) > 1:
+                for module in measured.modules:
+                    found |= {f"{module.name}/{name}": v for name, v in _of(module).items()}
+            yield found
+
+    def _warn(self, error: BpttError | None = None) -> None:
+        """What is observed goes on: a measurement that failed is said once."""
+        error = error or self._watch.error
+        if error is not None and not self._warned:
+            self._warned = True
+            warnings.warn(f"the horizon was not measured: {error}", WatchWarning, stacklevel=3)
+
+    def stop(self, failed: bool = False) -> None:
+        """Take the hooks off. Calling it again does nothing.
+
+        Args:
+            failed: training ended with an error of its own, which is not to be covered by another.
+
+        Raises:
+            WatchError: no backward pass reached a recurrent module.
+        """
+        if self._open:
+            self._open = False
+            if self._watch.error is not None:
+                self._warn()
+                failed = True
+            kind = RuntimeError if failed else None
+            self._watch.__exit__(kind, None, None)
+
+
+class WatchWarning(UserWarning):
+    """A measurement failed, and training goes on."""
+
+
+def _of(module: Watched) -> Numbers:
+    return {"horizon": module.horizon, "decay": module.decay, "verdict": module.verdict}
+
+
+@contextmanager
+def told(
+    model: nn.Module, tell: Tell, every: int = 50, **options: Any
+) -> Iterator[Callable[[], None]]:
+    """Tell a function how far back the gradient reaches, while you train.
+
+    Args:
+        model: any module that holds recurrent layers or cells.
+        tell: called as ``tell(step, numbers)``; step counts your calls of what the block hands out.
+        every: measure each n-th backward pass; at 50 it takes at most about 5 % of the time.
+        options: further ones of :class:`bptt.watch`.
+
+    Returns:
+        on entering, a function to call after each step of training.
+
+    Raises:
+        ArgumentError, WatchError: as :class:`bptt.watch` does.
+
+    Example:
+        >>> import torch
+        >>> gru = torch.nn.GRU(3, 5)
+        >>> with told(gru, lambda step, numbers: print(step, sorted(numbers)), every=2) as after_step:
+        ...     for _ in range(3):
+        ...         gru(torch.randn(9, 2, 3))[0].sum().backward()
+        ...         after_step()
+        1 ['decay', 'horizon', 'verdict']
+        3 ['decay', 'horizon', 'verdict']
+    """
+    watcher = Watcher(model, every, **options)
+    step = 0
+
+    def after_step() -> None:
+        nonlocal step
+        step += 1
+        for numbers in watcher.news():
+            tell(step, numbers)
+
+    try:
+        yield after_step
+    except BaseException:
+        watcher.stop(failed=True)
+        raise
+    watcher.stop()
+
+
+# Horizon and decay in the log history of Hugging Face's Trainer.
+
+
+def for_hugging_face(every: int = 50, **options: Any) -> Any:
+    """A callback for ``transformers.Trainer(callbacks=[...])``.
+
+    Each measured step leaves a line ``{"step", "bptt/horizon", "bptt/decay", "bptt/verdict"}`` in
+    ``trainer.state.log_history``; the newest numbers also join the next line that the trainer logs,
+    and so reach the reporters that come after this callback.
+
+    Args:
+        every: measure each n-th backward pass; gradient accumulation counts each part.
+        options: further ones of :class:`bptt.watch`.
+
+    Returns:
+        a ``transformers.TrainerCallback``.
+
+    Raises:
+        DependencyError: transformers is not installed.
+    """
+    try:
+        from transformers import TrainerCallback
+    except ImportError:
+        raise DependencyError(
+            "transformers", "none installed", "pip install transformers accelerate"
+        ) from None
+
+    class WatchCallback(TrainerCallback):
+        """See :func:`for_hugging_face`."""
+
+        watcher: Watcher | None = None
+        latest: Numbers | None = None
+
+        @property
+        def flow(self) -> Any:
+            """What :func:`bptt.watch` saw; None before training began."""
+            return None if self.watcher is None else self.watcher.flow
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.watcher = Watcher(kwargs["model"], every, **options)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.watcher is None:
+                raise ArgumentError(
+                    "a callback that saw the training begin",
+                    "a step before on_train_begin",
+                    "give the trainer the callback before it starts",
+                )
+            for numbers in self.watcher.news():
+                self.latest = {
+                    f"bptt/{name}": value
+                    for name, value in numbers.items()
+                    if isinstance(value, str) or math.isfinite(value)
+                }
+                state.log_history.append({"step": state.global_step, **self.latest})
+
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.latest is not None and kwargs.get("logs") is not None:
+                kwargs["logs"].update(self.latest)
+                self.latest = None
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.watcher is not None:
+                self.watcher.stop()
+
+    return WatchCallback()
+
+
+# Horizon and decay in Lightning's own log.
+
+
+def for_lightning(every: int = 50, **options: Any) -> Any:
+    """A callback for ``lightning.Trainer(callbacks=[...])``.
+
+    It logs ``bptt/horizon`` and ``bptt/decay`` to whatever logger the trainer has, after each
+    measured step, and keeps everything in its ``flow``.
+
+    Args:
+        every: measure each n-th backward pass.
+        options: further ones of :class:`bptt.watch`.
+
+    Returns:
+        a ``lightning.pytorch.Callback``.
+
+    Raises:
+        DependencyError: neither lightning nor pytorch-lightning is installed.
+    """
+    try:
+        from lightning.pytorch import Callback
+    except ImportError:
+        try:
+            from pytorch_lightning import Callback
+        except ImportError:
+            raise DependencyError("lightning", "none installed", "pip install lightning") from None
+
+    class WatchCallback(Callback):
+        """See :func:`for_lightning`."""
+
+        watcher: Watcher | None = None
+
+        @property
+        def flow(self) -> Any:
+            """What :func:`bptt.watch` saw; None before training began."""
+            return None if self.watcher is None else self.watcher.flow
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            self.watcher = Watcher(pl_module, every, **options)
+
+        def on_train_batch_end(
+            self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            if self.watcher is None:
+                raise ArgumentError(
+                    "a callback that saw the training begin",
+                    "a step before on_train_start",
+                    "give the trainer the callback before it starts",
+                )
+            for numbers in self.watcher.news():
+                for name, value in numbers.items():
+                    if not isinstance(value, str) and math.isfinite(value):
+                        pl_module.log(f"bptt/{name}", float(value), on_step=True, on_epoch=False)
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            if self.watcher is not None:
+                self.watcher.stop()
+
+        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+            if self.watcher is not None:
+                self.watcher.stop(failed=True)
+
+    return WatchCallback()
+
+
+# Horizon and decay as curves in TensorBoard.
+
+
+def for_tensorboard(writer: Any, prefix: str = "bptt") -> Tell:
+    """A function for :func:`told` that writes to TensorBoard.
+
+    Args:
+        writer: a ``torch.utils.tensorboard.SummaryWriter``, or a folder to make one in.
+        prefix: stands before every name: ``bptt/horizon``, ``bptt/decay``; verdicts become text,
+            written when they change.
+
+    Raises:
+        DependencyError: a folder was given, and tensorboard is not installed.
+
+    Cost: three scalars a measured step.
+    """
+    if isinstance(writer, (str, os.PathLike)):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise DependencyError(
+                "tensorboard", "none installed", "pip install tensorboard"
+            ) from None
+        writer = SummaryWriter(os.fspath(writer))
+    before: dict[str, str] = {}
+
+    def tell(step: int, numbers: Numbers) -> None:
+        for name, value in numbers.items():
+            if isinstance(value, str):
+                if before.get(name) != value:
+                    writer.add_text(f"{prefix}/{name}", value, step)
+                    before[name] = value
+            elif math.isfinite(value):
+                writer.add_scalar(f"{prefix}/{name}", value, step)
+
+    return tell

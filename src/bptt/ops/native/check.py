@@ -1,0 +1,329 @@
+"""What a kernel call needs: the compiled extension, and arguments checked before any pointer is
+passed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from typing import Any, overload
+
+# torch first: the extension then shares torch's OpenMP runtime and its pool of threads.
+import torch
+from torch import Tensor
+
+from bptt.errors import ArgumentError, BackendError, DeviceError, DtypeError, ShapeError, describe
+
+_MODULE = "bptt._native"
+
+
+def _load() -> tuple[Any, str | None]:
+    try:
+        return importlib.import_module(_MODULE), None
+    except ImportError as error:
+        return None, f"the compiled extension {_MODULE} cannot be loaded ({error})"
+
+
+extension, missing = _load()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
+def isa() -> str | None:
+    """The instruction set in use ("avx512", "avx2", "neon", "baseline"), None without the extension."""
+    return None if extension is None else extension.isa
+
+
+def isas() -> tuple[str, ...]:
+    """The instruction sets this machine runs, best first; ``BPTT_ISA`` picks one when loaded."""
+    return () if extension is None else tuple(extension.isas.split())
+
+
+# What a kernel call needs, checked before any pointer is passed.
+#
+# The kernels trust sizes and pointers, so this is where every tensor is looked at once: type, device,
+# shape, and the values of lengths and tokens.
+
+CELLS = ("RNN_TANH", "RNN_RELU", "GRU", "LSTM")
+GATES = (1, 1, 3, 4)
+# Widths, in multiples of H, of what forward saves and of dz; as in csrc/kernels.h.
+SAVED = (1, 1, 5, 6)
+DZ = (1, 1, 4, 4)
+GRU, LSTM = 2, 3
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of one call, and how its rows lie in memory.
+
+    Attributes:
+        batch_major: lane after lane instead of step after step.
+        packed: the number of rows if they are packed, step after step and without padding.
+    """
+
+    cell: int
+    T: int
+    B: int
+    H: int
+    batch_major: bool
+    packed: int | None = None
+
+    @property
+    def width(self) -> int:
+        """G * H."""
+        return GATES[self.cell] * self.H
+
+    @property
+    def rows(self) -> int:
+        """T * B, or fewer if packed."""
+        return self.T * self.B if self.packed is None else self.packed
+
+    def flat(self, tensor: Tensor) -> Tensor:
+        """``(T, B, n)``, or packed ``(N, n)``, as its rows in memory order, copied only if need be."""
+        if self.batch_major:
+            tensor = tensor.transpose(0, 1)
+        return tensor.reshape(self.rows, tensor.shape[-1])
+
+    def unflat(self, rows: Tensor) -> Tensor:
+        """Rows in memory order as ``(T, B, n)``, or packed as they are; a view."""
+        if self.packed is not None:
+            return rows
+        if self.batch_major:
+            return rows.view(self.B, self.T, rows.shape[-1]).transpose(0, 1)
+        return rows.view(self.T, self.B, rows.shape[-1])
+
+    def problem(
+        self,
+        lengths: Tensor | None,
+        reset: Tensor | None,
+        cut: Tensor | None,
+        reverse: bool,
+        starts: Tensor | None = None,
+    ):
+        """What the kernels take as one argument; it holds addresses, so keep the tensors alive."""
+        step, lane = (1, self.T) if self.batch_major else (self.B, 1)
+        return extension.Problem(
+            self.T, self.B, self.H, step, lane,
+            pointer(lengths), pointer(reset), pointer(cut), reverse, torch.get_num_threads(),
+            pointer(starts),
+        )  # fmt: skip
+
+
+def pointer(tensor: Tensor | None) -> int:
+    """The address a kernel takes; 0 for None."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def is_batch_major(rows: Tensor) -> bool:
+    """Whether a ``(T, B, ...)`` tensor is a view of a contiguous ``(B, T, ...)`` one."""
+    return not rows.is_contiguous() and rows.transpose(0, 1).is_contiguous()
+
+
+def function(name: str, dtype: torch.dtype):
+    """A kernel of the extension for an element type."""
+    if extension is None:
+        raise BackendError("the native backend", str(missing), "build it, or set_backend('auto')")
+    return getattr(extension, name + ("_f32" if dtype == torch.float32 else "_f64"))
+
+
+def workspace(cell: int, problem, dtype: torch.dtype, *, backward: bool) -> Tensor:
+    """The memory that a kernel works in; on the CPU, whatever torch's default device is."""
+    size = function("workspace", dtype)(cell, problem, backward)
+    return torch.empty(size, dtype=torch.uint8, device="cpu")
+
+
+def _shape(name: str, tensor: Tensor | None, *expected: int) -> None:
+    if tensor is not None and tensor.shape != expected:
+        raise ShapeError(
+            f"{name} {expected}", str(tuple(tensor.shape)), "pass a tensor of that shape"
+        )
+
+
+def check(
+    cell: int,
+    x: Tensor,
+    tokens: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    w_ih: Tensor | None,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    cut: Tensor | None,
+    norms: Tensor | None,
+    batch_major: bool,
+    counts: Tensor | None = None,
+) -> Sizes:
+    """Raise unless the kernels can run on exactly these tensors; return the call's sizes."""
+    if not 0 <= cell < len(CELLS):
+        raise ArgumentError(f"a cell number 0..{len(CELLS) - 1}", str(cell), "use bptt.ops.recur")
+    if x is None or w_hh is None:  # the dispatcher lets None pass for a tensor
+        raise DtypeError("x and w_hh as tensors", "None", "pass both")
+    if w_hh.dtype not in (torch.float32, torch.float64):
+        raise DtypeError("float32 or float64", str(w_hh.dtype), "convert, or use the eager backend")
+    for tensor in (x, h0, c0, w_ih, w_hh, b_ih, b_hh, norms):
+        if tensor is None:
+            continue
+        if tensor.dtype != w_hh.dtype:
+            raise DtypeError(f"{w_hh.dtype} like w_hh", str(tensor.dtype), "convert one of them")
+        if tensor.device.type != "cpu":
+            raise DeviceError(
+                "a CPU tensor", str(tensor.device), "move it, or use the eager backend"
+            )
+    for name, tensor, dtype in (
+        ("tokens", tokens, torch.int64),
+        ("lengths", lengths, torch.int64),
+        ("reset", reset, torch.bool),
+        ("cut", cut, torch.bool),
+        ("batch_sizes", counts, torch.int64),
+    ):
+        if tensor is None:
+            continue
+        if tensor.dtype != dtype:
+            raise DtypeError(f"{name} of {dtype}", str(tensor.dtype), f"convert it to {dtype}")
+        if tensor.device.type != "cpu":
+            raise DeviceError(f"{name} on the CPU", str(tensor.device), "move it")
+    if w_hh.ndim != 2:
+        raise ShapeError("w_hh (G*H, H)", describe(w_hh.shape), "pass torch's weight_hh")
+    H, width = w_hh.shape[1], GATES[cell] * w_hh.shape[1]
+    _shape("w_hh", w_hh, width, H)
+    if tokens is not None:
+        if tokens.ndim != 2:
+            raise ShapeError("tokens (T, B)", describe(tokens.shape), "pass time-major tokens")
+        if w_ih is not None:
+            raise ArgumentError("no w_ih with tokens", "w_ih", "multiply the table by it instead")
+        _shape("table", x, x.shape[0], width)
+        T, B = tokens.shape
+    elif counts is not None:
+        if x.ndim != 2 or counts.ndim != 1 or w_ih is None or h0 is None:
+            raise ShapeError(
+                "packed x (N, I), batch_sizes (T,), w_ih and h0",
+                f"{describe(x.shape)} and {describe(counts.shape)}",
+                "use bptt.ops.recur",
+            )
+        _shape("w_ih", w_ih, width, x.shape[1])
+        T, B = counts.shape[0], h0.shape[0]
+    else:
+        if x.ndim != 3:
+            raise ShapeError("x (T, B, I)", describe(x.shape), "pass a time-major batch")
+        T, B = x.shape[0], x.shape[1]
+        if w_ih is None:
+            _shape("xp", x, T, B, width)
+        else:
+            _shape("w_ih", w_ih, width, x.shape[2])
+    if T < 1 or H < 1 or (B < 1 and counts is not None):
+        raise ShapeError(
+            "at least one step and one hidden unit, packed also one lane",
+            describe((T, B, H), "TBH"),
+            "skip the call when there is nothing to run over",
+        )
+    _shape("h0", h0, B, H)
+    _shape("c0", c0, B, H)
+    _shape("b_ih", b_ih, width)
+    _shape("b_hh", b_hh, width)
+    _shape("lengths", lengths, B)
+    _shape("reset", reset, T, B)
+    _shape("cut", cut, T, B)
+    _shape("norms", norms, T, B)
+    if c0 is not None and cell != LSTM:
+        raise ArgumentError("one state", f"c0 with {CELLS[cell]}", "pass h0 alone")
+    return Sizes(cell, T, B, H, batch_major, None if counts is None else x.shape[0])
+
+
+def unpack_sizes(sizes: Sizes, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Lengths ``(B,)`` and the first row of each step ``(T,)`` of packed rows, checked.
+
+    Raises:
+        ShapeError: the counts are no PackedSequence's batch_sizes, or do not sum to the rows.
+    """
+    counts = counts.contiguous()
+    lengths, starts = counts.new_empty(sizes.B), counts.new_empty(sizes.T)
+    rows = extension.unpack_sizes(
+        sizes.T, sizes.B, counts.data_ptr(), lengths.data_ptr(), starts.data_ptr()
+    )
+    if rows != sizes.rows:
+        raise ShapeError(
+            f"batch_sizes from B={sizes.B} falling to 1 or more, summing to {sizes.rows} rows",
+            f"{counts.tolist()}"[:80],
+            "pass a PackedSequence made by torch's pack functions",
+        )
+    return lengths, starts
+
+
+def check_values(
+    problem, sizes: Sizes, lengths: Tensor | None, tokens: Tensor | None, V: int
+) -> None:
+    """Raise unless every length is in 0..T and every token that is read in 0..V-1."""
+    if lengths is not None and sizes.B:
+        low, high = (int(end) for end in lengths.aminmax())
+        if low < 0 or high > sizes.T:
+            raise ArgumentError(
+                f"lengths in 0..{sizes.T}", f"{low} to {high}", "pad x to the longest lane"
+            )
+    if tokens is not None:
+        i = extension.bad_token(problem, pointer(tokens), V)
+        if i >= 0:
+            t, b = divmod(i, sizes.B)
+            raise ArgumentError(
+                f"tokens in 0..{V - 1}",
+                f"{int(tokens[t, b])} at step {t}, lane {b}",
+                "check the vocabulary",
+            )
+
+
+def hand_on(lengths: Tensor | None, *pairs: tuple[Tensor | None, Tensor]) -> None:
+    """Lanes without a step: the kernels pass them by, so what goes in comes out, zeros for None."""
+    if lengths is None:
+        return
+    empty = lengths == 0
+    if not empty.any():
+        return
+    for source, target in pairs:
+        if target.numel():
+            target[empty] = 0 if source is None else source[empty]
+
+
+@overload
+def dense(tensor: Tensor) -> Tensor: ...
+@overload
+def dense(tensor: None) -> None: ...
+@overload
+def dense(tensor: Tensor | None) -> Tensor | None: ...
+def dense(tensor: Tensor | None) -> Tensor | None:
+    """The tensor as its address shows it: contiguous, and no view that only promises to negate."""
+    if tensor is None:
+        return None
+    return (tensor.resolve_neg() if tensor.is_neg() else tensor).contiguous()
+
+
+def check_backward(
+    sizes: Sizes,
+    w_hh: Tensor,
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+    saved: Tensor,
+    needs: list[bool],
+) -> None:
+    """Raise unless what goes back fits what went forward. Autograd hands on what fits; others may not."""
+    H = sizes.H
+    if not isinstance(saved, Tensor):
+        raise DtypeError("saved as a tensor", "None", "pass what the forward operator returned")
+    for tensor in (dy, dh_n, dc_n, saved):
+        if tensor is not None and (tensor.dtype != w_hh.dtype or tensor.device.type != "cpu"):
+            raise DtypeError(
+                f"{w_hh.dtype} on the CPU like w_hh",
+                f"{tensor.dtype} on {tensor.device}",
+                "pass what the forward operator returned",
+            )
+    rows = (sizes.T, sizes.B) if sizes.packed is None else (sizes.packed,)
+    _shape("dy", dy, *rows, H)
+    _shape("saved", saved, sizes.rows, SAVED[sizes.cell] * H)
+    _shape("dh_n", dh_n, sizes.B, H)
+    if sizes.cell == LSTM:  # others have no cell state, and nobody looks at what stands here
+        _shape("dc_n", dc_n, sizes.B, H)
+    if len(needs) != 7:
+        raise ArgumentError("7 needs", f"{len(needs)}", "say of each input whether it is needed")

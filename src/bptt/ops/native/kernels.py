@@ -1,0 +1,306 @@
+"""Forward and backward of one layer: a kernel for what is sequential, large products for the rest."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from bptt.ops.native.check import (
+    DZ,
+    GRU,
+    LSTM,
+    SAVED,
+    Sizes,
+    check,
+    check_backward,
+    check_values,
+    dense,
+    function,
+    hand_on,
+    pointer,
+    unpack_sizes,
+    workspace,
+)
+
+# Forward of one layer: one large product for all steps, then the kernel.
+
+
+def forward(
+    cell: int,
+    x: Tensor,
+    tokens: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    w_ih: Tensor | None,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    cut: Tensor | None,
+    norms: Tensor | None,
+    reverse: bool,
+    batch_major: bool,
+    save: bool,
+    counts: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``(y, h_n, c_n, saved)``; ``c_n`` and ``saved`` have no elements where there is nothing in them."""
+    sizes = check(
+        cell, x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, norms, batch_major,
+        counts,
+    )  # fmt: skip
+    B, H, width = sizes.B, sizes.H, sizes.width
+    lengths, reset, tokens_ = dense(lengths), dense(reset), dense(tokens)
+    starts = None
+    if counts is not None:
+        lengths, starts = unpack_sizes(sizes, counts)
+    problem = sizes.problem(lengths, reset, None, reverse, starts)
+    check_values(problem, sizes, lengths, tokens_, x.shape[0])
+
+    # Time-major always: torch's is, and dropout draws its mask in the order of memory. No view, or
+    # autograd lets nobody write to it in place.
+    y = x.new_empty((sizes.T, B, H) if counts is None else (sizes.rows, H))
+    keep = SAVED[cell] * H if save else 0
+    saved = x.new_empty(sizes.rows, keep)
+    if w_ih is None:
+        # Contiguous: rows of an expanded x are a view that lies in one place.
+        xp, ldx = dense(x if tokens is not None else sizes.flat(x)), width
+    else:
+        # The product is written where the kernel will leave what it saves, or else an RNN's output
+        # if its rows lie alike, so that each row is fetched once.
+        if save:
+            rows = saved
+        else:
+            in_place = width == H and not batch_major
+            rows = sizes.flat(y) if in_place else x.new_empty(sizes.rows, width)
+        ldx = rows.shape[1]
+        xp = rows[:, :width]
+        # Padding stays as it is: no row of the product mixes with another, and the kernel reads
+        # none beyond a lane's length.
+        torch.mm(sizes.flat(x), w_ih.t(), out=xp)
+    h_n = x.new_empty(B, H)
+    c_n = x.new_empty((B, H) if cell == LSTM else 0)
+    h0, c0, w_hh, b_ih, b_hh = dense(h0), dense(c0), dense(w_hh), dense(b_ih), dense(b_hh)
+    work = workspace(cell, problem, w_hh.dtype, backward=False)
+    function("forward", w_hh.dtype)(
+        cell, problem, xp.data_ptr(), ldx, pointer(tokens_), pointer(b_ih), pointer(b_hh),
+        w_hh.data_ptr(), pointer(h0), pointer(c0), y.data_ptr(),
+        saved.data_ptr() if keep else 0, keep, h_n.data_ptr(), c_n.data_ptr(), work.data_ptr(),
+    )  # fmt: skip
+    hand_on(lengths, (h0, h_n), (c0, c_n))
+    return y, h_n, c_n, saved
+
+
+# Backward of one layer: the kernel gives dz for all steps, large products do the rest.
+
+
+def backward(
+    cell: int,
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+    x: Tensor,
+    tokens: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    w_ih: Tensor | None,
+    w_hh: Tensor,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    cut: Tensor | None,
+    reverse: bool,
+    batch_major: bool,
+    saved: Tensor,
+    needs: list[bool],
+    record: bool,
+    counts: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of ``x, h0, c0, w_ih, w_hh, b_ih, b_hh`` and ‖dL/dh_t‖ ``(T, B)``.
+
+    Those that ``needs`` (and ``record``) do not ask for have no elements.
+    """
+    sizes = check(
+        cell, x, tokens, h0, c0, w_ih, w_hh, None, None, lengths, reset, cut, None, batch_major,
+        counts,
+    )  # fmt: skip
+    T, B, H, width = sizes.T, sizes.B, sizes.H, sizes.width
+    lengths, reset, cut, tokens_ = dense(lengths), dense(reset), dense(cut), dense(tokens)
+    starts = None
+    if counts is not None:
+        lengths, starts = unpack_sizes(sizes, counts)
+    check_backward(sizes, w_hh, dy, dh_n, dc_n, saved, needs)
+    need_x, need_h0, need_c0, need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs
+    problem = sizes.problem(lengths, reset, cut, reverse, starts)
+    check_values(problem, sizes, lengths, tokens_, x.shape[0])
+
+    def room(wanted: bool, *shape: int) -> Tensor:
+        return w_hh.new_empty(shape if wanted else 0)
+
+    dz = room(True, sizes.rows, DZ[cell] * H)
+    dh0, dc0 = room(need_h0, B, H), room(need_c0, B, H)
+    db = room(need_b_ih or need_b_hh, DZ[cell] * H)
+    norms = room(record, T, B)
+    if dy is not None and (dy.is_neg() or (H > 1 and dy.stride(-1) != 1)):
+        dy = dense(dy)
+    dh_n, dc_n, h0, c0, w_hh = dense(dh_n), dense(dc_n), dense(h0), dense(c0), dense(w_hh)
+    saved = dense(saved)
+    states = saved[:, -H:]  # h_t of each row
+    # dh0 is what makes the last product of the chain; only LSTM's c0 comes without it.
+    work = workspace(cell, problem, w_hh.dtype, backward=True)
+    function("backward", w_hh.dtype)(
+        cell, problem, pointer(dy), *((0, 0) if dy is None else dy.stride()[:2]), pointer(dh_n),
+        pointer(dc_n), pointer(saved), saved.shape[-1], pointer(h0), pointer(c0),
+        w_hh.data_ptr(), dz.data_ptr(), dh0.data_ptr(), dc0.data_ptr(), db.data_ptr(),
+        norms.data_ptr(), work.data_ptr(),
+    )  # fmt: skip
+
+    hand_on(lengths, (dh_n, dh0), (dc_n, dc0))
+    x_side = dz[:, :width]
+    if not need_x:
+        dx = room(False)
+    elif tokens_ is not None:
+        dx = torch.zeros_like(x, memory_format=torch.contiguous_format)
+        add = function("scatter_add", w_hh.dtype)
+        add(problem, tokens_.data_ptr(), dz.data_ptr(), dz.shape[1], width, dx.data_ptr())
+    elif w_ih is None:
+        dx = sizes.unflat(x_side.contiguous() if cell == GRU else x_side.clone())
+    else:
+        dx = sizes.unflat(torch.mm(x_side, w_ih))
+        if lengths is not None and counts is None and not _is_finite(w_ih):
+            # dz is zero in the padding, and zero times an infinite weight is none.
+            dx.masked_fill_(_padding(sizes, lengths), 0)
+    if need_w_ih:
+        dw_ih = _input_weight(sizes, x_side, x, lengths)
+    else:
+        dw_ih = room(False)
+    db_ih = db[:width].clone() if need_b_ih else room(False)
+    if not need_b_hh:
+        db_hh = room(False)
+    elif cell == GRU:
+        db_hh = torch.cat((db[: 2 * H], db[3 * H :]))
+    else:
+        db_hh = db.clone()
+    if not need_w_hh:
+        dw_hh = room(False)
+    elif counts is not None and h0 is not None and lengths is not None and starts is not None:
+        before = _packed_before(counts)
+        lanes = torch.arange(B, device=dz.device)
+        first = starts[lengths - 1] + lanes if reverse else lanes
+        left, h = (dz[before], states[B:]) if reverse else (dz[B:], states[before])
+        dw_hh = _outer_sum(sizes, left, h, dz[first], h0)
+    else:
+        dw_hh = _hidden_weight(sizes, dz, states, h0, lengths, reset, reverse)
+    return dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, norms
+
+
+def _input_weight(sizes: Sizes, dz: Tensor, x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Sum over steps of dz_t x_t^T."""
+    rows = sizes.flat(x)
+    dw = torch.mm(dz.t(), rows)
+    if lengths is not None and sizes.packed is None and not _is_finite(dw):
+        # dz is zero in the padding, but zero times what may lie there, NaN included, need not be.
+        dw = torch.mm(dz.t(), sizes.flat(x.masked_fill(_padding(sizes, lengths), 0)))
+    return dw
+
+
+def _packed_before(counts: Tensor) -> Tensor:
+    """For each packed row from the second step on, the row of the same lane one step before."""
+    first = int(counts[0])
+    rows = torch.arange(first, int(counts.sum()), device=counts.device)
+    return rows - torch.repeat_interleave(counts[:-1], counts[1:])
+
+
+def _hidden_weight(
+    sizes: Sizes,
+    dz: Tensor,
+    states: Tensor,
+    h0: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reverse: bool,
+) -> Tensor:
+    """Sum over steps of dz_t h_{t-1}^T, read in place: the rows of h, shifted by a step, are h_{t-1}.
+
+    ``dz`` is ours to spoil: rows whose h_{t-1} is not in ``states`` are cleared instead of copying
+    the states.
+    """
+    T, B = sizes.T, sizes.B
+    first = T - 1 if reverse else 0
+    by_step = sizes.unflat(dz)
+    cleared: list[tuple[Tensor, Tensor, Tensor]] = []  # array, rows, what stood there
+    if reset is not None:
+        rows = (reset.t() if sizes.batch_major else reset).reshape(-1).nonzero().squeeze(1)
+        if rows.numel():
+            cleared.append((dz, rows, dz[rows]))
+            dz.index_fill_(0, rows, 0)
+    start = None
+    if h0 is not None:
+        if reverse and lengths is not None:
+            start = by_step[lengths - 1, torch.arange(B, device=dz.device)]
+        else:
+            start = by_step[first].clone()
+    shift = B
+    if sizes.batch_major:
+        # One row back from a lane's first row is another lane's last.
+        cleared.append((by_step, torch.tensor(first), by_step[first].clone()))
+        by_step[first] = 0
+        shift = 1
+    late, early = slice(shift, None), slice(None, sizes.rows - shift)
+    left, h = (dz[early], states[late]) if reverse else (dz[late], states[early])
+    dw = _outer_sum(sizes, left, h, start, h0)
+    if (cleared or lengths is not None) and not _is_finite(dw):
+        # Zero times what a cleared row met, another lane's or an ended sequence's, need not be zero.
+        for array, rows, values in reversed(cleared):
+            array[rows] = values
+        before = sizes.flat(_states_before(sizes, states, h0, lengths, reset, reverse))
+        dw = _outer_sum(sizes, dz, before, None, None)
+    return dw
+
+
+def _states_before(
+    sizes: Sizes,
+    states: Tensor,
+    h0: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reverse: bool,
+) -> Tensor:
+    """h_{t-1} of every step ``(T, B, H)``; zero after a reset and in the padding."""
+    h = sizes.unflat(states)
+    initial = torch.zeros_like(h[0]) if h0 is None else h0
+    before = torch.cat((h[1:], initial[None]) if reverse else (initial[None], h[:-1]))
+    if lengths is not None:
+        if reverse:
+            before[lengths - 1, torch.arange(sizes.B)] = initial
+        before.masked_fill_(_padding(sizes, lengths), 0)
+    if reset is not None:
+        before.masked_fill_(reset.unsqueeze(-1), 0)
+    return before
+
+
+def _padding(sizes: Sizes, lengths: Tensor) -> Tensor:
+    """The steps beyond each lane's length, ``(T, B, 1)``."""
+    return (torch.arange(sizes.T)[:, None] >= lengths).unsqueeze(-1)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether every element is; false as well where their sum overflows, which costs time alone."""
+    return math.isfinite(tensor.sum())
+
+
+def _outer_sum(
+    sizes: Sizes, left: Tensor, h: Tensor, start: Tensor | None, h0: Tensor | None
+) -> Tensor:
+    """left^T h + start^T h0: the hidden weight's gradient, from dz and the states before."""
+    H = sizes.H
+    dw = left.new_empty(sizes.width, H)
+    # GRU: the candidate's hidden side is the fourth part of dz, not the third.
+    parts = ((0, 0, 2 * H), (2 * H, 3 * H, H)) if sizes.cell == GRU else ((0, 0, sizes.width),)
+    for to, at, n in parts:
+        out = dw[to : to + n]
+        torch.mm(left[:, at : at + n].t(), h, out=out)
+        if start is not None and h0 is not None:
+            out.addmm_(start[:, at : at + n].t(), h0)
+    return dw

@@ -1,0 +1,241 @@
+"""One training step taken apart, everything the probes can say of it: :func:`diagnose`.
+
+Limits: the Jacobian's measurements are made where all states side by side have at most 1024 numbers,
+memory where the input is a vector. What could not be measured is named in ``notes`` with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from html import escape
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bptt.errors import ArgumentError, BpttError, optional
+from bptt.experiments.trials import model_variants, try_remedies
+from bptt.probes import (
+    Capacity,
+    JacobianProducts,
+    Lyapunov,
+    capacity,
+    default_truncations,
+    jacobian_products,
+    lyapunov_spectrum,
+)
+from bptt.probes.flow import table
+from bptt.probes.jacobians import carried
+from bptt.probes.watch import Watched, watch
+from bptt.recurrence import Found
+
+# A singular value decomposition takes S³: beyond this a report would take minutes.
+STATES = 1024
+JACOBIAN_LAGS = 32
+JACOBIAN_ENDS = 4
+EXPONENTS = 24
+CAPACITY_LAGS = 32
+# Truncations are asked for up to here; those beyond the sequence's length fall away.
+LONGEST = 1 << 20
+# What stands for all modules that are chained.
+TOGETHER = "all together"
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleDiagnosis:
+    """What was measured of one recurrent module.
+
+    Attributes:
+        watched: its lag spectrum and saturation, as :func:`bptt.watch` gives them.
+        jacobians: products along the trajectory, see :mod:`bptt.probes`; None where not measured.
+        lyapunov: exponents, likewise.
+        capacity: memory of the input, likewise.
+        notes: for each of those, why not.
+    """
+
+    watched: Watched
+    jacobians: JacobianProducts | None
+    lyapunov: Lyapunov | None
+    capacity: Capacity | None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """What :func:`diagnose` found.
+
+    Attributes:
+        modules: every recurrent module, in the order of their first call; where they are chained, at
+            the end all of them together, on one clock.
+        loss: of the measured batch.
+        k: the truncation that the caller trains with; None if there is none.
+        trials: remedies tried on the model; empty if none were.
+    """
+
+    modules: tuple[ModuleDiagnosis, ...]
+    loss: float
+    k: int | None = None
+    trials: tuple[Trial, ...] = ()
+
+    @property
+    def main(self) -> ModuleDiagnosis:
+        """The module that carries most: the one whose parameters' gradient is the longest.
+
+        One that is not finite comes before any other: it is what has to be looked at.
+        """
+        last = self.modules[-1]
+        if last.watched.name == TOGETHER:
+            return last
+        return max(self.modules, key=lambda m: m.watched.carries)
+
+    def _repr_html_(self) -> str:
+        rows = [(m.watched.name or m.watched.kind, m.watched) for m in self.modules]
+        return table(rows) + f"<p>{escape(self.main.watched.explain())}</p>"
+
+
+def diagnose(
+    model: nn.Module,
+    batch: tuple[Any, Any],
+    loss: Callable[[Any, Any], Tensor],
+    *,
+    k: int | None = None,
+    lanes: int | None = None,
+    try_for: float | None = None,
+) -> Diagnosis:
+    """Run one forward and backward pass and measure everything about it that runs through time.
+
+    Parameters, ``.grad``, random numbers and training mode are afterwards what they were.
+
+    Args:
+        model: any module with recurrent layers or cells; see :func:`bptt.watch`.
+        batch: ``(inputs, target)``; inputs a tensor, or a tuple of all arguments of the model.
+        loss: ``loss(output, target)``, a scalar. From a model that returns ``(output, carry)`` it is
+            given the output.
+        k: the truncation you train with: its bias is measured and judged. Steps.
+        lanes: the most lanes to measure; default all.
+        try_for: seconds to train fresh copies of the model for, on this batch, each with one remedy:
+            :func:`bptt.experiments.trials.try_remedies`. Default: not at all. For trials on more
+            than one batch,
+            or remedies of your own, call that.
+
+    Returns:
+        :class:`Diagnosis`; draw it with :func:`bptt.report.write_report`, or print it with
+        :func:`bptt.report.show`.
+
+    Raises:
+        ArgumentError: the batch is no pair, k is out of range, or nothing in the model is recurrent.
+        WatchError: the loss does not depend on a recurrent module.
+
+    Cost: for each module that of :func:`bptt.probes.lag_spectrum`, and some seconds for the products
+    of Jacobians of 512 states.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.GRU(3, 5)
+        >>> batch = torch.randn(20, 2, 3), torch.randn(20, 2, 5)
+        >>> found = diagnose(model, batch, torch.nn.functional.mse_loss, k=7)
+        >>> [m.watched.name for m in found.modules], found.k, model.weight_ih_l0.grad
+        ([''], 7, None)
+    """
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise ArgumentError(
+            "a batch (inputs, target)", type(batch).__name__, "pass both as one tuple"
+        )
+    k = optional("k", k, remedy="pass the steps you truncate to, or leave it out")
+    inputs, target = batch
+    at = sorted({*default_truncations(LONGEST), *([] if k is None else [k])})
+    with _untouched(model), torch.enable_grad(), watch(model, at=at, lanes=lanes) as flow:
+        output = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+        value = loss(output[0] if isinstance(output, tuple) else output, target)
+        value.backward()
+    together = flow.last.main if flow.last.together is not None or flow.last.refusal else None
+    watched = flow.modules
+    if together is not None and len(watched) > 1:  # what is chained is judged as one
+        watched = (*watched, replace(together, name=TOGETHER))
+    modules = tuple(_measure(one, flow._kept.get(one.name)) for one in watched)
+    trials: tuple[Trial, ...] = ()
+    if try_for is not None:
+        # Only a model that hands its carry on can be trained truncated.
+        own = k if isinstance(output, tuple) and not isinstance(inputs, tuple) else None
+        variants = model_variants(model, steps=flow.spectrum.steps, k=own)
+        trials = try_remedies(variants, lambda n: batch, batch, loss, seconds=try_for)
+    return Diagnosis(modules, float(value.detach()), k, trials)
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    gradients = [(p, p.grad) for p in model.parameters()]
+    cuda = sorted({p.device.index or 0 for p, _ in gradients if p.device.type == "cuda"})
+    with torch.random.fork_rng(cuda):
+        for parameter, _ in gradients:
+            parameter.grad = None
+        try:
+            yield
+        finally:
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
+
+
+def _measure(watched: Watched, found: Found | None) -> ModuleDiagnosis:
+    if found is None:
+        note = (
+            "Jacobian products, Lyapunov exponents and memory not measured: they need a module that "
+            "gets back the state it returned as it was"
+        )
+        return ModuleDiagnosis(watched, None, None, None, (note,))
+    recurrence, notes = found.recurrence, []
+    T, S = recurrence.steps, sum(carried(recurrence).sizes)
+
+    def attempt(what: str, measure: Callable[[], Any], possible: str = "") -> Any:
+        try:
+            if possible:
+                raise ArgumentError("a smaller module", possible, "probe it by itself")
+            return measure()
+        except BpttError as error:
+            notes.append(f"{what} not measured: {error}")
+            return None
+
+    large = f"{S} states" if S > STATES else ""
+    lags = min(JACOBIAN_LAGS, T)
+    jacobians = attempt(
+        "Jacobian products",
+        lambda: jacobian_products(recurrence, lags, count=JACOBIAN_ENDS),
+        large,
+    )
+    exponents = attempt(
+        "Lyapunov exponents",
+        lambda: lyapunov_spectrum(recurrence, count=min(S, EXPONENTS), warm_up=T // 8),
+        large,
+    )
+    memory = attempt("memory", lambda: capacity(recurrence, max(1, min(CAPACITY_LAGS, T // 2))))
+    return ModuleDiagnosis(watched, jacobians, exponents, memory, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a variant came to.
+
+    Attributes:
+        name, switch: of the :class:`Variant`.
+        updates: made.
+        seconds: taken by them.
+        loss: on the measured batch afterwards.
+        horizon: steps, 5 % bias; None if it could not be measured.
+        near: steps, 1 % bias.
+        decay: factor per step.
+        verdict: as :func:`bptt.watch` gives it.
+        note: why there is no horizon, or why there were fewer updates.
+    """
+
+    name: str
+    switch: str
+    updates: int
+    seconds: float
+    loss: float
+    horizon: int | None
+    near: int | None
+    decay: float
+    verdict: str
+    note: str = ""
