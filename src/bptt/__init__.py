@@ -6,19 +6,26 @@ and a program pays only for what it touches.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from bptt import integrations as callbacks
     from bptt.errors import ConvertWarning
     from bptt.experiments import claims
+    from bptt.experiments.trials import diagnose
     from bptt.export import export_c, export_onnx
     from bptt.models import stream as streaming
     from bptt.models.stream import Stream
     from bptt.nn import carry, convert
-    from bptt.probes.diagnose import Diagnosis, diagnose
+    from bptt.probes.diagnose import Diagnosis
     from bptt.probes.watch import Flow, watch
     from bptt.recurrence import tick
     from bptt.report import plot
@@ -27,14 +34,21 @@ _NAMES = {
     "ConvertWarning": "bptt.errors",
     "Diagnosis": "bptt.probes.diagnose",
     "Flow": "bptt.probes.watch",
-    "Stream": "bptt.streaming",
+    "Stream": "bptt.models.stream",
     "convert": "bptt.nn",
     "export_c": "bptt.export",
     "export_onnx": "bptt.export",
-    "diagnose": "bptt.probes.diagnose",
+    "diagnose": "bptt.experiments.trials",
     "plot": "bptt.report",
     "tick": "bptt.recurrence",
     "watch": "bptt.probes.watch",
+}
+# Modules that users find at the top, and where they live.
+_MODULES = {
+    "bptt.callbacks": "bptt.integrations",
+    "bptt.carry": "bptt.nn.carry",
+    "bptt.claims": "bptt.experiments.claims",
+    "bptt.streaming": "bptt.models.stream",
 }
 
 __all__ = [
@@ -68,6 +82,31 @@ __all__ = [
     "training",
     "watch",
 ]
+
+
+class _PublicModules(MetaPathFinder, Loader):
+    """``import bptt.carry`` gives the very module that ``bptt.nn.carry`` is, and no second copy of it."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        top = next((t for t in _MODULES if name == t or name.startswith(f"{t}.")), None)
+        if top is None:
+            return None
+        module = import_module(_MODULES[top] + name.removeprefix(top))
+        return ModuleSpec(name, self, loader_state=(module, module.__spec__))
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module: ModuleType = spec.loader_state[0]
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """It ran under its own name; the import of another one leaves it as it was."""
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state[1]
+
+
+sys.meta_path.insert(0, _PublicModules())
 
 
 def __getattr__(name: str) -> Any:

@@ -27,7 +27,8 @@ from bptt import nn as layers
 from bptt.choices import clip_form
 from bptt.errors import ArgumentError, BpttError, optional, real, whole
 from bptt.gradients import Truncated
-from bptt.probes.diagnose import Trial
+from bptt.probes import diagnose as probes
+from bptt.probes.diagnose import Diagnosis, Trial
 from bptt.probes.watch import Watched, watch
 from bptt.remedies import build_clip, start_recurrent
 from bptt.training.build import build_model
@@ -167,6 +168,55 @@ def try_remedies(
             updates, most = made[0].updates, SLOWER * seconds
         done(made[-1])
     return tuple(made)
+
+
+def diagnose(
+    model: nn.Module,
+    batch: Batch,
+    loss: Loss,
+    *,
+    k: int | None = None,
+    lanes: int | None = None,
+    try_for: float | None = None,
+) -> Diagnosis:
+    """Run one forward and backward pass and measure everything about it that runs through time.
+
+    Parameters, ``.grad``, random numbers and training mode are afterwards what they were.
+
+    Args:
+        model, batch, loss, k, lanes: as :func:`bptt.probes.diagnose.diagnose` takes them: any module
+            with recurrent layers or cells; ``(inputs, target)``; ``loss(output, target)``, a scalar;
+            the truncation you train with; the most lanes to measure.
+        try_for: seconds to train fresh copies of the model for, on this batch, each with one remedy:
+            :func:`try_remedies`. Default: not at all. For trials on more than one batch, or remedies
+            of your own, call that.
+
+    Returns:
+        :class:`bptt.Diagnosis`; draw it with :func:`bptt.report.write_report`, or print it with
+        :func:`bptt.report.show`.
+
+    Raises:
+        ArgumentError: the batch is no pair, k is out of range, or nothing in the model is recurrent.
+        WatchError: the loss does not depend on a recurrent module.
+
+    Cost: for each module that of :func:`bptt.probes.lag_spectrum`, some seconds for the products of
+    Jacobians of 512 states; with ``try_for`` as many seconds for each remedy.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.GRU(3, 5)
+        >>> batch = torch.randn(20, 2, 3), torch.randn(20, 2, 5)
+        >>> [m.watched.name for m in diagnose(model, batch, torch.nn.functional.mse_loss).modules]
+        ['']
+    """
+    found = probes.diagnose(model, batch, loss, k=k, lanes=lanes)
+    if try_for is None:
+        return found
+    # Only a model that hands its carry on can be trained truncated.
+    own = found.k if found.hands_on else None
+    variants = model_variants(model, steps=found.main.watched.spectrum.steps, k=own)
+    trials = try_remedies(variants, lambda n: batch, batch, loss, seconds=try_for)
+    return replace(found, trials=trials)
 
 
 def _try(

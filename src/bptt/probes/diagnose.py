@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from bptt.errors import ArgumentError, BpttError, optional
-from bptt.experiments.trials import model_variants, try_remedies
 from bptt.probes import (
     Capacity,
     JacobianProducts,
@@ -72,12 +71,15 @@ class Diagnosis:
         loss: of the measured batch.
         k: the truncation that the caller trains with; None if there is none.
         trials: remedies tried on the model; empty if none were.
+        hands_on: whether the model returned its carry beside its output, so that it can be trained in
+            chunks.
     """
 
     modules: tuple[ModuleDiagnosis, ...]
     loss: float
     k: int | None = None
     trials: tuple[Trial, ...] = ()
+    hands_on: bool = False
 
     @property
     def main(self) -> ModuleDiagnosis:
@@ -102,7 +104,6 @@ def diagnose(
     *,
     k: int | None = None,
     lanes: int | None = None,
-    try_for: float | None = None,
 ) -> Diagnosis:
     """Run one forward and backward pass and measure everything about it that runs through time.
 
@@ -115,14 +116,10 @@ def diagnose(
             given the output.
         k: the truncation you train with: its bias is measured and judged. Steps.
         lanes: the most lanes to measure; default all.
-        try_for: seconds to train fresh copies of the model for, on this batch, each with one remedy:
-            :func:`bptt.experiments.trials.try_remedies`. Default: not at all. For trials on more
-            than one batch,
-            or remedies of your own, call that.
 
     Returns:
-        :class:`Diagnosis`; draw it with :func:`bptt.report.write_report`, or print it with
-        :func:`bptt.report.show`.
+        :class:`Diagnosis`, without trials; draw it with :func:`bptt.report.write_report`, or print
+        it with :func:`bptt.report.show`.
 
     Raises:
         ArgumentError: the batch is no pair, k is out of range, or nothing in the model is recurrent.
@@ -155,13 +152,8 @@ def diagnose(
     if together is not None and len(watched) > 1:  # what is chained is judged as one
         watched = (*watched, replace(together, name=TOGETHER))
     modules = tuple(_measure(one, flow._kept.get(one.name)) for one in watched)
-    trials: tuple[Trial, ...] = ()
-    if try_for is not None:
-        # Only a model that hands its carry on can be trained truncated.
-        own = k if isinstance(output, tuple) and not isinstance(inputs, tuple) else None
-        variants = model_variants(model, steps=flow.spectrum.steps, k=own)
-        trials = try_remedies(variants, lambda n: batch, batch, loss, seconds=try_for)
-    return Diagnosis(modules, float(value.detach()), k, trials)
+    hands_on = isinstance(output, tuple) and not isinstance(inputs, tuple)
+    return Diagnosis(modules, float(value.detach()), k, hands_on=hands_on)
 
 
 @contextmanager

@@ -26,28 +26,17 @@ from bptt.errors import ArgumentError, BpttError, optional
 
 HOLDS, IN_PART, FAILS, NOT_RUN = "holds", "holds in part", "does not hold", "not run"
 
-# The files that hold claims, in the order in which the ledger shows them.
+# The files that hold claims.
 SECTIONS = (
-    "exact",
-    "sizes",
-    "products",
-    "arithmetic",
-    "decay",
-    "gates",
-    "divergence",
-    "recall",
-    "paths",
-    "reach",
-    "limits",
-    "ladder",
-    "clipping",
-    "cuts",
-    "streams",
-    "unbiased",
-    "adaptive",
-    "papers",
-    "music",
-)
+    "exact", "sizes", "products", "decay", "reach", "ladder", "cuts", "truncation", "papers",
+)  # fmt: skip
+# The order in which the ledger shows them, by subject; others follow as they were entered.
+ORDER = (
+    "A1", "A2", "B1", "B2", "B1x", "D1", "C6", "C5", "B3", "A3", "B4", "A4", "E1", "C3", "C4", "C8",
+    "B6", "C7", "D2", "E3", "C16", "B5", "B5x", "B5b", "C17", "E2", "C12", "C9", "A7", "A8", "D4",
+    "D5", "A10", "B7", "B7x", "C14", "B8", "B9", "C11", "C10", "C13", "P1", "P10", "P4", "P2", "P3",
+    "P7", "P8", "P9", "P11", "P5", "P6",
+)  # fmt: skip
 
 
 class NotRun(BpttError, RuntimeError):
@@ -140,10 +129,14 @@ def claim(
 
 
 def ledger() -> dict[str, Claim]:
-    """Every claim by its id, in the order of the files."""
+    """Every claim by its id, in :data:`ORDER`."""
     for section in SECTIONS:
-        import_module(f"bptt.claims.{section}")
-    return dict(_REGISTERED)
+        import_module(f"bptt.experiments.claims.{section}")
+    return {id: _REGISTERED[id] for id in sorted(_REGISTERED, key=_place)}
+
+
+def _place(id: str) -> int:
+    return ORDER.index(id) if id in ORDER else len(ORDER)
 
 
 def find(names: Iterable[str]) -> list[Claim]:
