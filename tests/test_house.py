@@ -241,6 +241,40 @@ def test_a_circle_is_found():
     assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"b"}})) == {"b", "c"}
 
 
+def gate_counts(tree):
+    """Lines that hold the gates of several cells: 1, 3 and 4, or 3 and 4, side by side."""
+    for node in ast.walk(tree):
+        parts = node.values if isinstance(node, ast.Dict) else getattr(node, "elts", [])
+        numbers = [part.value for part in parts if isinstance(part, ast.Constant)]
+        if numbers and set(numbers) in ({1, 3, 4}, {3, 4}):
+            yield node.lineno
+        if isinstance(node, ast.Call):
+            yield from (
+                node.lineno for word in node.keywords if word.arg == "gates" and _is_number(word)
+            )
+
+
+def _is_number(word):
+    return isinstance(word.value, ast.Constant) and word.value.value in (3, 4)
+
+
+def test_the_gates_of_a_cell_are_counted_in_one_table():
+    """The reference stands by itself: each of its files is one cell, with its own number of gates."""
+    found = {
+        path.relative_to(ROOT).as_posix(): lines
+        for path in FILES
+        if (lines := list(gate_counts(ast.parse(path.read_text("utf-8")))))
+    }
+    assert {name for name in found if not name.startswith("reference/")} == {"ops/cells.py"}
+
+
+@pytest.mark.parametrize(
+    "text", ["GATES = (1, 1, 3, 4)", "{'rnn': 1, 'gru': 3, 'lstm': 4}", "[3, 4]", "f(gates=3)"]
+)
+def test_a_second_table_of_gates_is_found(text):
+    assert list(gate_counts(ast.parse(text)))
+
+
 def test_every_file_says_what_it_is():
     missing = [str(p) for p in FILES if not ast.get_docstring(ast.parse(p.read_text("utf-8")))]
     assert not missing

@@ -19,7 +19,6 @@ import numpy as np
 
 from bptt.export.ctext import fill, float_array, shape
 from bptt.export.network import (
-    GATES,
     Embedding,
     Floats,
     Linear,
@@ -29,6 +28,7 @@ from bptt.export.network import (
     looks_up,
     multiply_adds,
 )
+from bptt.ops.cells import BY_KEY
 
 
 def float_files(name: str, network: Network, version: str, *, libm: bool = False) -> dict[str, str]:
@@ -246,7 +246,7 @@ class _Writer:
 
     def recurrent(self, number: int, layer: Recurrent, source: str, row: Floats | None) -> str:
         """The layer's arrays and function; returns where its output lies."""
-        H, G = layer.hidden, GATES[layer.cell]
+        H, G = layer.hidden, BY_KEY[layer.cell].gates
         w_ih, w_hh, start = reorder(layer)
         where = f"{layer.name or layer.cell} layer {layer.layer}"
         self.array(f"start{number}", start, f"{where}: biases")

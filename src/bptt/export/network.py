@@ -2,8 +2,8 @@
 
 A backend (C float32, C int8, ONNX) reads this description and nothing of PyTorch. Gate order and
 weight shapes are still PyTorch's; each backend converts them to its own. :meth:`Network.run` walks the
-chain in float64, one step at a time, with the equations in sight: it is what a backend is tested
-against, and what an exported module is compared with before anything is written.
+chain in float64, its cells by :mod:`bptt.reference`: it is what a backend is tested against, and what
+an exported module is compared with before anything is written.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bptt.ops.cells import BY_KEY
+from bptt.reference import Weights, gru, lstm, rnn
+from bptt.reference.rnn import Nonlinearity
+
 Floats = NDArray[np.float64]
-GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "lstm": 4}
+_NONLINEARITY: dict[str, Nonlinearity] = {"rnn_tanh": "tanh", "rnn_relu": "relu"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,22 +89,15 @@ class Recurrent:
         """H."""
         return self.hidden
 
-    def step(self, zx: Floats, state: tuple[Floats, ...]) -> tuple[Floats, ...]:
-        """One step from the projected input ``zx = x W_ihᵀ + b_ih``, (B, G·H)."""
-        h = state[0]
-        zh = h @ self.w_hh.T + self.b_hh
-        if self.cell == "rnn_tanh":
-            return (np.tanh(zx + zh),)
-        if self.cell == "rnn_relu":
-            return (np.maximum(zx + zh, 0.0),)
+    def run(self, x: Floats, state: tuple[Floats, ...]) -> tuple[Floats, Floats | None]:
+        """The layer over (T, B, I) by :mod:`bptt.reference`: h and, of an LSTM, c at every step."""
+        weights = Weights(self.w_ih, self.w_hh, self.b_ih, self.b_hh)
+        if self.cell == "lstm":
+            trace = lstm.forward(x, state[0], state[1], weights)
+            return trace.y, trace.c
         if self.cell == "gru":
-            (xr, xz, xn), (hr, hz, hn) = (np.split(a, 3, axis=-1) for a in (zx, zh))
-            r, z = sigmoid(xr + hr), sigmoid(xz + hz)
-            n = np.tanh(xn + r * hn)
-            return ((1.0 - z) * n + z * h,)
-        i, f, g, o = np.split(zx + zh, 4, axis=-1)
-        c = sigmoid(f) * state[1] + sigmoid(i) * np.tanh(g)
-        return sigmoid(o) * np.tanh(c), c
+            return gru.forward(x, state[0], weights).y, None
+        return rnn.forward(x, state[0], weights, nonlinearity=_NONLINEARITY[self.cell]).y, None
 
 
 Layer = Embedding | OneHot | Linear | Recurrent
@@ -165,7 +162,7 @@ class Network:
     def zeros(self, lanes: int) -> States:
         """The states to start from."""
         return [
-            tuple(np.zeros((lanes, r.hidden)) for _ in range(2 if r.cell == "lstm" else 1))
+            tuple(np.zeros((lanes, r.hidden)) for _ in range(BY_KEY[r.cell].states))
             for r in self.recurrent
         ]
 
@@ -192,23 +189,12 @@ class Network:
             elif isinstance(layer, Linear):
                 x = x @ layer.weight.T + layer.bias
             else:
-                zx = x @ layer.w_ih.T + layer.b_ih
-                state, kept = states[number], []
-                for t in range(len(zx)):
-                    state = layer.step(zx[t], state)
-                    kept.append(state)
-                states[number] = state
+                x, c = layer.run(x, states[number])
+                states[number] = (x[-1],) if c is None else (x[-1], c[-1])
                 number += 1
-                x = np.stack([s[0] for s in kept])
-                c = np.stack([s[1] for s in kept]) if layer.cell == "lstm" else None
             outputs.append(x)
             cells.append(c)
         return Trace(x, states, outputs, cells)
-
-
-def sigmoid(x: Floats) -> Floats:
-    """1 / (1 + exp(-x)), without overflow."""
-    return 0.5 + 0.5 * np.tanh(0.5 * x)
 
 
 def multiply_adds(network: Network) -> int:

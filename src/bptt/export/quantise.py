@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from bptt.errors import ArgumentError
 from bptt.export.c_float import reorder
 from bptt.export.network import Embedding, Floats, Linear, Network, OneHot, looks_up
+from bptt.ops.cells import BY_KEY
 
 Ints = NDArray[np.int64]
 
@@ -280,7 +281,7 @@ class Simulator:
     def __init__(self, q: QNetwork, lanes: int = 1) -> None:
         self.q = q
         self.states = [
-            [np.zeros((lanes, r.hidden), np.int64) for _ in range(2 if r.cell == "lstm" else 1)]
+            [np.zeros((lanes, r.hidden), np.int64) for _ in range(BY_KEY[r.cell].states)]
             for r in q.layers
             if isinstance(r, QRecurrent)
         ]

@@ -10,6 +10,7 @@ from torch import Tensor
 from bptt.errors import DeviceError, DtypeError, ShapeError
 from bptt.ops import eager, native
 from bptt.ops.backend import decide
+from bptt.ops.cells import BY_MODE
 from bptt.ops.eager import State
 
 
@@ -116,7 +117,7 @@ def _check(
     *marks: Tensor | None,
 ) -> None:
     """Raise where an argument is no tensor, there is no such state, or a weight lies elsewhere."""
-    if not (isinstance(state, (tuple, list)) and len(state) == (2 if cell == "LSTM" else 1)):
+    if not (isinstance(state, (tuple, list)) and len(state) == BY_MODE[cell].states):
         raise ShapeError(
             "(h0, c0)" if cell == "LSTM" else f"(h0,) for {cell}",
             f"a {type(state).__name__}",

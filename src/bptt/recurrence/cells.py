@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bptt.ops.cells import BY_MODE
 from bptt.recurrence.step import Linear, Rows, States, Step, take
 
 Weights = tuple[Tensor | None, ...]
@@ -274,7 +275,7 @@ class Stack(Step):
 
     def _layers(self, inputs: tuple[Tensor, ...], states: States) -> list[LinearCell]:
         x, *masks = inputs
-        each = 2 if self.cell == "LSTM" else 1
+        each = BY_MODE[self.cell].states
         layers: list[LinearCell] = []
         for layer, weights in enumerate(self.weights):
             if layer:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bptt import nn as ours
 from bptt.errors import BpttError
+from bptt.ops.cells import BY_NAME
 
 # The machine: its name, and the rate its matrix product reaches.
 
@@ -62,7 +63,6 @@ def matmul_rate(seconds: float) -> float:
 
 OURS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": ours.RNN, "gru": ours.GRU, "lstm": ours.LSTM}
 TORCH: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
-GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Case:
 
         2·G·H·(I + H) with I = H; a training step takes three times as many.
         """
-        return 2 * GATES[self.cell] * self.hidden * 2 * self.hidden
+        return 2 * BY_NAME[self.cell].gates * self.hidden * 2 * self.hidden
 
     def random(self) -> torch.Generator:
         """A fresh generator: the same case has the same inputs, whatever ran before it."""

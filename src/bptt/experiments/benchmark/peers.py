@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from bptt.experiments.benchmark import layers
 from bptt.experiments.benchmark import layers as streams
-from bptt.experiments.benchmark.contest import GATES, Case, Contest, Results, Side
+from bptt.experiments.benchmark.contest import Case, Contest, Results, Side
+from bptt.ops.cells import BY_NAME
 
 # JAX as a peer: RNN and GRU as a jitted ``lax.scan``.
 #
@@ -133,7 +134,7 @@ def _steps(case: Case, session: Any) -> Side:
 
 
 def _zeros(case: Case) -> dict[str, np.ndarray]:
-    names = ("h0", "c0") if case.cell == "lstm" else ("h0",)
+    names = ("h0", "c0")[: BY_NAME[case.cell].states]
     return {name: np.zeros((1, case.lanes, case.hidden), np.float32) for name in names}
 
 
@@ -177,5 +178,5 @@ def _session(case: Case, layer: nn.RNNBase, steps: int) -> Any:
 
 
 def _reordered(case: Case, weight: Tensor) -> Tensor:
-    gates = weight.chunk(GATES[case.cell])
+    gates = weight.chunk(BY_NAME[case.cell].gates)
     return torch.cat([gates[i] for i in ORDER[case.cell]])

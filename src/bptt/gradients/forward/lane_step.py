@@ -25,6 +25,7 @@ from bptt.nn import GRU, LSTM, RNN
 from bptt.nn import carry as carries
 from bptt.nn.carry import Carry
 from bptt.ops import eager
+from bptt.ops.cells import BY_MODE
 
 # torch's recurrent layers and cells in a form that ``torch.func.vmap`` can pass.
 
@@ -32,7 +33,7 @@ from bptt.ops import eager
 def _step(cell: str, module: nn.RNNCellBase, x: Tensor, state: tuple[Tensor, ...] | None):
     """One step of a cell by the plain recurrence; as in torch, x may lack its batch axis."""
     lanes = x if x.dim() == 2 else x.unsqueeze(0)
-    parts = 2 if cell == "LSTM" else 1
+    parts = BY_MODE[cell].states
     if state is None:
         state = (lanes.new_zeros(lanes.shape[0], module.hidden_size),) * parts
     state = tuple(s if s.dim() == 2 else s.unsqueeze(0) for s in state)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bptt.errors import ArgumentError, BackendError, DeviceError, DtypeError, ShapeError, describe
+from bptt.ops import cells
 
 _MODULE = "bptt._native"
 
@@ -45,12 +46,12 @@ def isas() -> tuple[str, ...]:
 # The kernels trust sizes and pointers, so this is where every tensor is looked at once: type, device,
 # shape, and the values of lengths and tokens.
 
-CELLS = ("RNN_TANH", "RNN_RELU", "GRU", "LSTM")
-GATES = (1, 1, 3, 4)
-# Widths, in multiples of H, of what forward saves and of dz; as in csrc/kernels.h.
-SAVED = (1, 1, 5, 6)
-DZ = (1, 1, 4, 4)
-GRU, LSTM = 2, 3
+# By the number of a cell in the kernels: its mode, G, and the widths of what is saved and of dz.
+CELLS = tuple(cell.mode for cell in cells.CELLS)
+GATES = tuple(cell.gates for cell in cells.CELLS)
+SAVED = tuple(cell.saved for cell in cells.CELLS)
+DZ = tuple(cell.dz for cell in cells.CELLS)
+GRU, LSTM = CELLS.index("GRU"), CELLS.index("LSTM")
 
 
 @dataclass(frozen=True)
