@@ -228,6 +228,7 @@ REAL = {
     "gradients.Adaptive": (g.Adaptive, {"bias": 0.125, "shrink": 0.5}),
     "gradients.ForwardMode": (g.ForwardMode, {"epsilon": 0.125}),
     "gradients.Randomized": (lambda **n: g.Randomized(3, **n), {"cut": 0.25}),
+    "gradients.build": (lambda **n: g.build("randomized:3", **n), {"cut": 0.25}),
     "models.AttentionModel": (lambda **n: m.AttentionModel(5, **n), {"dropout": 0.25}),
     "models.Classifier": (lambda **n: m.Classifier(layer(), 2, **n), {"dropout": 0.25}),
     "models.Forecaster": (lambda **n: m.Forecaster(layer(), **n), {"dropout": 0.25}),

@@ -22,12 +22,18 @@ class Word:
         takes: ``"no"``, ``"maybe"`` or ``"must"``: whether a number follows.
         above: the number is greater than this.
         most: the number is at most this.
+        below: the number is less than this.
+        whole: whether it counts something.
+        more: how many further numbers may follow, of the same kind.
     """
 
     default: float | None = None
     takes: str = "maybe"
     above: float = 0.0
     most: float = math.inf
+    below: float = math.inf
+    whole: bool = False
+    more: int = 0
 
 
 STARTS: dict[str, Word] = {
@@ -62,11 +68,11 @@ REGULARISERS: dict[str, Word] = {
 
 GRADIENTS: dict[str, Word] = {
     "full": Word(takes="no"),
-    "truncated": Word(takes="must"),
-    "windowed": Word(takes="must"),
-    "checkpointed": Word(takes="no"),
-    "adaptive": Word(0.05, most=0.999),
-    "randomized": Word(takes="must"),
+    "truncated": Word(takes="must", whole=True),
+    "windowed": Word(takes="must", whole=True, more=1),
+    "checkpointed": Word(whole=True),
+    "adaptive": Word(0.05, below=1.0),
+    "randomized": Word(takes="must", whole=True),
     "forward": Word(takes="no"),
 }
 
@@ -89,6 +95,17 @@ def parse_form(text: str, words: Mapping[str, Word]) -> tuple[str, float | None]
         >>> parse_form("radius:0.9", STARTS), parse_form("radius", STARTS), parse_form("np", STARTS)
         (('radius', 0.9), ('radius', 1.0), ('np', None))
     """
+    name, numbers = parse_numbers(text, words)
+    return name, numbers[0] if numbers else None
+
+
+def parse_numbers(text: str, words: Mapping[str, Word]) -> tuple[str, tuple[float, ...]]:
+    """:func:`parse_form` with all the numbers that follow a name.
+
+    Example:
+        >>> parse_numbers("windowed:32:64", GRADIENTS), parse_numbers("full", GRADIENTS)
+        (('windowed', (32.0, 64.0)), ('full', ()))
+    """
     name, colon, rest = text.partition(":")
     word = words.get(name)
     if word is None:
@@ -98,18 +115,31 @@ def parse_form(text: str, words: Mapping[str, Word]) -> tuple[str, float | None]
     if not colon:
         if word.takes == "must":
             raise ArgumentError(f"a number after {name}", repr(text), f"write {name}:NUMBER")
-        return name, word.default
+        return name, () if word.default is None else (word.default,)
     if word.takes == "no":
         raise ArgumentError(f"{name} alone", repr(text), "leave the number out")
-    try:
-        number = float(rest)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and word.above < number <= word.most):
+    parts = rest.split(":")
+    numbers = tuple(map(_number, parts))
+    if len(parts) > 1 + word.more or not all(_fits(number, word) for number in numbers):
+        kind = "a whole number" if word.whole else "a number"
         bounds = "" if word.above == -math.inf else f" above {word.above:g}"
         bounds += "" if word.most == math.inf else f", at most {word.most:g}"
-        raise ArgumentError(f"{name}:NUMBER with a number{bounds}", repr(text), "change the number")
-    return name, number
+        bounds += "" if word.below == math.inf else f", below {word.below:g}"
+        form = f"{name}:NUMBER" + " or NAME:NUMBER:NUMBER".replace("NAME", name) * word.more
+        raise ArgumentError(f"{form} with {kind}{bounds}", repr(text), "change the number")
+    return name, numbers
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _fits(number: float, word: Word) -> bool:
+    inside = math.isfinite(number) and word.above < number <= word.most and number < word.below
+    return inside and (not word.whole or number == int(number))
 
 
 def parse_forms(text: str, words: Mapping[str, Word]) -> list[tuple[str, float | None]]:

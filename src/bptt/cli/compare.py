@@ -37,7 +37,7 @@ class Compare:
     penalties: tuple[str, ...] = ("none",)
     """As --regularise of bptt train: omega:1, floss:1, none."""
     gradients: tuple[str, ...] = ("full",)
-    """full, truncated:K, windowed:K, checkpointed, adaptive:BIAS, randomized:K or forward."""
+    """full, truncated:K, windowed:K (:K2), checkpointed, adaptive:BIAS, randomized:K or forward."""
     curricula: tuple[str, ...] = ("none",)
     """none; double: begin short, and double the length whenever the task is solved at the present one."""
     lengths: tuple[int, ...] = ()

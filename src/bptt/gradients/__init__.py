@@ -1,6 +1,7 @@
 """How the gradient is taken through time: one frozen dataclass a file, all with the same face."""
 
 from bptt.gradients.adaptive import Adaptive, Decision
+from bptt.gradients.build import build
 from bptt.gradients.checkpointed import Checkpointed
 from bptt.gradients.forward.estimator import ForwardMode, LiveCarry
 from bptt.gradients.randomized import Randomized
@@ -19,4 +20,5 @@ __all__ = [
     "Step",
     "Truncated",
     "Windowed",
+    "build",
 ]

@@ -11,19 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from bptt import gradients
 from bptt.data import Corpus, Lanes, RandomChunks, Stream, Vocabulary
 from bptt.errors import DataError, RunError
 from bptt.files import memory
-from bptt.gradients import (
-    Adaptive,
-    Checkpointed,
-    Estimator,
-    ForwardMode,
-    Full,
-    Randomized,
-    Truncated,
-    Windowed,
-)
+from bptt.gradients import Estimator
 from bptt.models import AttentionModel, CountModel, LanguageModel, WindowModel
 from bptt.remedies import hold_orthogonal, start_forget_bias, start_recurrent
 from bptt.training.distributed import Group
@@ -85,16 +77,16 @@ def build_estimator(
 ) -> Estimator:
     """How the gradient is taken through a chunk; one that draws does it from ``generator``,
     one that decides does it for the whole ``group``."""
-    made: dict[str, Callable[[], Estimator]] = {
-        "truncated": lambda: Truncated(settings.k1),
-        "full": Full,
-        "windowed": lambda: Windowed(settings.k1, settings.k2),
-        "checkpointed": lambda: Checkpointed(states=settings.states),
-        "adaptive": lambda: Adaptive(settings.bias, agree=None if group is None else group.largest),
-        "randomized": lambda: Randomized(settings.k1, cut=settings.cut, generator=generator),
-        "forward": ForwardMode,
+    numbers: dict[str, list[float]] = {
+        "truncated": [settings.k1],
+        "windowed": [settings.k1, settings.k2],
+        "checkpointed": [] if settings.states is None else [settings.states],
+        "adaptive": [settings.bias],
+        "randomized": [settings.k1],
     }
-    return made[settings.gradient]()
+    form = ":".join(map(str, [settings.gradient, *numbers.get(settings.gradient, [])]))
+    agree = None if group is None else group.largest
+    return gradients.build(form, cut=settings.cut, generator=generator, agree=agree)
 
 
 def build_data(

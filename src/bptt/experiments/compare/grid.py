@@ -11,7 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bptt.choices import CLIPS, GRADIENTS, REGULARISERS, STARTS, parse_form, parse_forms
+from bptt.choices import (
+    CLIPS,
+    GRADIENTS,
+    REGULARISERS,
+    STARTS,
+    parse_form,
+    parse_forms,
+    parse_numbers,
+)
 from bptt.errors import ArgumentError, RunError
 from bptt.files.folder import reason
 from bptt.files.memory import require
@@ -192,7 +200,7 @@ class Grid:
             ("starts", self.starts, lambda form: parse_forms(form, STARTS)),
             ("clips", self.clips, lambda form: parse_form(form, CLIPS)),
             ("penalties", self.penalties, lambda form: parse_form(form, REGULARISERS)),
-            ("gradients", self.gradients, lambda form: parse_form(form, GRADIENTS)),
+            ("gradients", self.gradients, lambda form: parse_numbers(form, GRADIENTS)),
         )
         for name, forms, parser in parsers:
             for form in forms:

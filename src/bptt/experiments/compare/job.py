@@ -10,20 +10,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from bptt import tasks
-from bptt.choices import GRADIENTS, parse_form
+from bptt import gradients, tasks
 from bptt.errors import ArgumentError, BpttError
 from bptt.experiments.compare.grid import Job
-from bptt.gradients import (
-    Adaptive,
-    Checkpointed,
-    Estimator,
-    ForwardMode,
-    Full,
-    Randomized,
-    Truncated,
-    Windowed,
-)
+from bptt.gradients import Estimator
 from bptt.models import CELLS, Classifier, Forecaster
 from bptt.remedies import build_clip, build_regulariser, start_recurrent
 from bptt.tasks import Batch, Task
@@ -69,21 +59,8 @@ def build_model(task: Task, cell: str, hidden: int, start: str) -> nn.Module:
 
 
 def build_gradient(form: str, task: Task) -> Estimator:
-    """An estimator from its form: ``"full"``, ``"truncated:20"``, …; ``"windowed:k"`` spans 2k."""
-    name, number = parse_form(form, GRADIENTS)
-    reduction = getattr(task.loss, "reduction", None)
-    number = 0.0 if number is None else number
-    k = int(number)
-    made: dict[str, Any] = {
-        "full": lambda: Full(reduction=reduction),
-        "truncated": lambda: Truncated(k, reduction=reduction),
-        "windowed": lambda: Windowed(k, 2 * k, reduction=reduction),
-        "checkpointed": lambda: Checkpointed(reduction=reduction),
-        "adaptive": lambda: Adaptive(number, reduction=reduction),
-        "randomized": lambda: Randomized(k, reduction=reduction),
-        "forward": lambda: ForwardMode(reduction=reduction),
-    }
-    return made[name]()
+    """An estimator from its form: :func:`bptt.gradients.build`; the loss says how it adds up."""
+    return gradients.build(form, reduction=getattr(task.loss, "reduction", None))
 
 
 def run_job(job: Job) -> dict[str, Any]:
