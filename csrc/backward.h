@@ -7,7 +7,7 @@
 //
 // A cell has
 //   T, kind
-//   dz_step(...)   one lane's H units: from `carry` and dy to dz, and to `carry`'s direct part
+//   dz_lane<B>(...) one lane's H units: from `carry` and dy to dz, and to `carry`'s direct part
 #pragma once
 
 #include "lanes.h"

@@ -7,7 +7,7 @@
 // A cell has
 //   T                    its element type
 //   kind                 its Cell
-//   epilogue<W>(...)     NR units of all live lanes: pre-activations in, new state out
+//   epilogue(...)        NR units of all live lanes: pre-activations in, new state out
 #pragma once
 
 #include "lanes.h"

@@ -1,7 +1,8 @@
 """The recurrence as one operation: what a layer calls, whoever computes it.
 
-Everything above this folder sees :func:`recur` alone, so a faster way to compute it can be put in
-without moving a line elsewhere.
+Layers call :func:`recur` alone, so a faster way to compute it can be put in without moving a line
+elsewhere. Beside it :mod:`bptt.ops.cells` says which cells there are, and :mod:`bptt.ops.scan` runs
+linear recurrences. Streams call the kernels themselves, one step at a time.
 """
 
 from bptt.ops.backend import Backend, backend, set_backend

@@ -39,10 +39,6 @@ def covers(
     state: Sequence[Tensor | None],
     weights: Sequence[Tensor | None],
     *,
-    lengths: Tensor | None = None,
-    reset: Tensor | None = None,
-    cut: Tensor | None = None,
-    reverse: bool = False,
     tokens: Tensor | None = None,
     batch_sizes: Tensor | None = None,
 ) -> str | None:
