@@ -1,6 +1,7 @@
 """The house's own laws: imports only go down, nothing runs code from a file, rooms stay readable."""
 
 import ast
+import re
 import subprocess
 from pathlib import Path
 
@@ -239,6 +240,33 @@ def test_no_file_imports_itself_by_way_of_others():
 def test_a_circle_is_found():
     assert circle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
     assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"b"}})) == {"b", "c"}
+
+
+GUIDES = [
+    ROOT.parents[1] / "CONTRIBUTING.md",
+    ROOT.parents[1] / "docs" / "design" / "0006-house.md",
+]
+
+
+def named(text):
+    """The files of the package, of the kernels and of the tests that a guide names."""
+    yield from re.findall(r"`([\w./]+\.(?:py|h|md))`", text)
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda p: p.name)
+def test_guides_name_files_that_exist(guide):
+    names = list(named(guide.read_text("utf-8")))
+    places = (ROOT, ROOT.parents[1], ROOT.parent)
+    assert len(names) > 5
+    assert [n for n in names if not any((place / n).exists() for place in places)] == []
+
+
+def test_guides_list_the_rooms_in_their_order():
+    ladder, page = (guide.read_text("utf-8") for guide in GUIDES)
+    ladder = ladder[ladder.index("form a ladder") : ladder.index("A file imports")]
+    assert re.findall(r"`(\w+)`", ladder) == ORDER[:-1]
+    table = re.findall(r"^\| `(\w+)(?:/|\.py)` \|", page, re.M)
+    assert table == ORDER[:-1]
 
 
 def gate_counts(tree):
