@@ -32,6 +32,7 @@ from bptt.probes.diagnose import Diagnosis, Trial
 from bptt.probes.watch import Watched, watch
 from bptt.remedies import build_clip, start_recurrent
 from bptt.training.build import build_model
+from bptt.training.fit import Gradients, fit_step
 from bptt.training.settings import Settings
 
 # What can be tried on a run's model: its own settings with one of them changed.
@@ -226,19 +227,17 @@ def _try(
     model = variant.build().train()
     update = torch.optim.AdamW(model.parameters(), RATE) if optimizer is None else optimizer(model)
     clip = build_clip(variant.clip)
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    gradients, given = _gradients(loss, variant.k)
     began, count, note = time.perf_counter(), 0, ""
     while updates is None or count < updates:
         if count and time.perf_counter() - began > seconds:
             note = "" if updates is None else f"stopped after {count} of {updates} updates"
             break
-        update.zero_grad()
-        value = _backward(model, batches(count), loss, variant.k)
-        if not math.isfinite(value):
-            note = f"its loss is no number after {count} updates"
+        done = fit_step(model, update, batches(count), gradients, given, clip=clip)
+        if not done.finite:
+            what = "gradient" if math.isfinite(done.loss) and done.sound else "loss"
+            note = f"its {what} is no number after {count} updates"
             break
-        clip(parameters)
-        update.step()
         count += 1
     took = time.perf_counter() - began
     try:
@@ -256,13 +255,12 @@ def _try(
     )  # fmt: skip
 
 
-def _backward(model: nn.Module, batch: Batch, loss: Loss, k: int | None) -> float:
-    inputs, target = batch
+def _gradients(loss: Loss, k: int | None) -> tuple[Gradients, Loss | None]:
+    """How a batch is differentiated, and the loss that an estimator asks for."""
     if k is not None:
-        return float(Truncated(k).backward(model, inputs, target, loss=loss).loss)
-    value = loss(_output(model, inputs), target)
-    value.backward()
-    return float(value.detach())
+        return Truncated(k), loss
+    # Any module, whatever else it returns: an estimator asks for (output, carry).
+    return lambda model, batch: loss(_output(model, batch[0]), batch[1]), None
 
 
 def _measure(model: nn.Module, batch: Batch, loss: Loss) -> tuple[float, Watched]:

@@ -13,10 +13,11 @@ from bptt.experiments.compare.job import PATIENCE, build_gradient, build_model
 from bptt.gradients import Estimator
 from bptt.lab.layout import charts, values, words
 from bptt.lab.live import Tick, drawn_from
-from bptt.remedies import build_clip, clip_norm
+from bptt.remedies import build_clip
 from bptt.report.chart import Color, Line, Mark, chart, number
 from bptt.report.words import percent
 from bptt.tasks import Batch, RememberFirst
+from bptt.training.fit import fit_step
 
 CELL, STEPS, HIDDEN, BATCH, UPDATES = "rnn-relu", 20, 16, 16, 120
 # A norm beyond these is drawn at the edge.
@@ -124,21 +125,14 @@ class _Runner:
         self.track = Track(way)
 
     def update(self, batch: Batch, task: RememberFirst, estimator: Estimator) -> None:
-        track, parameters = self.track, list(self.model.parameters())
-        self.optimizer.zero_grad()
-        step = estimator.backward(self.model, batch.inputs, batch.targets, None, task.loss)
-        clipped, loss = self.clip(parameters), step.loss.item()
-        finite = clipped.finite and math.isfinite(loss)
-        track.losses.append(loss if math.isfinite(loss) else math.nan)
-        track.before.append(clipped.norm.item() if finite else math.nan)
-        track.after.append(clip_norm(parameters, None).norm.item() if finite else math.nan)
-        if finite:
-            self.optimizer.step()
-            track.acted += clipped.acted
-            track.in_a_row = 0
-        else:
-            track.skipped += 1
-            track.in_a_row += 1
+        track = self.track
+        done = fit_step(self.model, self.optimizer, batch, estimator, task.loss, clip=self.clip)
+        track.losses.append(done.loss if math.isfinite(done.loss) else math.nan)
+        track.before.append(done.norm if done.finite else math.nan)
+        track.after.append(done.norm_after)
+        track.acted += done.clipped
+        track.skipped += not done.finite
+        track.in_a_row = 0 if done.finite else track.in_a_row + 1
 
 
 def compare(setting: Setting) -> Iterator[Tick[Comparison]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import astuple, dataclass, field, replace
 from html import escape
 from string import ascii_uppercase
@@ -11,6 +11,7 @@ from string import ascii_uppercase
 import torch
 
 from bptt.experiments.compare.job import PATIENCE, build_gradient, build_model
+from bptt.experiments.compare.job import train as practise
 from bptt.lab.layout import charts, facts, values, words
 from bptt.lab.live import Tick, drawn_from
 from bptt.probes.watch import watch
@@ -107,9 +108,9 @@ def start_of(cell: str, matrix: str, gates: str, steps: int) -> str:
 def train(setting: Setting) -> Iterator[Tick[Course]]:
     """Train until it is solved or the updates are spent; a tick after every update.
 
-    The same run, number for number, as :func:`bptt.experiments.compare.job.run_job` makes with
-    Adam and this seed; in between the gradient by lag of one update in ``setting.every`` is
-    measured with :func:`bptt.watch`.
+    The updates are those of :func:`bptt.experiments.compare.job.train`: with Adam and this seed the
+    run is the one that ``bptt compare`` makes. In between the gradient by lag of one update in
+    ``setting.every`` is measured with :func:`bptt.watch`.
 
     Cost: one update a tick, a few milliseconds; with a measurement about five times that.
     """
@@ -119,32 +120,26 @@ def train(setting: Setting) -> Iterator[Tick[Course]]:
     kind = OPTIMISERS[setting.optimiser]
     optimizer = kind(model.parameters(), lr=setting.rate)  # type: ignore[call-arg]
     estimator, clip = build_gradient("full", task), build_clip(CLIP)
-    generator = torch.Generator().manual_seed(setting.seed)
+    run = practise(
+        model, lambda: task, optimizer, estimator, clip=clip, seed=setting.seed, batch=BATCH,
+        updates=setting.updates,
+    )  # fmt: skip
     held_out, course, in_a_row = task.held_out(), Course(setting), 0
     for update in range(1, setting.updates + 1):
-        inputs, targets, _, _ = task.batch(generator, BATCH)
-        optimizer.zero_grad()
         # The output layer begins with zeros: at the first update nothing goes back into the state.
         here = update == 2 or update % every == 0 or update == setting.updates
-        flow = None
-        if here:
-            with watch(model, lanes=LANES) as flow:
-                loss = estimator.backward(model, inputs, targets, None, task.loss).loss.item()
-        else:
-            loss = estimator.backward(model, inputs, targets, None, task.loss).loss.item()
-        finite = clip(model.parameters()).finite and math.isfinite(loss)
-        if finite:
-            optimizer.step()
-        in_a_row = 0 if finite else in_a_row + 1
-        course = replace(course, updates=update, skipped=course.skipped + (not finite))
-        if flow is not None and finite:
+        with watch(model, lanes=LANES) if here else nullcontext() as flow:
+            done = next(run)
+        in_a_row = 0 if done.finite else in_a_row + 1
+        course = replace(course, updates=update, skipped=course.skipped + (not done.finite))
+        if flow is not None and done.finite:
             with torch.no_grad():
                 score = task.score(model(held_out.inputs)[0], held_out.targets)
             course = replace(
                 course,
                 at=(*course.at, update),
                 accuracy=(*course.accuracy, score),
-                losses=(*course.losses, loss),
+                losses=(*course.losses, done.loss),
                 horizon=(*course.horizon, flow.horizon),
                 norms=(*course.norms, tuple(flow.spectrum.norms.tolist())),
                 solved=task.solved(score),

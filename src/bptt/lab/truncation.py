@@ -28,9 +28,10 @@ from bptt.models import LanguageModel, token_loss
 from bptt.nn.carry import Carry
 from bptt.probes import LagSpectrum
 from bptt.probes.watch import watch
-from bptt.remedies import clip_norm
+from bptt.remedies import ClipNorm
 from bptt.report.chart import Color, Line, Mark, chart, number
 from bptt.report.words import percent, thousands
+from bptt.training.fit import fit_step
 
 STEPS, BATCH, HIDDEN, EMBEDDING, UPDATES, RATE = 64, 8, 16, 8, 200, 1e-2
 TEXT = 60_000  # characters of the text every Python carries
@@ -118,16 +119,13 @@ def prepare(cell: str = "gru", seed: int = 0, updates: int = UPDATES) -> Iterato
     chunks = RandomChunks(tokens, [0], batch=BATCH, chunk=STEPS, seed=seed)
     with drawn_from(seed):
         model = LanguageModel(vocabulary.size, cell, HIDDEN, embedding=EMBEDDING)
-    optimizer, estimator = torch.optim.Adam(model.parameters(), lr=RATE), Full()
+    optimizer, clip = torch.optim.Adam(model.parameters(), lr=RATE), ClipNorm(1.0)
     found, losses = Measured(cell), []
     total = updates + 2 + len(KS)
     for update in range(1, updates + 1):
         chunk = chunks.take()
-        optimizer.zero_grad()
-        step = estimator.backward(model, _ids(chunk.inputs), _ids(chunk.targets), loss=token_loss)
-        clip_norm(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(step.loss.item())
+        batch = _ids(chunk.inputs), _ids(chunk.targets)
+        losses.append(fit_step(model, optimizer, batch, Full(), token_loss, clip=clip).loss)
         if update % 20 == 0 or update == updates:
             found = Measured(cell, tuple(losses))
         yield Tick(update, total, found, fresh=update % 20 == 0)

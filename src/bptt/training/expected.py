@@ -28,6 +28,7 @@ from bptt.training.checkpoint import (
     compare_values,
     refuse,
 )
+from bptt.training.fit import fit_step
 from bptt.training.randomness import check_random_states, random_states
 from bptt.training.schedule import Progress
 from bptt.training.settings import Settings
@@ -159,13 +160,12 @@ def _moments(session: Parts, step: int) -> Tensors:
     if session.optimizer is None or step == 0:
         return {}
     probe = nn.Module()
-    probe.weight = nn.Parameter(torch.zeros(2, 3))
-    probe.weight.grad = torch.zeros(2, 3)
+    weight = probe.weight = nn.Parameter(torch.zeros(2, 3))
     optimizer = build_optimizer(session.settings, probe)
     if optimizer is None:
         return {}
-    optimizer.step()
-    kept = {n: t for n, t in optimizer.state[probe.weight].items() if isinstance(t, Tensor)}
+    fit_step(probe, optimizer, None, lambda model, _: 0 * weight.sum())
+    kept = {n: t for n, t in optimizer.state[weight].items() if isinstance(t, Tensor)}
     parameters = [p for group in session.optimizer.param_groups for p in group["params"]]
     return {
         f"optimizer.{index}.{name}": torch.empty_like(parameter) if tensor.dim() else tensor

@@ -60,11 +60,6 @@ class Broken:
     origin: Origin | None = None
 
 
-def finite(carry: carries.Carry) -> bool:
-    """Whether every number in it is."""
-    return all(bool(t.isfinite().all()) for t in carries.tensors(carry))
-
-
 def overflowed(session: Session) -> Origin | None:
     """The first parameter that an update has taken out of the float range."""
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""One update: a chunk, its gradient, the clip, the step of the optimiser."""
+"""One update of a run: the next chunk, the training step on it, and what the run remembers of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,11 +15,11 @@ from torch import nn
 
 from bptt.data import Chunk
 from bptt.errors import BpttError, DataError
-from bptt.gradients import Adaptive, ForwardMode, Step
+from bptt.gradients import Adaptive, ForwardMode
 from bptt.models import token_loss
 from bptt.probes.watch import watch
-from bptt.remedies import Regularised
-from bptt.training.nonfinite import Broken, finite, overflowed
+from bptt.training.fit import fit_step
+from bptt.training.nonfinite import Broken, overflowed
 from bptt.training.session import Session
 
 # How far back a run learns, measured on the way: every so many updates, on that update's own batch.
@@ -93,50 +93,42 @@ def update(session: Session, optimizer: torch.optim.Optimizer, lr: float) -> Bro
     session.guard.mark(session)
     chunk = _next_chunk(session)
     session.carry = session.chunk_carry(chunk)
-    regulariser, regularised = session.regulariser, Regularised()
-    with (
-        measured(session),
-        nullcontext(regularised)
-        if regulariser is None
-        else regulariser.on(session.model) as regularised,
-    ):
-        step = session.estimator.backward(
+    for held in optimizer.param_groups:
+        held["lr"] = lr
+    regulariser = session.regulariser
+    with measured(session):
+        done = fit_step(
             session.model,
-            chunk.inputs,
-            chunk.targets,
-            session.carry,
-            loss=token_loss,
-            reset=None if chunk.fresh else chunk.reset,
+            optimizer,
+            (chunk.inputs, chunk.targets, None, None if chunk.fresh else chunk.reset),
+            session.estimator,
+            token_loss,
+            penalties=() if regulariser is None else (regulariser,),
+            clip=session.clip,
+            carry=session.carry,
+            group=session.group,
         )
-    loss, terms, sound = _of_all(session, step)
-    if not (math.isfinite(loss) and sound):
-        what = f"loss {loss:.4g}" + ("" if sound else ", a state out of range")
-        return Broken(what, chunk, step.carry)
-    session.group.add_gradients(session.model.parameters(), step.terms / max(terms, 1))
-    clipped = session.clip(session.model.parameters())
-    norm = clipped.norm.item()
-    if not math.isfinite(norm):
-        return Broken(f"loss {loss:.4g}, gradient norm {norm:.4g}", chunk, step.carry)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.step()
-    optimizer.zero_grad()
+    if not (math.isfinite(done.loss) and done.sound):
+        what = f"loss {done.loss:.4g}" + ("" if done.sound else ", a state out of range")
+        return Broken(what, chunk, done.carry)
+    values = f"loss {done.loss:.4g}, gradient norm {done.norm:.4g}"
+    if not done.finite:
+        return Broken(values, chunk, done.carry)
     origin = overflowed(session)
     if origin is not None:
-        values = f"loss {loss:.4g}, gradient norm {norm:.4g}, an update too large"
-        return Broken(values, chunk, step.carry, origin)
-    session.carry = step.carry
+        return Broken(f"{values}, an update too large", chunk, done.carry, origin)
+    session.carry = done.carry
     progress.step += 1
     progress.skips = 0
-    progress.tokens += terms
+    progress.tokens += done.terms
     tally.steps += 1
-    tally.tokens += terms
-    tally.nats += loss
-    tally.norms += norm
-    tally.clipped += clipped.acted
-    if regulariser is not None:
-        value = (regularised.value or 0.0) if regularised.acted else 0.0
-        penalty, acted = session.group.total([value, float(regularised.acted)])
+    tally.tokens += done.terms
+    tally.nats += done.loss
+    tally.norms += done.norm
+    tally.clipped += done.clipped
+    for seen in done.penalties:
+        value = (seen.value or 0.0) if seen.acted else 0.0
+        penalty, acted = session.group.total([value, float(seen.acted)])
         tally.penalty += penalty / session.group.size
         tally.unregularised += acted < session.group.size
     return None
@@ -157,12 +149,3 @@ def _next_chunk(session: Session) -> Chunk:
         if scored:
             return chunk
     raise DataError("a token to predict", "documents of one token each", "give longer documents")
-
-
-def _of_all(session: Session, step: Step) -> tuple[float, int, bool]:
-    """The loss over the lanes of all processes, its terms, and whether every state is finite."""
-    loss, terms, sound = step.loss.item(), step.terms, finite(step.carry)
-    if session.group.size == 1:
-        return loss, terms, sound
-    nats, scored, broken = session.group.total([loss * terms, terms, float(not sound)])
-    return nats / max(scored, 1), int(scored), broken == 0

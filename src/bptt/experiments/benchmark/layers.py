@@ -22,9 +22,11 @@ from bptt.experiments.benchmark.contest import (
     side,
     tolerance,
 )
+from bptt.gradients import Full
 from bptt.models import LanguageModel, token_loss
 from bptt.models.stream import Stream
-from bptt.remedies import clip_norm
+from bptt.remedies import ClipNorm
+from bptt.training.fit import fit
 
 # Whole sequences through a layer: training, inference, packed, with resets; beside torch's layer.
 
@@ -226,6 +228,7 @@ CLIP = 1.0
 RATE = 1e-3
 CURVE = 10  # updates whose losses are compared
 CHUNKS = 4
+Updates = Callable[[nn.Module, Iterator], Iterator[float]]  # the loss of each
 
 
 class PlainModel(nn.Module):
@@ -268,26 +271,16 @@ def model(case: Case) -> Contest:
     chunks = [(chunk[:-1], chunk[1:]) for chunk in text]
     mine, plain = models(case)
     limit = tolerance(case.steps * case.batch)
-
-    def plain_loss(logits: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(logits.view(-1, SYMBOLS), targets.reshape(-1))
-
-    def plain_clip(weights: list[Tensor]) -> None:
-        nn.utils.clip_grad_norm_(weights, CLIP)
-
-    def our_clip(weights: list[Tensor]) -> None:
-        clip_norm(weights, CLIP)
-
     # The losses of ten updates, not the weights after them: where a gradient is near zero AdamW
     # moves a weight by the sign of a rounding error, and the loss does not mind.
     curves = [
-        _curve(copy.deepcopy(net), loss, clip, chunks)
-        for net, loss, clip in ((mine, token_loss, our_clip), (plain, plain_loss, plain_clip))
+        _curve(copy.deepcopy(net), update, chunks)
+        for net, update in ((mine, _our_updates), (plain, _plain_updates))
     ]
     curve_error = check({"loss curve": curves[0]}, {"loss curve": curves[1]}, limit, "torch")
     return Contest(
-        _side(mine, token_loss, our_clip, chunks),
-        _side(plain, plain_loss, plain_clip, chunks),
+        _side(mine, token_loss, _our_updates, chunks),
+        _side(plain, _plain_loss, _plain_updates, chunks),
         flops=_flops(case),
         terms=max(case.steps * case.batch, case.hidden),
         extras={"curve_error": curve_error, "symbols": SYMBOLS},
@@ -302,7 +295,7 @@ def _flops(case: Case) -> float:
     return 3 * (square * min(SYMBOLS, characters) + (square + output) * characters)
 
 
-def _side(net: nn.Module, loss: Callable, clip: Callable, chunks: list) -> Side:
+def _side(net: nn.Module, loss: Callable, update: Updates, chunks: list) -> Side:
     """Update after update on one copy; results of the first from another one."""
     untouched = copy.deepcopy(net)
 
@@ -315,23 +308,34 @@ def _side(net: nn.Module, loss: Callable, clip: Callable, chunks: list) -> Side:
         gradients = {f"gradient of {n}": p.grad for n, p in untouched.named_parameters()}
         return {"logits": logits, "loss": value, **gradients}
 
-    updates = _updates(net, loss, clip, cycle(chunks))
+    updates = update(net, cycle(chunks))
     return Side(lambda: next(updates), results)
 
 
-def _curve(net: nn.Module, loss: Callable, clip: Callable, chunks: list) -> Tensor:
-    updates = _updates(net, loss, clip, cycle(chunks))
+def _curve(net: nn.Module, update: Updates, chunks: list) -> Tensor:
+    updates = update(net, cycle(chunks))
     return torch.tensor([next(updates) for _ in range(CURVE)])
 
 
-def _updates(net: nn.Module, loss: Callable, clip: Callable, chunks: Iterator) -> Iterator[float]:
+def _our_updates(net: nn.Module, chunks: Iterator) -> Iterator[float]:
+    optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, fused=True)
+    for done in fit(net, optimizer, chunks, Full(), token_loss, clip=ClipNorm(CLIP)):
+        yield done.loss
+
+
+def _plain_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits.view(-1, SYMBOLS), targets.reshape(-1))
+
+
+def _plain_updates(net: nn.Module, chunks: Iterator) -> Iterator[float]:
+    """The loop of every tutorial, which ours is measured beside: it shares nothing with it."""
     weights = list(net.parameters())
     optimizer = torch.optim.AdamW(weights, lr=RATE, fused=True)
     for inputs, targets in chunks:
         logits, _ = net(inputs)
-        value = loss(logits, targets)
+        value = _plain_loss(logits, targets)
         value.backward()
-        clip(weights)
+        nn.utils.clip_grad_norm_(weights, CLIP)
         optimizer.step()
         optimizer.zero_grad()
         yield value.item()

@@ -36,13 +36,12 @@ from bptt.remedies import ClipNorm, Rescale, start_recurrent
 # Claims about truncation: what a cut takes away, what it leaves, and what forgetting one costs.
 
 
-def cut_before_end(model: Last, x: Tensor, target: Tensor, k: int) -> Tensor:
+def cut_before_end(model: Last, batch: tuple[Tensor, Tensor], k: int) -> Tensor:
     """Chunks of k steps, the loss at the end alone: only the last chunk gets a gradient."""
+    x, target = batch
     with torch.no_grad():
         state = None if k >= len(x) else model.layer(x[:-k])[1]
-    loss = F.cross_entropy(model.linear(model.layer(x[-k:], state)[0][-1]), target)
-    loss.backward()
-    return loss.detach()
+    return F.cross_entropy(model.linear(model.layer(x[-k:], state)[0][-1]), target)
 
 
 @claim(
@@ -62,7 +61,7 @@ def truncation_at_the_end() -> Measurement:
             torch.manual_seed(seed)
             model = tanh_rnn()
             fit(
-                model, *train, adam(5e-3), 150, clip=ClipNorm(5.0), backward=partial(cut_before_end, k=k),
+                model, *train, adam(5e-3), 150, clip=ClipNorm(5.0), loss=partial(cut_before_end, k=k),
             )  # fmt: skip
             found.setdefault(k, []).append(accuracy(model, *test))
     return Measurement(

@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bptt import nn as layers
+from bptt import training
 from bptt.experiments.claims.learn import (
     SEEDS,
+    Last,
     accuracy,
     adam,
     fit,
@@ -24,7 +26,7 @@ from bptt.experiments.claims.learn import (
 from bptt.experiments.claims.registry import Measurement, claim
 from bptt.probes import state_gradients
 from bptt.recurrence import trace
-from bptt.remedies import clip_norm, start_forget_bias, start_recurrent
+from bptt.remedies import ClipNorm, start_forget_bias, start_recurrent
 
 # Claims about how a random network's gradient falls from step to step.
 
@@ -278,24 +280,22 @@ def relu_grows() -> Measurement:
     )
 
 
+def _error(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.mse_loss(model(batch[0]), batch[1])
+
+
 def _descend(kind: str, clip: float | None, seed: int) -> tuple[int | None, float, float]:
     """Update at which something was not finite first, largest gradient norm, share of |h| > 0.95."""
     torch.manual_seed(seed)
-    T, layer, head = 60, layers.RNN(4, 32, nonlinearity=kind), nn.Linear(32, 1)
+    T, layer = 60, layers.RNN(4, 32, nonlinearity=kind)
+    model, held = Last(layer, 32, 1), None if clip is None else ClipNorm(clip)
     start_recurrent(layer, "gaussian+radius:1.6")
-    parameters = [*layer.parameters(), *head.parameters()]
-    run = torch.optim.SGD(parameters, lr=0.01)
     x, y = torch.randn(T, 16, 4), torch.randn(16, 1)
-    largest = 0.0
-    for update in range(100):
-        run.zero_grad()
-        loss = F.mse_loss(head(layer(x)[0][-1]), y)
-        loss.backward()
-        norm = float(clip_norm(parameters, clip).norm)
-        if not torch.isfinite(loss) or norm != norm:
+    run, largest = sgd(0.01)(model.parameters()), 0.0
+    for update, done in enumerate(training.fit(model, run, [(x, y)] * 100, _error, clip=held)):
+        if not done.finite:
             return update, largest, math.nan
-        largest = max(largest, norm)
-        run.step()
+        largest = max(largest, done.norm)
     with torch.no_grad():
         saturated = float((layer(x)[0].abs() > 0.95).double().mean())
     return None, largest, saturated

@@ -17,9 +17,10 @@ import bptt
 from bptt.data import Corpus, Lanes, RandomChunks, Stream
 from bptt.experiments.claims.learn import SEEDS, spread
 from bptt.experiments.claims.registry import Measurement, claim
+from bptt.gradients import Full
 from bptt.models import AttentionModel, CountModel, LanguageModel, WindowModel, token_loss
-from bptt.nn import carry as carries
-from bptt.remedies import clip_norm
+from bptt.remedies import ClipNorm
+from bptt.training import fit_step
 
 BITS = float(np.log(2))
 
@@ -51,12 +52,10 @@ def train_text(
     carry = None
     for _ in range(updates):
         piece = data.take()
-        logits, carry = model(piece.inputs, None if piece.fresh else carry)
-        run.zero_grad()
-        token_loss(logits, piece.targets).backward()
-        clip_norm(model.parameters(), 1.0)
-        run.step()
-        carry = carries.detach(carry)
+        carry = fit_step(
+            model, run, (piece.inputs, piece.targets), Full(), token_loss, clip=ClipNorm(1.0),
+            carry=None if piece.fresh else carry,
+        ).carry  # fmt: skip
     return model.eval()
 
 

@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bptt import nn as layers
+from bptt import training
 from bptt.experiments.claims.registry import NotRun
-from bptt.remedies import Clip, NoClip, clip_norm
-from bptt.tasks import Task
+from bptt.remedies import Clip, ClipNorm
+from bptt.tasks import Batch, Task
+from bptt.training import Update
 
 # The small training loop and the tasks' settings that several claims share.
 #
@@ -90,40 +92,31 @@ def fit(
     *,
     batch: int | None = None,
     clip: Clip | None = None,
-    backward: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
-    stop: Callable[[], bool] | None = None,
+    loss: Callable[[nn.Module, Any], Tensor] | None = None,
 ) -> Fit:
-    """Train; one pass over the sequences in a new order an epoch. ``backward`` returns the loss."""
-    parameters = list(model.parameters())
-    run, norms, acted, loss = optimizer(parameters), [], 0, float("nan")
-    step = ordinary if backward is None else backward
+    """Train; one pass over the sequences in a new order an epoch. ``loss`` takes a model and a batch."""
+    run, norms, acted = optimizer(model.parameters()), [], 0
+    made: list[Update] = []
     for _ in range(epochs):
         order = torch.randperm(x.shape[1])
-        losses = []
-        for rows in order.split(batch or len(order)):
-            run.zero_grad()
-            losses.append(float(step(model, x[:, rows], target[rows])))
-            seen = (clip or NoClip())(parameters)
-            norms.append(float(seen.norm))
-            acted += bool(seen.acted)
-            run.step()
-        loss = statistics.fmean(losses)
-        if stop is not None and stop():
-            break
-    return Fit(loss, norms, acted)
+        batches = ((x[:, rows], target[rows]) for rows in order.split(batch or len(order)))
+        made = list(training.fit(model, run, batches, loss or ordinary, clip=clip))
+        norms += [done.norm for done in made]
+        acted += sum(done.clipped for done in made)
+    return Fit(statistics.fmean(done.loss for done in made), norms, acted)
 
 
 def practise(model: nn.Module, task: Task, updates: int, seed: int, every: int = 50) -> float:
     """The held-out score after fresh batches of 64, Adam 3e-3, clipped at 1; ends once it is solved."""
-    run = torch.optim.Adam(model.parameters(), lr=3e-3)
     generator, held_out = torch.Generator().manual_seed(seed), task.held_out()
     score = float("nan")
-    for update in range(1, updates + 1):
-        batch = task.batch(generator, 64)
-        run.zero_grad()
-        task.loss(model(batch.inputs)[0], batch.targets).backward()
-        clip_norm(model.parameters(), 1.0)
-        run.step()
+
+    def loss(net: nn.Module, batch: Batch) -> Tensor:
+        return task.loss(net(batch.inputs)[0], batch.targets)
+
+    batches = (task.batch(generator, 64) for _ in range(updates))
+    run = training.fit(model, adam(3e-3)(model.parameters()), batches, loss, clip=ClipNorm(1.0))
+    for update, _ in enumerate(run, 1):
         if update == updates or update % every == 0:
             with torch.no_grad():
                 score = task.score(model(held_out.inputs)[0], held_out.targets)
@@ -132,11 +125,10 @@ def practise(model: nn.Module, task: Task, updates: int, seed: int, every: int =
     return score
 
 
-def ordinary(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-    """Backpropagation through all steps."""
-    loss = F.cross_entropy(model(x), target)
-    loss.backward()
-    return loss.detach()
+def ordinary(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """The loss of a classifier, to be differentiated through all steps."""
+    x, target = batch
+    return F.cross_entropy(model(x), target)
 
 
 def accuracy(model: nn.Module, x: Tensor, target: Tensor) -> float:

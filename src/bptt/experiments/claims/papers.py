@@ -6,6 +6,7 @@ import copy
 import math
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,13 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bptt import nn as layers
+from bptt import training
 from bptt.data import Corpus, Stream
-from bptt.experiments.claims.learn import SEEDS, beside, spread
+from bptt.experiments.claims.learn import SEEDS, adam, beside, spread
 from bptt.experiments.claims.reach import sums, train_adding
 from bptt.experiments.claims.registry import Measurement, NotRun, claim
 from bptt.probes.watch import watch
-from bptt.remedies import clip_norm, start_recurrent
-from bptt.tasks import Copy
+from bptt.remedies import ClipNorm, start_recurrent
+from bptt.tasks import Batch, Copy
 
 # Papers' tasks at their published settings: copy, adding, chrono starts, Shakespeare.
 
@@ -38,9 +40,8 @@ class Copier(nn.Module):
         return self.linear(self.layer(x)[0])
 
 
-def copy_loss(model: nn.Module, task: Copy, generator: torch.Generator, lanes: int = 32) -> Tensor:
-    """On a fresh batch, mean over all steps, as the papers report it."""
-    batch = task.batch(generator, lanes)
+def copy_loss(model: nn.Module, batch: Batch, task: Copy) -> Tensor:
+    """Mean over all steps, as the papers report it."""
     return task.loss(model(batch.inputs), batch.targets)
 
 
@@ -50,16 +51,10 @@ def train_copy(
     """Losses on fresh batches in the last tenth of the updates; batch 32, Adam, clipped at 1."""
     generator = torch.Generator().manual_seed(seed)
     model = Copier(layer, task)
-    run = torch.optim.Adam(model.parameters(), lr=rate)
-    losses = []
-    for _ in range(updates):
-        run.zero_grad()
-        loss = copy_loss(model, task, generator)
-        loss.backward()
-        clip_norm(model.parameters(), 1.0)
-        run.step()
-        losses.append(float(loss.detach()))
-    return losses[-max(1, updates // 10) :]
+    batches = (task.batch(generator, 32) for _ in range(updates))
+    run, loss = adam(rate)(model.parameters()), partial(copy_loss, task=task)
+    made = training.fit(model, run, batches, loss, clip=ClipNorm(1.0))
+    return [done.loss for done in made][-max(1, updates // 10) :]
 
 
 @claim(
@@ -145,7 +140,7 @@ def chrono_widens() -> Measurement:
             start_recurrent(layer, start)
             model = Copier(layer, task)
             with watch(model) as flow:
-                copy_loss(model, task, torch.Generator().manual_seed(99), 16).backward()
+                copy_loss(model, task.batch(torch.Generator().manual_seed(99), 16), task).backward()
             horizons.setdefault(name, []).append(flow.horizon)
             tail = train_copy(layer, task, 400, seed)
             losses.setdefault(name, []).append(statistics.fmean(tail) / task.memoryless)
@@ -254,6 +249,13 @@ def batch(of: Rolls) -> tuple[Tensor, Tensor, Tensor]:
     return x, y, real.unsqueeze(-1).float()
 
 
+def step_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Nats a step, a mean over the real steps of a batch."""
+    x, y, real = batch
+    loss = F.binary_cross_entropy_with_logits(model(x), y, reduction="none")
+    return (loss * real).sum() / real.sum()
+
+
 def nll(model: nn.Module, of: Rolls, lanes: int = 32) -> float:
     """Nats a step, all notes together, mean over all steps: the papers' figure."""
     total = steps = 0.0
@@ -284,17 +286,15 @@ def train(
     """
     sources = data["train"] if pieces is None else pieces
     best, kept = float("inf"), copy.deepcopy(model.state_dict())
+    held = None if clip is None else ClipNorm(clip)
     least = run.param_groups[0]["lr"] / 2**6
     plan = torch.optim.lr_scheduler.ReduceLROnPlateau(run, factor=0.5, patience=patience)
     for _ in range(epochs):
-        order = torch.randperm(len(sources)).tolist()
-        for start in range(0, len(order), lanes):
-            x, y, real = batch([sources[i] for i in order[start : start + lanes]])
-            loss = F.binary_cross_entropy_with_logits(model(x), y, reduction="none")
-            run.zero_grad()
-            ((loss * real).sum() / real.sum()).backward()
-            clip_norm(model.parameters(), clip)
-            run.step()
+        order = torch.randperm(len(sources)).split(lanes)
+        batches = (batch([sources[i] for i in rows.tolist()]) for rows in order)
+        made = training.fit(model, run, batches, step_loss, clip=held)
+        if not all(done.finite for done in made):
+            break  # it has diverged
         valid = nll(model, data["valid"])
         if valid < best:
             best, kept = valid, copy.deepcopy(model.state_dict())

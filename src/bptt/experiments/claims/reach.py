@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bptt import nn as layers
+from bptt import training
 from bptt.experiments.claims.learn import (
     SEEDS,
     SYMBOLS,
@@ -29,7 +30,7 @@ from bptt.experiments.claims.registry import Measurement, claim
 from bptt.experiments.compare.grid import Budget, Grid
 from bptt.experiments.compare.job import build_model, run_job
 from bptt.models import AttentionModel
-from bptt.remedies import clip_norm, start_recurrent
+from bptt.remedies import ClipNorm, start_recurrent
 from bptt.tasks import Adding, Agreement, Batch, Copy, RememberFirst, Task
 from bptt.tasks.task import HELD_OUT_SEED, IGNORED
 
@@ -269,15 +270,15 @@ def train_adding(
     """Mean squared error on 1,000 new sums after training on fresh ones, batch 32, clipped at 1."""
     torch.manual_seed(seed)
     model = Last(layer, layer.hidden_size, 1)
-    run = torch.optim.Adam(model.parameters(), lr=rate)
     test = sums(1000, steps, torch.Generator().manual_seed(HELD_OUT_SEED))
     error, generator = float("nan"), torch.Generator().manual_seed(seed)
-    for update in range(updates):
-        x, y = sums(32, steps, generator)
-        run.zero_grad()
-        F.mse_loss(model(x)[:, 0], y).backward()
-        clip_norm(model.parameters(), 1.0)
-        run.step()
+
+    def loss(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.mse_loss(net(batch[0])[:, 0], batch[1])
+
+    batches = (sums(32, steps, generator) for _ in range(updates))
+    run = training.fit(model, adam(rate)(model.parameters()), batches, loss, clip=ClipNorm(1.0))
+    for update, _ in enumerate(run):
         if update == updates - 1 or (enough and update % 250 == 249):
             with torch.no_grad():
                 error = float(F.mse_loss(model(test[0])[:, 0], test[1]))

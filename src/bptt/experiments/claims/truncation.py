@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,11 +15,22 @@ from torch import Tensor, nn
 from bptt import nn as layers
 from bptt.experiments.claims.learn import SEEDS, Held, spread, weight
 from bptt.experiments.claims.registry import Measurement, claim
-from bptt.gradients import Checkpointed, Estimator, ForwardMode, Full, Randomized, Truncated
+from bptt.gradients import (
+    Checkpointed,
+    Estimator,
+    ForwardMode,
+    Full,
+    Randomized,
+    Step,
+    Truncated,
+)
+from bptt.gradients.step import Loss
 from bptt.nn import carry as carries
+from bptt.nn.carry import Carry
 from bptt.probes.watch import watch
-from bptt.remedies import clip_norm
+from bptt.remedies import ClipNorm
 from bptt.tasks import InfluenceBalancing, half_square, influence_batch
+from bptt.training.fit import apply_gradient, fit, fit_step
 
 # Papers on truncation: which ways to shorten the gradient keep its sign, its mean, its exactness.
 
@@ -29,12 +41,9 @@ def _truncated(k: int) -> float:
     """θ after 3000 steps of the stream, an update every k."""
     model = InfluenceBalancing()
     run = torch.optim.SGD(model.parameters(), lr=RATE)
-    estimator, carry = Truncated(k, reduction="sum"), None
-    x, target = influence_batch(k)
-    for _ in range(ITERATIONS // k):
-        carry = estimator.backward(model, x, target, carry, half_square).carry
-        run.step()
-        run.zero_grad()
+    batches, estimator = [influence_batch(k)] * (ITERATIONS // k), Truncated(k, reduction="sum")
+    for _ in fit(model, run, batches, estimator, half_square, stateful=True):
+        pass
     return float(model.theta.detach())
 
 
@@ -51,8 +60,8 @@ def influence_balancing() -> Measurement:
     model = InfluenceBalancing()
     run = torch.optim.SGD(model.parameters(), lr=RATE)
     x, target = influence_batch(ITERATIONS)
-    for _ in ForwardMode(reduction="sum").steps(model, x, target, loss=half_square):
-        run.step()
+    for step in ForwardMode(reduction="sum").steps(model, x, target, loss=half_square):
+        apply_gradient(run, step)
         run.zero_grad()
     exact = float(model.theta.detach())
     cut = {k: _truncated(k) for k in (1, 10, 30, 100)}
@@ -221,6 +230,30 @@ def _horizon(model: nn.Module, x: Tensor, y: Tensor, delta: float) -> int:
     return min(100, max(2, *(m.spectrum.horizon(delta) for m in flow.modules)))
 
 
+class _Halves(Estimator):
+    """A window in two halves: the losses of the second, through both. Its carry is that in the middle,
+    for the next window begins where the second half does."""
+
+    def backward(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        carry: Carry = None,
+        loss: Loss | None = None,
+        *,
+        reset: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Step:
+        """See :meth:`Estimator.backward`."""
+        k = len(inputs) // 2
+        middle = model(inputs[:k], carry)[1]
+        value = cast(Loss, loss)(model(inputs[k:], middle)[0], targets[k:])
+        value.backward()
+        depth = torch.arange(k, 2 * k)
+        return Step(value.detach(), carries.detach(middle), targets[k:].numel(), depth)
+
+
 def perplexity(k: int | None, shortest: int, seed: int) -> float:
     """After training with every loss reaching K to 2K - 1 steps back; None adapts K to δ = 0.1."""
     torch.manual_seed(seed)
@@ -235,14 +268,16 @@ def perplexity(k: int | None, shortest: int, seed: int) -> float:
             k = _horizon(model, x[begin : begin + 150], y[begin : begin + 150], 0.1)
         carry = None
         for start in range(0, 4000 - 2 * k, k):
-            # One window an update, in two halves: the next window begins where the second does.
-            run.zero_grad()
-            middle = model(x[start : start + k], carry)[1]
-            second = slice(start + k, start + 2 * k)
-            _loss(model(x[second], middle)[0], y[second]).backward()
-            clip_norm(model.parameters(), 1.0)
-            run.step()
-            carry = carries.detach(middle)
+            window = slice(start, start + 2 * k)
+            carry = fit_step(
+                model,
+                run,
+                (x[window], y[window]),
+                _Halves(),
+                _loss,
+                clip=ClipNorm(1.0),
+                carry=carry,
+            ).carry
         best = min(best, _test(model, shortest))
     return best
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -15,8 +15,9 @@ from bptt.errors import ArgumentError, BpttError
 from bptt.experiments.compare.grid import Job
 from bptt.gradients import Estimator
 from bptt.models import CELLS, Classifier, Forecaster
-from bptt.remedies import build_clip, build_regulariser, start_recurrent
+from bptt.remedies import Clip, Regulariser, build_clip, build_regulariser, start_recurrent
 from bptt.tasks import Batch, Task
+from bptt.training.fit import Update, fit_step
 
 # The length a curriculum begins with: every task has it, and next to nothing vanishes over it.
 FIRST = 10
@@ -97,36 +98,65 @@ def _train(job: Job, record: dict[str, Any]) -> None:
     estimator = build_gradient(job.gradient, task)
     clip, regulariser = build_clip(job.clip), build_regulariser(job.regularise)
     optimizer = torch.optim.Adam(model.parameters(), lr=budget.lr)
-    generator = torch.Generator().manual_seed(job.seed)
-    held_out, acted, in_a_row = task.held_out(), 0, 0
-    for update in range(1, budget.updates + 1):
-        batch = task.batch(generator, budget.batch)
-        optimizer.zero_grad()
-        with nullcontext() if regulariser is None else regulariser.on(model):
-            step = estimator.backward(
-                model, batch.inputs, batch.targets, None, task.loss,
-                reset=batch.reset, lengths=batch.lengths,
-            )  # fmt: skip
-        clipped = clip(model.parameters())
-        finite = clipped.finite and math.isfinite(step.loss.item())
-        if finite:
-            optimizer.step()
-            acted += clipped.acted
-            in_a_row = 0
-        else:
-            record["skipped"] += 1
-            in_a_row += 1
+    run = train(
+        model, lambda: task, optimizer, estimator, clip=clip, seed=job.seed, batch=budget.batch,
+        updates=budget.updates, penalties=() if regulariser is None else (regulariser,),
+    )  # fmt: skip
+    held_out, acted, scored_at = task.held_out(), 0, 0
+    for update, done in enumerate(run, 1):
         record["updates"] = update
-        last = update == budget.updates or in_a_row == PATIENCE
-        if last or update % budget.every == 0:
-            score = _score(model, whole, held_out)
-            record["score"] = score if math.isfinite(score) else None
-            record["curve"].append([update, record["score"]])
-            record["solved"] = whole.solved(score)
+        record["skipped"] += not done.finite
+        acted += done.clipped
+        if update % budget.every == 0:
+            _look(record, model, whole, held_out)
+            scored_at = update
             task = _grown(task, whole, model, job)
-        if in_a_row == PATIENCE or (record["solved"] and not budget.to_the_end):
-            break
+            if record["solved"] and not budget.to_the_end:
+                break
+    if scored_at != record["updates"]:
+        _look(record, model, whole, held_out)
     record["clipped"] = acted / record["updates"]
+
+
+def train(
+    model: nn.Module,
+    task: Callable[[], Task],
+    optimizer: torch.optim.Optimizer,
+    estimator: Estimator,
+    *,
+    clip: Clip,
+    seed: int,
+    batch: int,
+    updates: int,
+    penalties: Sequence[Regulariser] = (),
+) -> Iterator[Update]:
+    """Updates on fresh batches of a task, one after another, as every job makes them.
+
+    Args:
+        model, optimizer, estimator, clip, penalties: as :func:`bptt.training.fit_step` takes them.
+        task: asked before each update, so that it may grow.
+        seed: of the batches.
+        batch: sequences in each.
+        updates: how many at most; ``PATIENCE`` in a row that could not be made end it too.
+    """
+    generator, in_a_row = torch.Generator().manual_seed(seed), 0
+    for _ in range(updates):
+        now = task()
+        done = fit_step(
+            model, optimizer, now.batch(generator, batch), estimator, now.loss,
+            penalties=penalties, clip=clip,
+        )  # fmt: skip
+        in_a_row = 0 if done.finite else in_a_row + 1
+        yield done
+        if in_a_row == PATIENCE:
+            return
+
+
+def _look(record: dict[str, Any], model: nn.Module, whole: Task, held_out: Batch) -> None:
+    score = _score(model, whole, held_out)
+    record["score"] = score if math.isfinite(score) else None
+    record["curve"].append([record["updates"], record["score"]])
+    record["solved"] = whole.solved(score)
 
 
 def _score(model: nn.Module, task: Task, batch: Batch) -> float:
