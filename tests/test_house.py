@@ -303,6 +303,101 @@ def test_a_second_table_of_gates_is_found(text):
     assert list(gate_counts(ast.parse(text)))
 
 
+# Names that an optimiser goes by, and calls that make one.
+OPTIMISER = re.compile(r"optim|(^|[._])opt($|[._\d])|adam|sgd|rmsprop|adagrad|lbfgs", re.I)
+
+
+def steps_of_optimisers(tree):
+    """Lines that step an optimiser, or hand on its step.
+
+    An optimiser is told by its name, by what was assigned to that name, or by its type. And whatever its
+    receiver is called: `x.step()` without arguments, or with a closure, is what is said to optimisers
+    alone here.
+    """
+    known = set()
+    for node in ast.walk(tree):
+        targets, source = [], None
+        if isinstance(node, ast.Assign):
+            targets, source = node.targets, node.value
+        elif isinstance(node, (ast.AnnAssign, ast.NamedExpr)):
+            targets = [node.target]
+            source = getattr(node, "annotation", None) or node.value
+        elif isinstance(node, ast.arg) and node.annotation is not None:
+            if OPTIMISER.search(ast.unparse(node.annotation)):
+                known.add(node.arg)
+        elif isinstance(node, (ast.For, ast.comprehension)):
+            targets, source = [node.target], node.iter
+        elif isinstance(node, ast.withitem) and node.optional_vars is not None:
+            targets, source = [node.optional_vars], node.context_expr
+        if source is not None:
+            known |= set(_made(targets, source))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr == "step":
+            receiver = ast.unparse(node.value)
+            if OPTIMISER.search(receiver) or receiver in known:
+                yield node.lineno
+        if not isinstance(node, ast.Call):
+            continue
+        function, said = node.func, [*node.args, *(word.value for word in node.keywords)]
+        if isinstance(function, ast.Name) and function.id in ("getattr", "methodcaller"):
+            if any(isinstance(a, ast.Constant) and a.value == "step" for a in said):
+                yield node.lineno
+        elif isinstance(function, ast.Attribute) and function.attr == "step":
+            closures = [a for a in said if isinstance(a, ast.Lambda) or "closure" in ast.unparse(a)]
+            if not said or closures:
+                yield node.lineno
+
+
+def _made(targets, source):
+    """The names that an assignment gives to an optimiser; of a row of values each by its own."""
+    for target in targets:
+        if isinstance(target, (ast.Tuple, ast.List)):
+            row = getattr(source, "elts", [])
+            sources = row if len(row) == len(target.elts) else [source] * len(target.elts)
+            for one, value in zip(target.elts, sources, strict=True):
+                yield from _made([one], value)
+        elif OPTIMISER.search(ast.unparse(source)):
+            yield ast.unparse(target)
+
+
+def test_an_optimiser_is_stepped_in_one_place():
+    """In the training step; and in the plain loop that a benchmark measures it beside."""
+    found = {
+        path.relative_to(ROOT).as_posix(): len(lines)
+        for path in FILES
+        if (lines := set(steps_of_optimisers(ast.parse(path.read_text("utf-8")))))
+    }
+    assert found == {"training/fit.py": 1, "experiments/benchmark/layers.py": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "optimizer.step()", "self.optimizer.step()", "run.step()", "f().step()", "optimizer.step(closure)",
+        "run.step(closure=again)", "run.step(lambda: loss)",
+        "opt.step(again)", "a.opt2.step(again)", "sgd.step(f)",
+        "run = torch.optim.Adam(p)\nrun.step(again)", "run, n = adam(0.1)(p), 0\nrun.step(again)",
+        "def f(run: torch.optim.Optimizer):\n    run.step(again)",
+        "run: Optimizer = make()\nrun.step(again)", "(run := SGD(p)).step(again)",
+        "for run in optimizers:\n    run.step(again)", "self.run = AdamW(p)\nself.run.step(again)",
+        "call(optimizer.step)", "torch.optim.Adam.step(run)", "getattr(run, 'step')(x)",
+    ],
+)  # fmt: skip
+def test_a_second_place_that_steps_an_optimiser_is_found(text):
+    assert list(steps_of_optimisers(ast.parse(text)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "stream.step(x)", "plan.step(valid)", "progress.step += 1", "times.start + times.step",
+        "reporter.step(done, record)", "self._options.step", "adopted.step(x)", "fit_step(model, optimizer)",
+    ],
+)  # fmt: skip
+def test_other_steps_are_left_alone(text):
+    assert not list(steps_of_optimisers(ast.parse(text)))
+
+
 def test_every_file_says_what_it_is():
     missing = [str(p) for p in FILES if not ast.get_docstring(ast.parse(p.read_text("utf-8")))]
     assert not missing

@@ -2,10 +2,8 @@
 
 One rule for all of them. Where the norm of the gradient is NaN or infinite, every gradient stays
 exactly as it was, what the clip remembers stays too, and the :class:`Clipped` says ``finite`` False:
-scaling by such a norm would spread the NaN to all parameters. The caller then skips the update::
-
-    if clip(model.parameters()).finite:
-        optimizer.step()
+scaling by such a norm would spread the NaN to all parameters. The caller then leaves the update out, as
+:func:`bptt.training.fit_step` does.
 
 A gradient of zeros stays zeros.
 """

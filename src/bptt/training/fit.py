@@ -271,8 +271,8 @@ def _take_gradient(
     if loss is not None or carry is not None:
         raise ArgumentError(
             "neither loss= nor carry= beside a function that works out the loss",
-            "both" if loss is not None and carry is not None else "one of them",
-            "let the function call the loss, or pass an estimator",
+            "carry=" if loss is None else "loss=",
+            "let the function use what it needs itself, or pass an estimator",
         )
     value = call_loss(lambda output, _: output, gradients(model, batch), torch.empty(0))
     value.backward()

@@ -6,7 +6,6 @@ import copy
 import math
 import statistics
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +22,7 @@ from bptt.experiments.claims.reach import sums, train_adding
 from bptt.experiments.claims.registry import Measurement, NotRun, claim
 from bptt.probes.watch import watch
 from bptt.remedies import ClipNorm, start_recurrent
-from bptt.tasks import Batch, Copy
+from bptt.tasks import Copy
 
 # Papers' tasks at their published settings: copy, adding, chrono starts, Shakespeare.
 
@@ -40,8 +39,9 @@ class Copier(nn.Module):
         return self.linear(self.layer(x)[0])
 
 
-def copy_loss(model: nn.Module, batch: Batch, task: Copy) -> Tensor:
-    """Mean over all steps, as the papers report it."""
+def copy_loss(model: nn.Module, task: Copy, generator: torch.Generator, lanes: int = 32) -> Tensor:
+    """On a fresh batch, mean over all steps, as the papers report it."""
+    batch = task.batch(generator, lanes)
     return task.loss(model(batch.inputs), batch.targets)
 
 
@@ -51,9 +51,11 @@ def train_copy(
     """Losses on fresh batches in the last tenth of the updates; batch 32, Adam, clipped at 1."""
     generator = torch.Generator().manual_seed(seed)
     model = Copier(layer, task)
-    batches = (task.batch(generator, 32) for _ in range(updates))
-    run, loss = adam(rate)(model.parameters()), partial(copy_loss, task=task)
-    made = training.fit(model, run, batches, loss, clip=ClipNorm(1.0))
+    run = adam(rate)(model.parameters())
+    made = training.fit(
+        model, run, [generator] * updates, lambda net, source: copy_loss(net, task, source),
+        clip=ClipNorm(1.0),
+    )  # fmt: skip
     return [done.loss for done in made][-max(1, updates // 10) :]
 
 
@@ -140,7 +142,7 @@ def chrono_widens() -> Measurement:
             start_recurrent(layer, start)
             model = Copier(layer, task)
             with watch(model) as flow:
-                copy_loss(model, task.batch(torch.Generator().manual_seed(99), 16), task).backward()
+                copy_loss(model, task, torch.Generator().manual_seed(99), 16).backward()
             horizons.setdefault(name, []).append(flow.horizon)
             tail = train_copy(layer, task, 400, seed)
             losses.setdefault(name, []).append(statistics.fmean(tail) / task.memoryless)
