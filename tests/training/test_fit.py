@@ -353,6 +353,14 @@ def test_what_does_not_fit_is_refused_in_one_line(changed, words):
     assert "\n" not in str(caught.value)
 
 
+def test_a_function_hands_no_state_on():
+    model = learner()
+    with pytest.raises(
+        ArgumentError, match=r"an estimator beside stateful=True, received a function"
+    ):
+        next(fit(model, adam(model), data(), lambda net, _: net.out.bias.sum(), stateful=True))
+
+
 @pytest.mark.parametrize("changed", [{"clip": 1.0}, {"penalties": "omega:1"}])
 def test_a_refused_call_has_zeroed_nothing(changed):
     model = learner()

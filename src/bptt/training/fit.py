@@ -214,6 +214,12 @@ def fit(
         >>> len(losses), losses[-1] < losses[0]
         (30, True)
     """
+    if stateful and not isinstance(gradients, Estimator):
+        raise ArgumentError(
+            "an estimator beside stateful=True",
+            "a function, which hands no state on",
+            "pass e.g. Full(), or leave stateful out",
+        )
     carry: Carry = None
     for batch in batches:
         done = fit_step(
