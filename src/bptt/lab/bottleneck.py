@@ -17,7 +17,7 @@ from bptt.nn import RNN
 from bptt.probes import capacity
 from bptt.recurrence import Recurrence, trace
 from bptt.remedies import start_recurrent
-from bptt.report.chart import Line, Mark, chart, number
+from bptt.report.chart import Chart, Line, Mark, number
 from bptt.report.words import thousands
 
 Start = Literal["orthogonal", "Gaussian"]
@@ -146,7 +146,7 @@ def _attention(
     return float(capacity(slots, 1).explained[0]), numbers
 
 
-def draw_recall(found: Bottleneck) -> str:
+def draw_recall(found: Bottleneck) -> Chart:
     """Recall by lag."""
     lags = list(range(found.lags))
     parts: list[Line | Mark] = [
@@ -155,7 +155,7 @@ def draw_recall(found: Bottleneck) -> str:
     ]
     if found.hidden < found.lags:
         parts.append(Mark("k = H", x=found.hidden))
-    return chart(
+    return Chart(
         "What can be read back",
         parts,
         x="steps back, k",
@@ -167,12 +167,12 @@ def draw_recall(found: Bottleneck) -> str:
     )
 
 
-def draw_memory(found: Bottleneck) -> str:
+def draw_memory(found: Bottleneck) -> Chart:
     """Numbers kept by tokens read."""
     tokens = list(range(1, found.lags + 1))
     per_token = found.kept / found.lags
     top = max(found.hidden, found.kept)
-    return chart(
+    return Chart(
         "Numbers kept",
         [
             Line("attention, 2 T d", tokens, [per_token * t for t in tokens], "orange", "dashed"),

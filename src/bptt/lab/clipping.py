@@ -14,7 +14,7 @@ from bptt.gradients import Estimator
 from bptt.lab.layout import charts, values, words
 from bptt.lab.live import Tick, drawn_from
 from bptt.remedies import build_clip, clip_norm
-from bptt.report.chart import Color, Line, Mark, chart, number
+from bptt.report.chart import Chart, Color, Line, Mark, number
 from bptt.report.words import percent
 from bptt.tasks import Batch, RememberFirst
 
@@ -180,7 +180,7 @@ def draw(found: Comparison) -> str:
     )
 
 
-def draw_losses(found: Comparison) -> str:
+def draw_losses(found: Comparison) -> Chart:
     """Loss over the updates, all ways in one."""
     chance = math.log(RememberFirst(STEPS).alphabet)
     parts: list[Line | Mark] = [Mark("a guess", y=chance)]
@@ -189,7 +189,7 @@ def draw_losses(found: Comparison) -> str:
         parts.append(Line(name, _updates(track), track.losses, color, dash))  # type: ignore[arg-type]
     shown = [v for t in found.tracks for v in t.losses if math.isfinite(v) and v > 0]
     low, high = min([*shown, chance]), max([*shown, chance])
-    return chart(
+    return Chart(
         "Loss over the updates",
         parts,
         x="updates",
@@ -201,7 +201,7 @@ def draw_losses(found: Comparison) -> str:
     )
 
 
-def draw_norms(found: Comparison, track: Track) -> str:
+def draw_norms(found: Comparison, track: Track) -> Chart:
     """One way's norm before and after."""
     way, at = track.way, _updates(track)
     shown = [
@@ -212,7 +212,7 @@ def draw_norms(found: Comparison, track: Track) -> str:
         parts.append(Mark("θ", y=found.setting.threshold, color="green", start=True))
     parts.append(Line("norm before", at, _within(track.before), "orange", "dotted"))
     parts.append(Line("after", at, _within(track.after), "blue"))
-    return chart(
+    return Chart(
         way.name[0].upper() + way.name[1:],
         parts,
         x="updates",

@@ -15,7 +15,7 @@ from bptt.lab.layout import charts, facts, values, words
 from bptt.lab.live import Tick, drawn_from
 from bptt.probes.watch import watch
 from bptt.remedies import build_clip
-from bptt.report.chart import Line, Mark, chart, number
+from bptt.report.chart import Chart, Line, Mark, number
 from bptt.report.words import percent
 from bptt.tasks import RememberFirst
 
@@ -184,10 +184,10 @@ def draw(course: Course) -> str:
     )
 
 
-def draw_accuracy(course: Course) -> str:
+def draw_accuracy(course: Course) -> Chart:
     """Accuracy on held-out sequences over the updates."""
     task = course.setting.task
-    return chart(
+    return Chart(
         "Does it remember?",
         [
             Mark("by chance", y=task.chance),
@@ -202,7 +202,7 @@ def draw_accuracy(course: Course) -> str:
     )
 
 
-def draw_lags(course: Course) -> str:
+def draw_lags(course: Course) -> Chart:
     """Gradient by lag before training and now."""
     T = course.setting.steps
     lags = list(range(T))
@@ -217,7 +217,7 @@ def draw_lags(course: Course) -> str:
         )
     parts.append(Line(f"update {course.at[-1]}", lags, course.shares(), dots=T < 8))
     shown = [v for part in parts if isinstance(part, Line) for v in part.y if v >= FLOOR]
-    return chart(
+    return Chart(
         "How far back does the gradient reach?",
         parts,
         x="steps back from the answer",
@@ -230,10 +230,10 @@ def draw_lags(course: Course) -> str:
     )
 
 
-def draw_horizon(course: Course) -> str:
+def draw_horizon(course: Course) -> Chart:
     """Horizon over the updates."""
     T = course.setting.steps
-    return chart(
+    return Chart(
         "Horizon while it learns",
         [
             Mark("the first symbol", y=T, start=True),

@@ -29,7 +29,7 @@ from bptt.nn.carry import Carry
 from bptt.probes import LagSpectrum
 from bptt.probes.watch import watch
 from bptt.remedies import clip_norm
-from bptt.report.chart import Color, Line, Mark, chart, number
+from bptt.report.chart import Chart, Color, Line, Mark, number
 from bptt.report.words import percent, thousands
 
 STEPS, BATCH, HIDDEN, EMBEDDING, UPDATES, RATE = 64, 8, 16, 8, 200, 1e-2
@@ -248,7 +248,7 @@ _LOOKS: dict[str, tuple[Color, Any]] = {
 }
 
 
-def draw_bias(found: Measured, k: int) -> str:
+def draw_bias(found: Measured, k: int) -> Chart:
     """Relative distance from the full gradient against K."""
     every = found.exact.truncations.tolist()
     parts: list[Line | Mark] = [
@@ -261,7 +261,7 @@ def draw_bias(found: Measured, k: int) -> str:
         for n, name in enumerate(BY_K)
     ]
     top = max(v for p in parts if isinstance(p, Line) for v in p.y)
-    return chart(
+    return Chart(
         "Bias: how far from the full gradient",
         parts,
         x="K",
@@ -273,7 +273,7 @@ def draw_bias(found: Measured, k: int) -> str:
     )
 
 
-def draw_cosine(found: Measured, k: int) -> str:
+def draw_cosine(found: Measured, k: int) -> Chart:
     """Cosine with the full gradient against K."""
     every = found.exact.truncations.tolist()
     parts: list[Line | Mark] = [
@@ -285,7 +285,7 @@ def draw_cosine(found: Measured, k: int) -> str:
         for n, name in enumerate(BY_K)
     ]
     low = min(0.9, *(v for p in parts if isinstance(p, Line) for v in p.y))
-    return chart(
+    return Chart(
         "Direction",
         parts,
         x="K",
@@ -296,7 +296,7 @@ def draw_cosine(found: Measured, k: int) -> str:
     )
 
 
-def draw_lags(found: Measured, k: int) -> str:
+def draw_lags(found: Measured, k: int) -> Chart:
     """Gradient by lag, and where K cuts it."""
     norms = found.exact.norms.tolist()
     top = max(norms)
@@ -307,7 +307,7 @@ def draw_lags(found: Measured, k: int) -> str:
         parts.append(Line("left out", list(range(len(norms))), lost, "orange", "dotted"))
     parts.append(Line("seen", list(range(len(norms))), kept, dots=k == 1))
     least = min(n / top for n in norms if n > 0)
-    return chart(
+    return Chart(
         "Gradient by lag",
         parts,
         x="steps back",
@@ -319,13 +319,13 @@ def draw_lags(found: Measured, k: int) -> str:
     )
 
 
-def draw_depth(found: Measured, k: int) -> str:
+def draw_depth(found: Measured, k: int) -> Chart:
     """How far back the loss at each step reaches."""
     steps = list(range(found.exact.steps))
     parts: list[Line | Mark] = [
         Line(s.name, steps, s.depth, *_LOOKS[s.name]) for s in found.by_k[k]
     ]
-    return chart(
+    return Chart(
         "What each loss sees",
         [Line("Full", steps, found.seen[0].depth, "sky"), *parts],
         x="time step of the loss",

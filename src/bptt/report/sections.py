@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from bptt.files.write import write_file
+from bptt.probes import LagSpectrum, Saturation
 from bptt.probes.diagnose import Diagnosis, ModuleDiagnosis
 from bptt.report import words
 from bptt.report.advice import advise
+from bptt.report.chart import Chart
 from bptt.report.figures import (
-    draw_bias,
-    draw_cosine,
-    draw_gates,
-    draw_lags,
-    draw_memory,
-    draw_products,
-    draw_spectrum,
+    chart_bias,
+    chart_cosine,
+    chart_gates,
+    chart_lags,
+    chart_memory,
+    chart_products,
+    chart_spectrum,
 )
 from bptt.report.page import Fact, Picture, Section, page, picture
 from bptt.report.words import (
@@ -105,7 +108,7 @@ def _module(found: ModuleDiagnosis, k: int | None, place: str) -> Section:
         facts.append(Fact(f"bias at k = {k}", percent(spectrum.bias_of(k))))
     if watched.saturation is not None:
         facts.append(Fact("saturated", percent(watched.saturation.share)))
-    finite = bool(spectrum.norms.isfinite().all()) and spectrum.gradient_norm > 0
+    finite = is_drawable(spectrum)
     return Section(
         title=f"{watched.name or 'The model'} ({watched.kind})",
         facts=tuple(facts),
@@ -116,46 +119,33 @@ def _module(found: ModuleDiagnosis, k: int | None, place: str) -> Section:
     )
 
 
+def is_drawable(spectrum: LagSpectrum) -> bool:
+    """Whether every lag's gradient is finite, and not all of them are nothing."""
+    return bool(spectrum.norms.isfinite().all()) and spectrum.gradient_norm > 0
+
+
 def _pictures(found: ModuleDiagnosis, k: int | None, place: str) -> list[Picture]:
+    return [picture(f"{place}-{name}", chart) for name, chart in module_charts(found, k).items()]
+
+
+def module_charts(found: ModuleDiagnosis, k: int | None) -> dict[str, Chart]:
+    """Every picture of a module, by name, with its caption; none of a gradient that cannot be drawn."""
     spectrum, gates = found.watched.spectrum, found.watched.saturation
     jacobians, exponents, memory = found.jacobians, found.lyapunov, found.capacity
-    made = [
-        picture(f"{place}-lags", words.on_lags(found), lambda a: draw_lags(a, spectrum, k)),
-        picture(f"{place}-bias", words.on_bias(found, k), lambda a: draw_bias(a, spectrum, k)),
-        picture(f"{place}-cosine", words.on_cosine(found), lambda a: draw_cosine(a, spectrum)),
-    ]
+    charts: dict[str, Chart] = {}
+    if is_drawable(spectrum):
+        charts["lags"] = replace(chart_lags(spectrum, k), caption=words.on_lags(found))
+        charts["bias"] = replace(chart_bias(spectrum, k), caption=words.on_bias(found, k))
+        charts["cosine"] = replace(chart_cosine(spectrum), caption=words.on_cosine(found))
     if jacobians is not None:
-        made.append(
-            picture(
-                f"{place}-products",
-                words.on_products(found),
-                lambda a: draw_products(a, jacobians),
-            )
-        )
+        charts["products"] = replace(chart_products(jacobians), caption=words.on_products(found))
     if jacobians is not None or exponents is not None:
-        made.append(
-            picture(
-                f"{place}-spectrum",
-                words.on_spectrum(found),
-                lambda a: draw_spectrum(a, jacobians, exponents),
-            )
-        )
-    if gates is not None:
-        for layer in range(min(GATES_SHOWN, len(gates.layers))):
-            caption = words.on_gates(found) if layer == 0 else f"The same of layer {layer}."
-            made.append(
-                picture(
-                    f"{place}-gates{layer}",
-                    caption,
-                    partial(draw_gates, found=gates, layer=layer),
-                )
-            )
+        drawn = chart_spectrum(jacobians, exponents)
+        charts["spectrum"] = replace(drawn, caption=words.on_spectrum(found))
+    for layer in range(min(GATES_SHOWN, 0 if gates is None else len(gates.layers))):
+        caption = words.on_gates(found) if layer == 0 else f"The same of layer {layer}."
+        drawn = chart_gates(cast(Saturation, gates), layer)
+        charts[f"gates{layer}"] = replace(drawn, caption=caption)
     if memory is not None:
-        made.append(
-            picture(
-                f"{place}-memory",
-                words.on_memory(found),
-                lambda a: draw_memory(a, memory, spectrum),
-            )
-        )
-    return made
+        charts["memory"] = replace(chart_memory(memory, spectrum), caption=words.on_memory(found))
+    return charts

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -346,7 +346,7 @@ def summarise(records: Iterable[Record]) -> list[Row]:
     return rows
 
 
-def varying(rows: list[Row]) -> list[str]:
+def varying(rows: Sequence[Row]) -> list[str]:
     """The axes on which rows differ, and always the cell: what a table has to show."""
     return [a for a in AXES if a == "cell" or len({getattr(row, a) for row in rows}) > 1]
 
