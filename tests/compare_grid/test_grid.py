@@ -12,9 +12,15 @@ import torch
 from bptt.errors import ArgumentError, DependencyError, RunError
 from bptt.experiments.compare import TASKS, Budget, Grid, Job, read_results, summarise
 from bptt.experiments.compare import grid as grids
-from bptt.experiments.compare.grid import AXES, cells_of, varying
-from bptt.experiments.compare.job import PATIENCE, build_gradient, build_task, run_job
-from bptt.experiments.compare.pool import on_processes, on_ray, run_grid
+from bptt.experiments.compare.grid import AXES, cells_of, run_grid, varying
+from bptt.experiments.compare.job import (
+    PATIENCE,
+    build_gradient,
+    build_task,
+    on_processes,
+    on_ray,
+    run_job,
+)
 from bptt.models import CELLS
 from bptt.remedies import Clip
 from bptt.report.chart_figure import draw_figure, to_svg, write_figure
@@ -238,6 +244,14 @@ def test_processes_give_what_this_process_gives(tmp_path):
         assert found[seed]["curve"] == expected["curve"]
     with pytest.raises(ArgumentError, match="--workers"):
         list(on_processes(jobs, 0))
+
+
+def test_a_job_that_breaks_is_told_with_its_settings():
+    """Whatever a worker did not expect arrives here as it was, and says which job it was."""
+    broken = [job(task="juggling", seed=7)]
+    with pytest.raises(KeyError, match="juggling") as told:
+        list(on_processes(broken, 1))
+    assert told.value.__notes__ == [f"The job was {broken[0].as_dict()}."]
 
 
 def find_ray(monkeypatch, found):

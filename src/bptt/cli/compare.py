@@ -12,7 +12,7 @@ import tyro
 from bptt.cli.parse import check_place, parse
 from bptt.errors import ArgumentError
 from bptt.experiments.compare import Budget, Grid, Row, summarise
-from bptt.experiments.compare.grid import HEADS, Record, cells_of, varying
+from bptt.experiments.compare.grid import HEADS, Record, cells_of, run_grid, varying
 from bptt.shown.text import as_json
 
 
@@ -89,8 +89,7 @@ def run(arguments: list[str]) -> int:
     grid = asked.grid
     jobs = grid.jobs()
 
-    from bptt.experiments.compare.job import build_task
-    from bptt.experiments.compare.pool import on_processes, on_ray, run_grid
+    from bptt.experiments.compare.job import build_task, on_processes, on_ray
     from bptt.files.write import write_file
 
     # Known now, or only after the grid: that the data are there, and what the levels are.

@@ -156,15 +156,11 @@ def draw_recall(found: Bottleneck) -> Chart:
     if found.hidden < found.lags:
         parts.append(Mark("k = H", x=found.hidden))
     return Chart(
-        "What can be read back",
-        parts,
-        x="steps back, k",
-        y="share of the bit's variance",
-        xlim=(0, found.lags - 1),
-        ylim=(0, 1.05),
+        "What can be read back", parts, x="steps back, k", y="share of the bit's variance",
+        xlim=(0, found.lags - 1), ylim=(0, 1.05),
         caption="1: the bit of k steps ago is known for certain; 0: nothing is left of it. The area "
         "under the blue line is at most H.",
-    )
+    )  # fmt: skip
 
 
 def draw_memory(found: Bottleneck) -> Chart:
@@ -178,14 +174,10 @@ def draw_memory(found: Bottleneck) -> Chart:
             Line("attention, 2 T d", tokens, [per_token * t for t in tokens], "orange", "dashed"),
             Line("state, H", tokens, [found.hidden] * len(tokens)),
         ],
-        x="tokens read, T",
-        y="numbers",
-        log=True,
-        xlim=(1, found.lags),
-        ylim=(0.8, 2.0 * top),
+        x="tokens read, T", y="numbers", log=True, xlim=(1, found.lags), ylim=(0.8, 2.0 * top),
         caption="Attention keeps a key and a value of d numbers for every token; the state stays as "
         "large as it is.",
-    )
+    )  # fmt: skip
 
 
 def tell(found: Bottleneck) -> tuple[str, ...]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field
-from html import escape
 
 import torch
 
 from bptt.experiments.compare.job import PATIENCE, build_gradient, build_model
 from bptt.gradients import Estimator
-from bptt.lab.layout import charts, values, words
+from bptt.lab.layout import charts, table, values, words
 from bptt.lab.live import Tick, drawn_from
 from bptt.remedies import build_clip, clip_norm
 from bptt.report.chart import Chart, Color, Line, Mark, number
@@ -167,7 +166,7 @@ def draw(found: Comparison) -> str:
     return (
         words(*tell(found))
         + charts(draw_losses(found), *(draw_norms(found, track) for track in found.tracks))
-        + table(found)
+        + list_ways(found)
         + values(
             {
                 "setting": [float(v) for v in astuple(found.setting)[:3]],
@@ -190,15 +189,10 @@ def draw_losses(found: Comparison) -> Chart:
     shown = [v for t in found.tracks for v in t.losses if math.isfinite(v) and v > 0]
     low, high = min([*shown, chance]), max([*shown, chance])
     return Chart(
-        "Loss over the updates",
-        parts,
-        x="updates",
-        y="nats",
-        log=True,
-        xlim=(0, found.setting.updates),
-        ylim=(max(low, 0.01) / 1.5, min(high, 100.0) * 1.5),
+        "Loss over the updates", parts, x="updates", y="nats", log=True,
+        xlim=(0, found.setting.updates), ylim=(max(low, 0.01) / 1.5, min(high, 100.0) * 1.5),
         caption="The same start, the same batches. A loss beyond 150 nats is off the chart.",
-    )
+    )  # fmt: skip
 
 
 def draw_norms(found: Comparison, track: Track) -> Chart:
@@ -213,27 +207,21 @@ def draw_norms(found: Comparison, track: Track) -> Chart:
     parts.append(Line("norm before", at, _within(track.before), "orange", "dotted"))
     parts.append(Line("after", at, _within(track.after), "blue"))
     return Chart(
-        way.name[0].upper() + way.name[1:],
-        parts,
-        x="updates",
-        y="norm of the gradient",
-        log=True,
+        way.name[0].upper() + way.name[1:], parts, x="updates", y="norm of the gradient", log=True,
         xlim=(0, found.setting.updates),
         ylim=(max(LOW, min(shown)) / 1.5, min(HIGH, max(shown)) * 1.5),
         caption=f"{way.does}. Acted in {percent(track.share)} of the updates.",
-    )
+    )  # fmt: skip
 
 
-def table(found: Comparison) -> str:
+def list_ways(found: Comparison) -> str:
     """Every way in a row."""
-    rows = "".join(
-        f"<tr><th scope=row>{escape(t.way.name)}</th><td>{_loss(t)}</td>"
-        f"<td>{percent(t.share)}</td><td>{_most(t.before)}</td><td>{_most(t.after)}</td></tr>"
-        for t in found.tracks
-    )
     heads = ("way", "loss, last ten", "acted", "longest before", "longest after")
-    head = "".join(f"<th scope=col>{h}</th>" for h in heads)
-    return f'<div class="rows"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    rows = [
+        (t.way.name, _loss(t), percent(t.share), _most(t.before), _most(t.after))
+        for t in found.tracks
+    ]
+    return table(heads, rows)
 
 
 def tell(found: Comparison) -> tuple[str, ...]:

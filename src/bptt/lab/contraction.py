@@ -138,16 +138,11 @@ def draw_products(found: Contraction) -> Chart:
     if found.end is not None:
         parts.append(Mark("memory ends", x=found.end))
     return Chart(
-        "What is left of a gradient",
-        parts,
-        x="steps back, k",
-        y="gain",
-        log=True,
-        xlim=(1, found.steps),
-        ylim=(floor, top),
+        "What is left of a gradient", parts, x="steps back, k", y="gain", log=True,
+        xlim=(1, found.steps), ylim=(floor, top),
         caption=f"Largest gain of k Jacobians multiplied along {LANES} trajectories. "
         "No product exceeds the bound.",
-    )
+    )  # fmt: skip
 
 
 def draw_factor(found: Contraction) -> Chart:
@@ -160,13 +155,11 @@ def draw_factor(found: Contraction) -> Chart:
             Mark("ρ", y=found.radius, color="green", start=True),
             Line("", steps, [v ** (1 / k) for k, v in zip(steps, found.typical, strict=True)]),
         ],
-        x="steps back, k",
-        y="factor per step",
-        xlim=(1, found.steps),
+        x="steps back, k", y="factor per step", xlim=(1, found.steps),
         ylim=(0, 1.15 * max(found.norm, found.radius)),
         caption="The k-th root of the product's norm. One step is ruled by the norm σₘₐₓ; a linear "
         "recurrence comes down to the radius ρ in the end, however far above it began.",
-    )
+    )  # fmt: skip
 
 
 def tell(found: Contraction) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ All of it is HTML text under one class, ``bptt``, styled by ``lab.css``; marimo'
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -89,6 +89,16 @@ def samples(texts: Iterable[tuple[int, str]]) -> str:
         f"<dt>step {thousands(step)}</dt><dd>{escape(text)}</dd>" for step, text in texts
     )
     return f'<dl class="samples">{rows}</dl>' if rows else ""
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose rows begin with their name."""
+    head = "".join(f"<th scope=col>{escape(h)}</th>" for h in heads)
+    body = "".join(
+        f"<tr><th scope=row>{escape(name)}</th>{''.join(f'<td>{escape(c)}</td>' for c in cells)}</tr>"
+        for name, *cells in rows
+    )
+    return f'<div class="rows"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def values(numbers: Mapping[str, Any]) -> str:

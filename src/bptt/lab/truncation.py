@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any, cast
 
 import torch
@@ -22,7 +21,7 @@ from bptt.gradients import (
     Truncated,
     Windowed,
 )
-from bptt.lab.layout import charts, facts, values, words
+from bptt.lab.layout import charts, facts, table, values, words
 from bptt.lab.live import Tick, drawn_from
 from bptt.models import LanguageModel, token_loss
 from bptt.nn.carry import Carry
@@ -227,7 +226,7 @@ def draw(found: Measured, k: int) -> str:
         + charts(
             draw_bias(found, k), draw_cosine(found, k), draw_lags(found, k), draw_depth(found, k)
         )
-        + table(found, k)
+        + list_estimators(found, k)
         + words(*tell(found, k))
         + values(
             {
@@ -262,15 +261,10 @@ def draw_bias(found: Measured, k: int) -> Chart:
     ]
     top = max(v for p in parts if isinstance(p, Line) for v in p.y)
     return Chart(
-        "Bias: how far from the full gradient",
-        parts,
-        x="K",
-        y="relative distance",
-        log=True,
-        xlim=(1, found.exact.steps),
-        ylim=(1e-3, 2 * top),
+        "Bias: how far from the full gradient", parts, x="K", y="relative distance", log=True,
+        xlim=(1, found.exact.steps), ylim=(1e-3, 2 * top),
         caption="Randomized is one draw: its distance is variance, its mean is exact.",
-    )
+    )  # fmt: skip
 
 
 def draw_cosine(found: Measured, k: int) -> Chart:
@@ -286,14 +280,10 @@ def draw_cosine(found: Measured, k: int) -> Chart:
     ]
     low = min(0.9, *(v for p in parts if isinstance(p, Line) for v in p.y))
     return Chart(
-        "Direction",
-        parts,
-        x="K",
-        y="cosine with the full gradient",
-        xlim=(1, found.exact.steps),
+        "Direction", parts, x="K", y="cosine with the full gradient", xlim=(1, found.exact.steps),
         ylim=(low - 0.1 * (1 - low), 1 + 0.3 * (1 - low)),
         caption="1 points the same way; below 0 an update would make the batch worse.",
-    )
+    )  # fmt: skip
 
 
 def draw_lags(found: Measured, k: int) -> Chart:
@@ -308,15 +298,10 @@ def draw_lags(found: Measured, k: int) -> Chart:
     parts.append(Line("seen", list(range(len(norms))), kept, dots=k == 1))
     least = min(n / top for n in norms if n > 0)
     return Chart(
-        "Gradient by lag",
-        parts,
-        x="steps back",
-        y="share of the largest",
-        log=True,
-        xlim=(0, len(norms) - 1),
-        ylim=(max(least, 1e-8) / 1.5, 2.0),
+        "Gradient by lag", parts, x="steps back", y="share of the largest", log=True,
+        xlim=(0, len(norms) - 1), ylim=(max(least, 1e-8) / 1.5, 2.0),
         caption="What all errors together send so many steps back; their sum is the full gradient.",
-    )
+    )  # fmt: skip
 
 
 def draw_depth(found: Measured, k: int) -> Chart:
@@ -326,28 +311,27 @@ def draw_depth(found: Measured, k: int) -> Chart:
         Line(s.name, steps, s.depth, *_LOOKS[s.name]) for s in found.by_k[k]
     ]
     return Chart(
-        "What each loss sees",
-        [Line("Full", steps, found.seen[0].depth, "sky"), *parts],
-        x="time step of the loss",
-        y="steps back",
-        xlim=(0, len(steps) - 1),
-        ylim=(0, len(steps)),
+        "What each loss sees", [Line("Full", steps, found.seen[0].depth, "sky"), *parts],
+        x="time step of the loss", y="steps back", xlim=(0, len(steps) - 1), ylim=(0, len(steps)),
         caption="Truncated starts over at every chunk: its first losses see next to nothing. Windowed "
         "goes on seeing about half of K, for twice the steps.",
-    )
+    )  # fmt: skip
 
 
-def table(found: Measured, k: int) -> str:
+def list_estimators(found: Measured, k: int) -> str:
     """Every estimator in a row: bias beside cost."""
-    rows = ""
-    for s in (*found.seen, *found.by_k[k]):
-        rows += (
-            f"<tr><th scope=row>{escape(s.form)}</th><td>{_distance(s.bias)}</td><td>{s.cosine:.3f}</td>"
-            f"<td>{s.run}</td><td>{s.kept}{escape(' + ' + s.beside if s.beside else '')}</td></tr>"
-        )
     heads = ("on the same batch", "distance", "cosine", "steps run", "steps kept")
-    head = "".join(f"<th scope=col>{h}</th>" for h in heads)
-    return f'<div class="rows"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    rows = [
+        (
+            s.form,
+            _distance(s.bias),
+            f"{s.cosine:.3f}",
+            str(s.run),
+            f"{s.kept}{s.beside and f' + {s.beside}'}",
+        )
+        for s in (*found.seen, *found.by_k[k])
+    ]
+    return table(heads, rows)
 
 
 def tell(found: Measured, k: int) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from bptt.report import own_k
 from bptt.report.advice import health
 from bptt.report.chart import number
 from bptt.report.figures import chart_course, held_out, series
+from bptt.report.run import describe_model
 from bptt.report.sections import module_charts
 from bptt.report.words import percent, thousands
 from bptt.training import checkpoint as checkpoints
@@ -111,13 +112,7 @@ def draw_course(course: Course, name: str = "") -> str:
 
 def tell(course: Course) -> tuple[str, ...]:
     """What it is, and what its numbers say of its settings."""
-    settings, k = course.settings, course.k
-    if settings.model == "recurrent":
-        how = settings.gradient if k is None else f"{settings.gradient}, at most {k} steps back"
-        what = f"A language model, {settings.cell.upper()}; gradient: {how}."
-    else:
-        what = f"A {settings.model} model; it has no gradient through time."
-    said = [what]
+    said = [f"{describe_model(course.settings)}."]
     if not course.records:
         said.append("It has no line of metrics yet: leave the page open while it trains.")
     said += [f"{a.rule.capitalize()}: {a.text}" for a in _advice(course)]

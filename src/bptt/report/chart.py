@@ -120,7 +120,7 @@ class Chart:
         x, y: what the axes count, with units.
         caption: under it, and read by a screen reader too.
         log, xlog: whether the y axis, the x axis is logarithmic.
-        xlim, ylim: default what the parts span. What lies outside is cut off.
+        xlim, ylim: default what lines and bands span. What lies outside is cut off.
         xticks, yticks: default round numbers. A line break in a word begins a second line.
         grid: whether faint lines lead from the ticks into the picture.
         height: where the width is 440.
@@ -162,41 +162,20 @@ def fit(chart: Chart) -> Axes:
         >>> axes.xlim, [word for _, word in axes.yticks]
         ((1, 3), ['10⁻²', '10⁻¹', '1'])
     """
-    xlim = chart.xlim or _span([v for p in chart.parts for v in _xs(p)], chart.xlog, 0)
-    ylim = chart.ylim or _span([v for p in chart.parts for v in _ys(p)], chart.log, 0.04)
+    lines = [part for part in chart.parts if isinstance(part, Line)]
+    bands = [part for part in chart.parts if isinstance(part, Band)]
+    levels = [p.y for p in chart.parts if isinstance(p, Mark) and p.y is not None]
+    xs = [v for p in lines for v in p.x] + [v for p in bands for v in p.x]
+    ys = [v for p in lines for v in p.y] + [v for p in bands for v in (*p.low, *p.high)] + levels
+    xlim, ylim = chart.xlim or _span(xs, chart.xlog, 0), chart.ylim or _span(ys, chart.log, 0.04)
     xticks = chart.xticks if chart.xticks is not None else ticks(*xlim, log=chart.xlog, about=6)
     yticks = chart.yticks if chart.yticks is not None else ticks(*ylim, log=chart.log, about=5)
     return Axes(xlim, ylim, _within(xticks, xlim), _within(yticks, ylim))
 
 
 def _within(marks: Ticks, limits: Limits) -> Ticks:
-    low, high = limits
-    room = 1e-9 * (high - low)
-    return tuple((v, word) for v, word in marks if low - room <= v <= high + room)
-
-
-def _xs(part: Part) -> Sequence[float]:
-    if isinstance(part, Bars):
-        return _sizes(part) if part.sideways else _places(part)
-    return () if isinstance(part, (Mark, Label)) else part.x
-
-
-def _ys(part: Part) -> Sequence[float]:
-    if isinstance(part, Bars):
-        return _places(part) if part.sideways else _sizes(part)
-    if isinstance(part, Mark):
-        return () if part.y is None else (part.y,)
-    if isinstance(part, Label):
-        return ()
-    return (*part.low, *part.high) if isinstance(part, Band) else part.y
-
-
-def _places(part: Bars) -> list[float]:
-    return [at + side * part.width / 2 for at in part.at for side in (-1, 1)]
-
-
-def _sizes(part: Bars) -> list[float]:
-    return [part.base, *(part.base + size for size in part.sizes)]
+    room = 1e-9 * (limits[1] - limits[0])
+    return [mark for mark in marks if limits[0] - room <= mark[0] <= limits[1] + room]
 
 
 def _span(values: list[float], log: bool, room: float) -> Limits:

@@ -7,6 +7,7 @@ its letters stay legible on a phone. Lines differ by dash as well as by colour.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 
@@ -23,7 +24,6 @@ from bptt.report.chart import (
     Label,
     Line,
     Mark,
-    Part,
     fit,
 )
 
@@ -62,7 +62,9 @@ def draw_svg(chart: Chart) -> str:
         (True, True)
     """
     frame = _frame(chart, fit(chart))
-    shapes = "".join(_shape(part, frame) for part in chart.parts)
+    shapes = "".join(
+        _SHAPES[type(part)](part, frame) for part in chart.parts if type(part) in _SHAPES
+    )
     heats = [part for part in chart.parts if isinstance(part, Heat)]
     height = chart.height + SCALE * len(heats)
     scale = "".join(_scale(part, height - 22) for part in heats)
@@ -132,18 +134,6 @@ def _share(value: float, limits: tuple[float, float], log: bool) -> float:
         value, low, high = math.log10(value), math.log10(low), math.log10(high)
     # Far outside stays outside, and the text short.
     return min(max((value - low) / (high - low), -9.0), 10.0)
-
-
-def _shape(part: Part, frame: _Frame) -> str:
-    if isinstance(part, Mark):
-        return _mark(part, frame)
-    if isinstance(part, Band):
-        return _band(part, frame)
-    if isinstance(part, Bars):
-        return _bars(part, frame)
-    if isinstance(part, Heat):
-        return _heat(part, frame)
-    return _line(part, frame) if isinstance(part, Line) else ""
 
 
 def _mark(mark: Mark, frame: _Frame) -> str:
@@ -217,6 +207,12 @@ def _line(line: Line, frame: _Frame) -> str:
         return dots
     width = 1.2 if line.thin else 2.2
     return _stroked(path, line.color, width, f' stroke-linejoin="round"{DASHES[line.dash]}') + dots
+
+
+# How each kind of part is drawn; a label is a word and nothing else.
+_SHAPES: dict[type, Callable[..., str]] = {
+    Line: _line, Band: _band, Bars: _bars, Mark: _mark, Heat: _heat,
+}  # fmt: skip
 
 
 def _stroked(path: str, color: Color, width: float, more: str) -> str:

@@ -14,8 +14,20 @@ import numpy as np
 from bptt.errors import ArgumentError
 from bptt.probes import Capacity, JacobianProducts, LagSpectrum, Lyapunov, Saturation
 from bptt.probes.watch import Flow, Watched
-from bptt.report.chart import Band, Bars, Chart, Color, Dash, Heat, Label, Line, Mark, Part, octaves
-from bptt.report.chart import number as written
+from bptt.report.chart import (
+    Band,
+    Bars,
+    Chart,
+    Color,
+    Dash,
+    Heat,
+    Label,
+    Line,
+    Mark,
+    Part,
+    number,
+    octaves,
+)
 from bptt.report.chart_figure import draw_figure
 from bptt.report.words import percent
 
@@ -234,7 +246,7 @@ def series(records: Iterable[Record], name: str) -> tuple[np.ndarray, np.ndarray
         (array([1., 3.]), array([2. , 1.5]))
     """
     pairs = [(r.get("step"), r.get(name)) for r in records]
-    good = [(s, v) for s, v in pairs if number(s) and number(v)]
+    good = [(s, v) for s, v in pairs if is_number(s) and is_number(v)]
     array = np.array(good, dtype=float).reshape(-1, 2)
     return array[:, 0], array[:, 1]
 
@@ -244,18 +256,18 @@ def spectra(records: Iterable[Record]) -> list[tuple[float, np.ndarray, np.ndarr
     found = []
     for record in records:
         spectrum, step = record.get("spectrum"), record.get("step", 0)
-        if not isinstance(spectrum, Mapping) or not number(step):
+        if not isinstance(spectrum, Mapping) or not is_number(step):
             continue
         at, bias = spectrum.get("truncations"), spectrum.get("bias")
         if not isinstance(at, list) or not isinstance(bias, list) or len(at) != len(bias):
             continue
-        if at and all(number(k) and k >= 1 for k in at) and all(number(b) for b in bias):
+        if at and all(is_number(k) and k >= 1 for k in at) and all(is_number(b) for b in bias):
             order = np.argsort(at)
             found.append((float(step), np.array(at, float)[order], np.array(bias, float)[order]))
     return found
 
 
-def number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Whether a value of a line is a number that can be drawn: a finite one, and no True."""
     kind = isinstance(value, (int, float)) and not isinstance(value, bool)
     return kind and bool(abs(value) < 1e300)
@@ -316,7 +328,7 @@ def chart_course(
     if (norms > 0).any():
         parts = [_curve("before clipping", records, "norm", "purple")]
         if isinstance(clip, (int, float)):
-            parts.append(Mark(f"clipped at {written(clip)}", y=float(clip), color="orange"))
+            parts.append(Mark(f"clipped at {number(clip)}", y=float(clip), color="orange"))
         caption = "The mean of the updates between two lines of the metrics."
         charts["norm"] = Chart("Gradient norm", parts, y="norm", log=True, caption=caption)
     return {name: replace(chart, x="training step") for name, chart in charts.items()}
@@ -362,9 +374,9 @@ def chart_heat(records: Sequence[Record], k: int | None = None) -> Chart:
     """The bias of every truncation over training, and the horizon on top; dark: nothing is left out."""
     steps, grid, values = heat(records)
     scale = tuple((float(np.log10(share)), word) for share, word in SHARES)
-    rows = np.exp(borders(np.log(grid))).tolist()
+    columns, rows = borders(steps).tolist(), np.exp(borders(np.log(grid))).tolist()
     at, reach = series(records, "horizon")
-    parts: list[Part] = [Heat("bias", borders(steps).tolist(), rows, values, scale)]
+    parts: list[Part] = [Heat("bias", columns, rows, values, scale)]
     if len(at) > 1:
         parts.append(Line("", at.tolist(), np.clip(reach, rows[0], rows[-1]).tolist(), "white"))
     if k is not None and grid[0] <= k <= grid[-1]:
@@ -376,7 +388,8 @@ def chart_heat(records: Sequence[Record], k: int | None = None) -> Chart:
     )
     return Chart(
         "Bias by truncation, over training", parts, x="training step", y="truncation K, steps back",
-        log=True, ylim=(rows[0], rows[-1]), yticks=octaves(grid[0], grid[-1]), grid=False,
+        log=True, xlim=(columns[0], columns[-1]), ylim=(rows[0], rows[-1]),
+        yticks=octaves(grid[0], grid[-1]), grid=False,
         caption=caption + ("; dotted: the K it trains with." if k is not None else "."),
     )  # fmt: skip
 

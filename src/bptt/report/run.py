@@ -12,8 +12,16 @@ from bptt.files.write import write_file
 from bptt.probes.diagnose import Diagnosis
 from bptt.report.chart import CYCLE, Bars, Chart, Dash, Line, Mark, Part
 from bptt.report.figures import Record, chart_course, series
-from bptt.report.page import Fact, Section, page, picture
-from bptt.report.sections import FOOTER, diagnosis_sections, footer, subtitle
+from bptt.report.sections import (
+    FOOTER,
+    Fact,
+    Section,
+    diagnosis_sections,
+    footer,
+    page,
+    picture,
+    subtitle,
+)
 from bptt.report.words import thousands
 from bptt.training.run_folder import RunFolder
 from bptt.training.settings import Settings
@@ -50,7 +58,9 @@ def write_run_report(
     records = list(folder.read_metrics())
     sections = [] if found is None else diagnosis_sections(found)
     sections.append(course_section(records, settings))
-    under = _what(settings) if found is None else f"{_what(settings)}. {subtitle(found)}"
+    under = describe_model(settings)
+    if found is not None:
+        under += f". {subtitle(found)}"
     below = FOOTER if found is None else footer(found)
     text = page(folder.path.resolve().name, under, sections, below)
     return folder.write_report(text) if path is None else write_file(path, text)
@@ -67,12 +77,13 @@ def own_k(settings: Settings) -> int | None:
     return settings.steps_per_update if settings.gradient in ("full", "checkpointed") else None
 
 
-def _what(settings: Settings) -> str:
+def describe_model(settings: Settings) -> str:
+    """The model of a run and how its gradient is taken, in a few words."""
     if settings.model != "recurrent":
-        return f"A {settings.model} model"
+        return f"A {settings.model} model; it has no gradient through time"
     k = own_k(settings)
     how = settings.gradient if k is None else f"{settings.gradient}, at most {k} steps back"
-    return f"Language model, {settings.cell.upper()}; gradient: {how}"
+    return f"A language model, {settings.cell.upper()}; gradient: {how}"
 
 
 def course_section(records: Sequence[Record], settings: Settings) -> Section:
