@@ -31,8 +31,5 @@ def test_who_stops_listening_cancels_the_rest(tmp_path) -> None:
     outcomes = run_in_processes(eval, items, 1)
     next(outcomes)
     outcomes.close()
-    begun, before = 0, -1
-    while begun != before:  # what was begun ends within a tenth of a second
-        time.sleep(0.5)
-        begun, before = len(list(tmp_path.iterdir())), begun
-    assert 1 <= begun < 10
+    time.sleep(1.5)  # what has begun ends within a tenth of a second
+    assert 1 <= len(list(tmp_path.iterdir())) < 10

@@ -39,12 +39,15 @@ def run_in_processes(
     # Not fork: a forked process would inherit torch's pool of threads without the threads.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(items)), context, initializer=use_one_thread)
+    waiting = {pool.submit(work, item): item for item in items}
     try:
-        waiting = {pool.submit(work, item): item for item in items}
         for future in as_completed(waiting):
             yield waiting[future], future.exception() or future.result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        # Each by itself: shutdown(cancel_futures=True) cancels nothing if the pool is let go right after.
+        for future in waiting:
+            future.cancel()
+        pool.shutdown(wait=False)
 
 
 def use_one_thread() -> None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +23,10 @@ from bptt.report.chart import (
     Color,
     Heat,
     Label,
+    Limits,
     Line,
     Mark,
+    drawable,
     fit,
 )
 
@@ -96,25 +99,14 @@ def frame_figure(title: str, inside: str, height: float, caption: str, legend: s
 
 @dataclass(frozen=True)
 class _Frame:
-    """From values to places in the picture."""
+    """From values to places in the picture: of one number or an array, NaN where there is no place."""
 
     axes: Axes
-    log: bool
-    xlog: bool
     left: float
     width: float
     height: float
-
-    def across(self, value: float) -> float:
-        return self.left + _share(value, self.axes.xlim, self.xlog) * self.width
-
-    def up(self, value: float) -> float:
-        return TOP + (1 - _share(value, self.axes.ylim, self.log)) * self.height
-
-    def drawable(self, x: float, y: float) -> bool:
-        return (
-            math.isfinite(x) and math.isfinite(y) and (x > 0 or not self.xlog)
-        ) and (y > 0 or not self.log)  # fmt: skip
+    across: Callable[[Any], Any]
+    up: Callable[[Any], Any]
 
 
 def _frame(chart: Chart, axes: Axes) -> _Frame:
@@ -122,37 +114,41 @@ def _frame(chart: Chart, axes: Axes) -> _Frame:
     if chart.yticks is not None:  # words that may be longer than a number
         longest = max((len(line) for _, w in axes.yticks for line in w.split("\n")), default=0)
         left = max(LEFT if chart.y else 0, LETTER * longest + (27 if chart.y else 12))
-    bottom = BOTTOM if chart.x else BOTTOM - ROW
-    return _Frame(
-        axes, chart.log, chart.xlog, left, WIDTH - left - RIGHT, chart.height - TOP - bottom
-    )
+    width, height = WIDTH - left - RIGHT, chart.height - TOP - (BOTTOM if chart.x else BOTTOM - ROW)
+    across = _axis(axes.xlim, chart.xlog, left, width)
+    up = _axis(axes.ylim, chart.log, TOP + height, -height)
+    return _Frame(axes, left, width, height, across, up)
 
 
-def _share(value: float, limits: tuple[float, float], log: bool) -> float:
-    low, high = limits
-    if log:
-        value, low, high = math.log10(value), math.log10(low), math.log10(high)
-    # Far outside stays outside, and the text short.
-    return min(max((value - low) / (high - low), -9.0), 10.0)
+def _axis(limits: Limits, log: bool, start: float, length: float) -> Callable[[Any], Any]:
+    low, high = np.log10(limits) if log else limits
+
+    def place(values: Any) -> Any:
+        good = drawable(values, log)
+        # Far outside stays outside, and the text short.
+        return start + length * np.clip(
+            ((np.log10(good) if log else good) - low) / (high - low), -9, 10
+        )
+
+    return place
 
 
 def _mark(mark: Mark, frame: _Frame) -> str:
-    if mark.x is not None and frame.drawable(mark.x, 1):
-        path = f"M{frame.across(mark.x):.1f} {TOP}V{TOP + frame.height:g}"
-    elif mark.y is not None and frame.drawable(1, mark.y):
-        path = f"M{frame.left:g} {frame.up(mark.y):.1f}H{frame.left + frame.width:g}"
-    else:
+    at = frame.across(mark.x) if mark.x is not None else frame.up(mark.y)
+    if np.isnan(at):
         return ""
+    if mark.x is not None:
+        path = f"M{at:.1f} {TOP}V{TOP + frame.height:g}"
+    else:
+        path = f"M{frame.left:g} {at:.1f}H{frame.left + frame.width:g}"
     return _stroked(path, mark.color, 1.0, DASHES.get(mark.dash, ""))
 
 
 def _band(band: Band, frame: _Frame) -> str:
-    floor = frame.axes.ylim[0]
-    rows = [
-        (frame.across(a), frame.up(max(b, floor)), frame.up(c))
-        for a, b, c in zip(band.x, band.low, band.high, strict=True)
-        if math.isfinite(b) and frame.drawable(a, c)
-    ]
+    x, high = frame.across(band.x), frame.up(band.high)
+    low = frame.up(np.maximum(np.asarray(band.low, dtype=float), frame.axes.ylim[0]))
+    rows = np.stack([x, low, high])
+    rows = rows[:, ~np.isnan(rows).any(0)].T.tolist()
     edge = [f"{a:.1f} {c:.1f}" for a, _, c in rows] + [f"{a:.1f} {b:.1f}" for a, b, _ in rows[::-1]]
     path = "M" + "L".join(edge) + "Z" if rows else ""
     return f'<path d="{path}" fill="{paint(band.color)}" opacity="0.2"/>'
@@ -164,7 +160,7 @@ def _bars(bars: Bars, frame: _Frame) -> str:
         near, far, low, high = at - bars.width / 2, at + bars.width / 2, bars.base, bars.base + size
         if bars.sideways:
             near, far, low, high = low, high, near, far
-        if frame.drawable(near, low) and frame.drawable(far, high):
+        if math.isfinite(size):
             path += (
                 f"M{frame.across(near):.1f} {frame.up(low):.1f}H{frame.across(far):.1f}"
                 f"V{frame.up(high):.1f}H{frame.across(near):.1f}Z"
@@ -176,7 +172,7 @@ def _heat(heat: Heat, frame: _Frame) -> str:
     """Neighbours of one colour in a column are one piece of a path."""
     low, high, last = heat.scale[0][0], heat.scale[-1][0], len(CIVIDIS) - 1
     shades = np.clip(np.rint((heat.values - low) / (high - low) * last), 0, last).astype(int)
-    across, up = [frame.across(v) for v in heat.x], [frame.up(v) for v in heat.y]
+    across, up = frame.across(heat.x).tolist(), frame.up(heat.y).tolist()
     paths: dict[int, str] = {}
     for column, shade in enumerate(shades.tolist()):
         begin = 0
@@ -193,11 +189,12 @@ def _heat(heat: Heat, frame: _Frame) -> str:
 
 def _line(line: Line, frame: _Frame) -> str:
     pen, path, dots = "M", "", ""
-    for a, b in zip(line.x, line.y, strict=True):
-        if not frame.drawable(a, b):
+    x, y = frame.across(line.x).tolist(), frame.up(line.y).tolist()
+    for a, b in zip(x, y, strict=True):
+        if math.isnan(a + b):
             pen = "M"
             continue
-        left, top = f"{frame.across(a):.1f}", f"{frame.up(b):.1f}"
+        left, top = f"{a:.1f}", f"{b:.1f}"
         path += f"{pen}{left} {top}"
         pen = "L"
         if line.dots:
