@@ -39,8 +39,8 @@ LEAST = 1e-6  # nearer than this is drawn at the edge
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What an estimator's gradient is like beside the full one, on the same batch.
+class Estimate:
+    """One estimator's gradient compared with the full one, on the same batch.
 
     Attributes:
         name: the class.
@@ -66,8 +66,8 @@ class Seen:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """A trained model's gradient on a batch, and what every estimator makes of it.
+class Measurement:
+    """The gradient of a trained model on a batch, and what every estimator makes of it.
 
     Attributes:
         cell: of the model; ``loss`` what it was trained to, nats a character.
@@ -79,8 +79,8 @@ class Measured:
     cell: str
     losses: tuple[float, ...] = ()
     spectrum: LagSpectrum | None = None
-    seen: tuple[Seen, ...] = ()
-    by_k: dict[int, tuple[Seen, ...]] = field(default_factory=dict)
+    seen: tuple[Estimate, ...] = ()
+    by_k: dict[int, tuple[Estimate, ...]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -105,7 +105,9 @@ class _Counted(nn.Module):
         return self.model(x, carry)
 
 
-def prepare(cell: str = "gru", seed: int = 0, updates: int = UPDATES) -> Iterator[Tick[Measured]]:
+def prepare(
+    cell: str = "gru", seed: int = 0, updates: int = UPDATES
+) -> Iterator[Tick[Measurement]]:
     """Train a small language model, then take its gradient in every way; a tick after each piece.
 
     A layer of 16 units on characters, Adam, full gradients over T = 64; all that is measured, in float64
@@ -118,7 +120,7 @@ def prepare(cell: str = "gru", seed: int = 0, updates: int = UPDATES) -> Iterato
     with drawn_from(seed):
         model = LanguageModel(vocabulary.size, cell, HIDDEN, embedding=EMBEDDING)
     optimizer, estimator = torch.optim.Adam(model.parameters(), lr=RATE), Full()
-    found, losses = Measured(cell), []
+    found, losses = Measurement(cell), []
     total = updates + 2 + len(KS)
     for update in range(1, updates + 1):
         chunk = chunks.take()
@@ -128,7 +130,7 @@ def prepare(cell: str = "gru", seed: int = 0, updates: int = UPDATES) -> Iterato
         optimizer.step()
         losses.append(step.loss.item())
         if update % 20 == 0 or update == updates:
-            found = Measured(cell, tuple(losses))
+            found = Measurement(cell, tuple(losses))
         yield Tick(update, total, found, fresh=update % 20 == 0)
     model = model.double()
     held_out = chunks.take()
@@ -136,8 +138,8 @@ def prepare(cell: str = "gru", seed: int = 0, updates: int = UPDATES) -> Iterato
 
 
 def measure(
-    found: Measured, model: nn.Module, x: Tensor, target: Tensor, before: int, total: int
-) -> Iterator[Tick[Measured]]:
+    found: Measurement, model: nn.Module, x: Tensor, target: Tensor, before: int, total: int
+) -> Iterator[Tick[Measurement]]:
     """The gradient on one batch in every way; the model is float64."""
     counted = _Counted(model)
     with watch(model, at="every") as flow:
@@ -146,48 +148,50 @@ def measure(
     spectrum, full = flow.spectrum, _gradient(counted)
     T = x.shape[0]
 
-    def see(
+    def estimate(
         name: str, estimator: Estimator, form: str, kept: int | None = None, beside: str = "",
         numbers: int = 0,
-    ) -> Seen:  # fmt: skip
+    ) -> Estimate:  # fmt: skip
         counted.zero_grad()
         counted.steps = 0
         step = estimator.backward(counted, x, target, loss=token_loss)
         bias, cosine = against(_gradient(counted), full)
         deepest = int(step.depth.max()) + 1
-        return Seen(
+        return Estimate(
             name, form, bias, cosine, counted.steps, deepest if kept is None else kept,
             tuple(step.depth.tolist()), beside, numbers,
         )  # fmt: skip
 
     root = math.isqrt(T - 1) + 1
     adaptive = Adaptive(bias=0.05, shrink=0, every=2, lanes=None)
-    see(
+    estimate(
         "Adaptive", adaptive, ""
     )  # the first call measures; the second is truncated to what it found
     seen = [
-        see("Full", Full(), "Full()"),
-        see("Checkpointed", Checkpointed(), "Checkpointed()", -(-T // root), f"{root} states"),
-        see("Adaptive", adaptive, f"Adaptive(0.05), k = {adaptive.k}"),
+        estimate("Full", Full(), "Full()"),
+        estimate("Checkpointed", Checkpointed(), "Checkpointed()", -(-T // root), f"{root} states"),
+        estimate("Adaptive", adaptive, f"Adaptive(0.05), k = {adaptive.k}"),
     ]
-    found = Measured(found.cell, found.losses, spectrum, tuple(seen))
+    found = Measurement(found.cell, found.losses, spectrum, tuple(seen))
     yield Tick(before + 1, total, found)
     numbers = sum(p.numel() for n, p in model.named_parameters() if "output" not in n)
     state = HIDDEN * (2 if found.cell == "lstm" else 1)
     seen.append(
-        see("ForwardMode", ForwardMode(), "ForwardMode()", 1,
+        estimate("ForwardMode", ForwardMode(), "ForwardMode()", 1,
             "influence", state * numbers)
     )  # fmt: skip
-    by_k: dict[int, tuple[Seen, ...]] = {}
-    found = Measured(found.cell, found.losses, spectrum, tuple(seen), by_k)
+    by_k: dict[int, tuple[Estimate, ...]] = {}
+    found = Measurement(found.cell, found.losses, spectrum, tuple(seen), by_k)
     yield Tick(before + 2, total, found)
     for n, k in enumerate(KS):
         half = (k + 1) // 2
         generator = torch.Generator().manual_seed(k)
         by_k[k] = (
-            see("Truncated", Truncated(k), f"Truncated({k})"),
-            see("Windowed", Windowed(half, k), f"Windowed({half}, {k})", k),
-            see("Randomized", Randomized(k, generator=generator), f"Randomized({k}), one draw"),
+            estimate("Truncated", Truncated(k), f"Truncated({k})"),
+            estimate("Windowed", Windowed(half, k), f"Windowed({half}, {k})", k),
+            estimate(
+                "Randomized", Randomized(k, generator=generator), f"Randomized({k}), one draw"
+            ),
         )
         yield Tick(before + 3 + n, total, found)
 
@@ -198,7 +202,7 @@ def against(gradient: Tensor, full: Tensor) -> tuple[float, float]:
     return bias, float(torch.cosine_similarity(gradient, full, dim=0))
 
 
-def draw_training(found: Measured) -> str:
+def draw_training(found: Measurement) -> str:
     """What is seen while it trains and is measured."""
     if not found.losses:
         return ""
@@ -210,7 +214,7 @@ def draw_training(found: Measured) -> str:
     )
 
 
-def draw(found: Measured, k: int) -> str:
+def draw(found: Measurement, k: int) -> str:
     """Everything for one K; milliseconds, nothing is computed."""
     here = found.by_k[k]
     bias, cosine = found.exact.bias_of(k), found.exact.cosine_of(k)
@@ -247,7 +251,7 @@ _LOOKS: dict[str, tuple[Color, Any]] = {
 }
 
 
-def draw_bias(found: Measured, k: int) -> Chart:
+def draw_bias(found: Measurement, k: int) -> Chart:
     """Relative distance from the full gradient against K."""
     every = found.exact.truncations.tolist()
     parts: list[Line | Mark] = [
@@ -267,7 +271,7 @@ def draw_bias(found: Measured, k: int) -> Chart:
     )  # fmt: skip
 
 
-def draw_cosine(found: Measured, k: int) -> Chart:
+def draw_cosine(found: Measurement, k: int) -> Chart:
     """Cosine with the full gradient against K."""
     every = found.exact.truncations.tolist()
     parts: list[Line | Mark] = [
@@ -286,7 +290,7 @@ def draw_cosine(found: Measured, k: int) -> Chart:
     )  # fmt: skip
 
 
-def draw_lags(found: Measured, k: int) -> Chart:
+def draw_lags(found: Measurement, k: int) -> Chart:
     """Gradient by lag, and where K cuts it."""
     norms = found.exact.norms.tolist()
     top = max(norms)
@@ -304,7 +308,7 @@ def draw_lags(found: Measured, k: int) -> Chart:
     )  # fmt: skip
 
 
-def draw_depth(found: Measured, k: int) -> Chart:
+def draw_depth(found: Measurement, k: int) -> Chart:
     """How far back the loss at each step reaches."""
     steps = list(range(found.exact.steps))
     parts: list[Line | Mark] = [
@@ -318,7 +322,7 @@ def draw_depth(found: Measured, k: int) -> Chart:
     )  # fmt: skip
 
 
-def list_estimators(found: Measured, k: int) -> str:
+def list_estimators(found: Measurement, k: int) -> str:
     """Every estimator in a row: bias beside cost."""
     heads = ("on the same batch", "distance", "cosine", "steps run", "steps kept")
     rows = [
@@ -334,7 +338,7 @@ def list_estimators(found: Measured, k: int) -> str:
     return table(heads, rows)
 
 
-def tell(found: Measured, k: int) -> tuple[str, ...]:
+def tell(found: Measurement, k: int) -> tuple[str, ...]:
     """The same in words."""
     horizon, bias = found.exact.horizon(), found.exact.bias_of(k)
     chunk, window, _ = found.by_k[k]

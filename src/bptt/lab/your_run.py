@@ -131,15 +131,15 @@ def _or_none(value: float | None, form: Any) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """What :func:`measure` has found so far."""
+class Measurement:
+    """What :func:`measure` knows so far: a diagnosis, or why there is none, and samples by step."""
 
     diagnosis: Diagnosis | None = None
     texts: tuple[tuple[int, str], ...] = field(default=())
     missing: str = ""
 
 
-def measure(path: Path, seed: int = 0) -> Iterator[Tick[Measured]]:
+def measure(path: Path, seed: int = 0) -> Iterator[Tick[Measurement]]:
     """Diagnose the model with the best held-out score; let checkpoint after checkpoint write a sample.
 
     Args:
@@ -160,12 +160,12 @@ def measure(path: Path, seed: int = 0) -> Iterator[Tick[Measured]]:
         )
     saved = checkpoints.steps(run.checkpoints)
     chosen = sorted({saved[round(i * (len(saved) - 1) / (SAMPLES - 1))] for i in range(SAMPLES)})
-    total, found = len(chosen) + 1, Measured()
+    total, found = len(chosen) + 1, Measurement()
     yield Tick(0, total, found)
     try:
-        found = Measured(_diagnose(path, model, settings, vocabulary, seed))
+        found = Measurement(_diagnose(path, model, settings, vocabulary, seed))
     except BpttError as error:  # its text may be gone; what it writes is to be seen all the same
-        found = Measured(missing=str(error))
+        found = Measurement(missing=str(error))
     yield Tick(1, total, found)
     for done, step in enumerate(chosen, 2):
         load_weights(model, checkpoints.load(run.checkpoints, step))
@@ -185,7 +185,7 @@ def _diagnose(
     return diagnose(model, (chunk.inputs, chunk.targets), token_loss, k=own_k(settings))
 
 
-def draw_measured(found: Measured) -> str:
+def draw_measured(found: Measurement) -> str:
     """A diagnosis and samples as HTML text."""
     shown = layout.values(
         {"sampled": [step for step, _ in found.texts], "samples": repr(found.texts)}

@@ -58,9 +58,8 @@ def write_run_report(
     records = list(folder.read_metrics())
     sections = [] if found is None else diagnosis_sections(found)
     sections.append(course_section(records, settings))
-    under = describe_model(settings)
-    if found is not None:
-        under += f". {subtitle(found)}"
+    model = describe_model(settings)
+    under = f"{model}." if found is None else f"{model}. {subtitle(found)}"
     below = FOOTER if found is None else footer(found)
     text = page(folder.path.resolve().name, under, sections, below)
     return folder.write_report(text) if path is None else write_file(path, text)
@@ -113,7 +112,7 @@ def _facts(records: Sequence[Record]) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
-# What a comparison came to, as a picture and as a page of its own. Drawing only.
+# The picture and the page of a comparison. Nothing is computed here.
 
 
 def chart_comparison(

@@ -258,7 +258,7 @@ def read_results(path: Path) -> list[Record]:
     found = []
     for number, line in enumerate(lines, start=1):
         try:
-            found.append(_checked(json.loads(line)))
+            found.append(_check_record(json.loads(line)))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RunError(
                 f"a finished job in line {number} of {path}", f"{error!s:.80}",
@@ -269,7 +269,7 @@ def read_results(path: Path) -> list[Record]:
     return found
 
 
-def _checked(record: Record) -> Record:
+def _check_record(record: Record) -> Record:
     """A record as :func:`bptt.experiments.compare.job.run_job` makes them; ValueError where it is
     not one."""
     hash(Job.from_dict(record["job"]))
@@ -302,7 +302,7 @@ def run_grid(
         jobs: of a grid.
         path: one JSON line a finished job; made where it is missing. Other jobs in it stay.
         runner: :func:`bptt.experiments.compare.job.on_processes` or ``on_ray``, with its options bound.
-        finished: told of every job, first of those that were done before.
+        finished: called with the record of every job; with those that were done before first.
 
     Returns:
         a record for every job, in the order of the jobs.
