@@ -110,10 +110,9 @@ class _Frame:
 
 
 def _frame(chart: Chart, axes: Axes) -> _Frame:
-    left: float = LEFT
-    if chart.yticks is not None:  # words that may be longer than a number
-        longest = max((len(line) for _, w in axes.yticks for line in w.split("\n")), default=0)
-        left = max(LEFT if chart.y else 0, LETTER * longest + (27 if chart.y else 12))
+    # Room for the words at the ticks, and for the axis' own.
+    longest = max((len(line) for _, w in axes.yticks for line in w.split("\n")), default=0)
+    left = max(LEFT if chart.y else 0, 7.4 * longest + (24 if chart.y else 8))
     width, height = WIDTH - left - RIGHT, chart.height - TOP - (BOTTOM if chart.x else BOTTOM - ROW)
     across = _axis(axes.xlim, chart.xlog, left, width)
     up = _axis(axes.ylim, chart.log, TOP + height, -height)

@@ -13,6 +13,7 @@ with app.setup:
 
     from bptt.lab import layout
     from bptt.lab import unrolled as lab
+    from bptt.report.chart_svg import draw_svg
 
 
 @app.cell
@@ -62,7 +63,7 @@ def _(found, note, position):
         layout.facts(lab.summary(found, at)),
         layout.charts(
             lab.draw(found, at),
-            f"<div>{lab.equations(found, at)}{lab.draw_sizes(found, at)}</div>",
+            f"<div>{lab.equations(found, at)}{draw_svg(lab.draw_sizes(found, at))}</div>",
         ),
         layout.words(*lab.tell(found, at)),
         layout.values(
