@@ -21,7 +21,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from bptt.report.page import style, to_svg
+from bptt.report.chart_figure import style, to_svg
 
 FIGURES = Path(__file__).parents[1] / "figures"
 

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 from bptt.recurrence import Recurrence, trace
-from bptt.report.page import panels
+from bptt.report.chart_figure import panels
 from bptt.tasks import Task
 
 

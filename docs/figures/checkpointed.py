@@ -3,7 +3,7 @@
 from panels import panel
 
 from bptt.gradients.checkpointed import advanced, plan
-from bptt.report.page import BLUE, ORANGE
+from bptt.report.chart import BLUE, ORANGE
 
 SEGMENTS = 100
 SHORT, KEPT = 24, 4

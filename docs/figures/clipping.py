@@ -4,7 +4,7 @@ import torch
 from panels import panel
 
 from bptt.remedies import build_clip
-from bptt.report.page import INK
+from bptt.report.chart import INK
 
 UPDATES = 150
 

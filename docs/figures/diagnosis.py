@@ -1,11 +1,12 @@
 """Four of a report's pictures, of one model: bias, products of Jacobians, gates, memory."""
 
 import torch
-from panels import panel, train
+from panels import train
 
 import bptt
 from bptt.models import Classifier
-from bptt.report.figures import draw_bias, draw_gates, draw_memory, draw_products
+from bptt.report.chart_figure import draw_figure
+from bptt.report.sections import module_charts
 from bptt.tasks import Recall
 
 K = 8
@@ -20,16 +21,8 @@ def draw():
     batch = task.batch(torch.Generator().manual_seed(2), 16)
     found = bptt.diagnose(model, (batch.inputs, batch.targets), task.loss, k=K)
     main = found.main
-    figures = []
-    for draw_one in (
-        lambda axes: draw_bias(axes, main.watched.spectrum, K),
-        lambda axes: draw_products(axes, main.jacobians),
-        lambda axes: draw_gates(axes, main.watched.saturation, 0),
-        lambda axes: draw_memory(axes, main.capacity, main.watched.spectrum),
-    ):
-        made, axes = panel()
-        draw_one(axes)
-        figures.append(made)
+    charts = module_charts(main, K)
+    figures = [draw_figure(charts[name]) for name in ("bias", "products", "gates0", "memory")]
     return figures, {
         "k": str(K),
         "bias": f"{100 * main.watched.spectrum.bias_of(K):.0f} %",

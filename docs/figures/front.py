@@ -5,7 +5,7 @@ from panels import panel, train
 
 import bptt
 from bptt.models import Classifier
-from bptt.report.page import INK
+from bptt.report.chart import INK
 from bptt.tasks import Recall
 
 

@@ -6,7 +6,8 @@ from panels import one, panel
 import bptt
 from bptt.probes import jacobian_products
 from bptt.remedies import start_recurrent
-from bptt.report.figures import draw_products
+from bptt.report.chart_figure import draw_figure
+from bptt.report.figures import chart_products
 
 LAGS = 40
 
@@ -17,8 +18,7 @@ def draw():
     rnn = bptt.nn.RNN(4, 32)
     start_recurrent(rnn, "gaussian+radius:0.9")
     found = jacobian_products(one(rnn, torch.randn(LAGS + 20, 8, 4)), LAGS)
-    first, axes = panel()
-    draw_products(axes, found)
+    first = draw_figure(chart_products(found))
     chain = bptt.nn.RNN(1, 23)
     with torch.no_grad():
         chain.weight_hh_l0.copy_(0.5 * torch.eye(23) + 0.5 * torch.diag(torch.ones(22), 1))

@@ -1,11 +1,12 @@
 """Gradient by lag and bias of a trained model."""
 
 import torch
-from panels import panel, train
+from panels import train
 
 import bptt
 from bptt.models import Classifier
-from bptt.report.figures import draw_bias, draw_lags
+from bptt.report.chart_figure import draw_figure
+from bptt.report.figures import chart_bias, chart_lags
 from bptt.tasks import Recall
 
 
@@ -18,11 +19,8 @@ def draw():
     batch = task.batch(torch.Generator().manual_seed(2), 16)
     with bptt.watch(model) as flow:
         task.loss(model(batch.inputs)[0], batch.targets).backward()
-    first, axes = panel()
-    draw_lags(axes, flow.spectrum)
-    second, axes = panel()
-    draw_bias(axes, flow.spectrum)
-    return [first, second], {
+    charts = chart_lags(flow.spectrum), chart_bias(flow.spectrum)
+    return [draw_figure(chart) for chart in charts], {
         "horizon": str(flow.horizon),
         "top": str(int(flow.spectrum.norms.argmax())),
         "six": f"{100 * flow.bias(6):.0f} %",

@@ -1,12 +1,15 @@
 """Gates of an LSTM as torch starts it, and with a chrono start."""
 
+from dataclasses import replace
+
 import torch
-from panels import one, panel
+from panels import one
 
 import bptt
 from bptt.probes import saturation
 from bptt.remedies import start_chrono
-from bptt.report.figures import draw_gates
+from bptt.report.chart_figure import draw_figure
+from bptt.report.figures import chart_gates
 
 
 def draw():
@@ -19,9 +22,6 @@ def draw():
         if name == "chrono":
             start_chrono(lstm, 200)
         found = saturation(one(lstm, x))
-        made, axes = panel()
-        draw_gates(axes, found, 0)
-        axes.set_title(title)
-        figures.append(made)
+        figures.append(draw_figure(replace(chart_gates(found, 0), title=title)))
         numbers[name] = f"{100 * found.layers[0]['forget'].high:.0f} %"
     return figures, numbers

@@ -12,14 +12,19 @@ import torch
 from bptt.errors import ArgumentError, DependencyError, RunError
 from bptt.experiments.compare import TASKS, Budget, Grid, Job, read_results, summarise
 from bptt.experiments.compare import grid as grids
-from bptt.experiments.compare.grid import AXES, cells_of, varying
-from bptt.experiments.compare.job import PATIENCE, build_gradient, build_task, run_job
-from bptt.experiments.compare.pool import on_processes, on_ray, run_grid
+from bptt.experiments.compare.grid import AXES, cells_of, run_grid, varying
+from bptt.experiments.compare.job import (
+    PATIENCE,
+    build_gradient,
+    build_task,
+    on_processes,
+    on_ray,
+    run_job,
+)
 from bptt.models import CELLS
 from bptt.remedies import Clip
-from bptt.report.run import comparison_page as page
-from bptt.report.run import draw_comparison as draw
-from bptt.report.run import svg, write_figure
+from bptt.report.chart_figure import draw_figure, to_svg, write_figure
+from bptt.report.run import chart_comparison, comparison_page
 from bptt.tasks import RememberFirst
 
 SMALL = Budget(hidden=8, batch=8, updates=6, every=3)
@@ -241,6 +246,14 @@ def test_processes_give_what_this_process_gives(tmp_path):
         list(on_processes(jobs, 0))
 
 
+def test_a_job_that_breaks_is_told_with_its_settings():
+    """Whatever a worker did not expect arrives here as it was, and says which job it was."""
+    broken = [job(task="juggling", seed=7)]
+    with pytest.raises(KeyError, match="juggling") as told:
+        list(on_processes(broken, 1))
+    assert told.value.__notes__ == [f"The job was {broken[0].as_dict()}."]
+
+
 def find_ray(monkeypatch, found):
     """Let Ray be found, or not; nothing else may change: torch looks for its own modules late."""
     real = importlib.util.find_spec
@@ -338,21 +351,24 @@ if importlib.util.find_spec("ray") is not None:  # an extra; `./run check` insta
 def test_figure_and_page(tmp_path):
     one = summarise([record(0.5), record(0.7, 1), record(0.2, cell="<b>")])
     several = summarise([record(0.5, length=n, cell=c) for n in (3, 9) for c in ("gru", "rnn")])
+    levels = {"chance": 0.1, "goal": 0.9}
     for rows in (one, several):
-        figure = draw(rows, "a title", "accuracy", {"chance": 0.1, "goal": 0.9})
-        text = svg(figure)
-        assert text == svg(draw(rows, "a title", "accuracy", {"chance": 0.1, "goal": 0.9}))
+        chart = chart_comparison(rows, "a title", "accuracy", levels)
+        figure = draw_figure(chart)
+        text = to_svg(figure, "scores")
+        again = draw_figure(chart_comparison(rows, "a title", "accuracy", levels))
+        assert text == to_svg(again, "scores")
         write_figure(figure, tmp_path / "f.svg")
         write_figure(figure, tmp_path / "f.png")
         for name in ("f.xyz", "f"):
             with pytest.raises(ArgumentError, match=r"ends in one of .*\.png, .* received 'f"):
                 write_figure(figure, tmp_path / name)
         assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
-        written = page(rows, "a <title>", "bptt compare x", text)
+        written = comparison_page(rows, "a <title>", "bptt compare x", chart, levels)
         assert "<b>" not in written
         assert "a &lt;title&gt;" in written
         assert text in written
-    axes = draw(several, "t", "m", {}).axes[0]
+    axes = draw_figure(chart_comparison(several, "t", "m", {})).axes[0]
     lines = [line for line in axes.lines if len(line.get_xdata()) == 2]
     assert sorted(line.get_label() for line in lines) == ["gru", "rnn"]
     assert list(itertools.chain(*(line.get_xdata() for line in lines))) == [3, 9, 3, 9]

@@ -7,7 +7,8 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from bptt.errors import ArgumentError
-from bptt.report.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Band, Line, Mark, chart
+from bptt.report.chart import Band, Chart, Line, Mark
+from bptt.report.chart_svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw_svg
 
 
 def paths(text):
@@ -21,7 +22,7 @@ def points(path):
 
 
 def draw(*parts, **options):
-    return chart("t", parts, x="a", y="b", **options)
+    return draw_svg(Chart("t", parts, x="a", y="b", **options))
 
 
 def test_values_stand_where_the_axis_says():

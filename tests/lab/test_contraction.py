@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bptt.lab.contraction import LEFT, contraction, draw_factor, draw_products, tell
-from bptt.lab.layout import ANSWER
+from bptt.lab.layout import ANSWER, charts
 from bptt.lab.pages import contraction as page
 
 
@@ -77,7 +77,7 @@ def test_the_activation_takes_its_share():
 def test_the_ends_of_the_sliders_can_be_drawn(radius, steps, activation):
     for stretch in (1, 100):
         found = contraction(radius, stretch, steps, activation, "Gaussian")
-        assert "nan" not in draw_products(found) + draw_factor(found) + " ".join(tell(found))
+        assert "nan" not in charts(draw_products(found), draw_factor(found)) + " ".join(tell(found))
 
 
 def test_global_random_numbers_do_not_matter():
@@ -96,7 +96,7 @@ def test_a_slider_is_answered_in_time():
     for seed in range(5):
         begin = time.perf_counter()
         found = contraction(0.9, 10, 50, "tanh", "Gaussian", seed=seed)
-        draw_products(found), draw_factor(found), tell(found)
+        charts(draw_products(found), draw_factor(found)), tell(found)
         taken.append(time.perf_counter() - begin)
     assert statistics.median(taken) < ANSWER
 

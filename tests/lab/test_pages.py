@@ -1,6 +1,7 @@
 """What every page owes its reader, for all there are: index, guide, script, keyboard, looks, silence."""
 
 import subprocess
+from importlib import import_module
 
 import pytest
 
@@ -103,3 +104,11 @@ def test_it_fits_every_screen_and_asks_nobody_else(page, shoot):
     # The fixtures fail on a console error, a request to outside by the browser, a socket to outside by
     # the server, and on a page that scrolls sideways.
     assert len(shoot(page.slug)) == 4
+
+
+@pytest.mark.parametrize("slug", ["unrolled", "contraction", "bottleneck"])
+def test_a_page_shows_pictures_and_not_their_descriptions(slug):
+    outputs, _ = import_module(f"bptt.lab.pages.{slug}").app.run()
+    text = "".join(output.text for output in outputs if hasattr(output, "text"))
+    assert text.count('<figure class="chart">') == 2
+    assert "Chart(" not in text

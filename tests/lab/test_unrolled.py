@@ -10,9 +10,18 @@ import pytest
 from bptt.errors import ArgumentError
 from bptt.lab.layout import ANSWER
 from bptt.lab.pages import unrolled as page
-from bptt.lab.unrolled import equations, letters, place, summary, tell, unrolled
-from bptt.lab.unrolled_picture import draw, draw_sizes
+from bptt.lab.unrolled import (
+    draw,
+    draw_sizes,
+    equations,
+    letters,
+    place,
+    summary,
+    tell,
+    unrolled,
+)
 from bptt.reference import language
+from bptt.report.chart_svg import draw_svg
 from compare import assert_close
 
 
@@ -113,7 +122,11 @@ def test_every_position_can_be_drawn(word, radius):
     for follow in range(1, len(word)):
         found = unrolled(word, 6, radius, follow)
         for position in range(1, 2 * found.steps + 1):
-            text = draw(found, position) + draw_sizes(found, position) + equations(found, position)
+            text = (
+                draw(found, position)
+                + draw_svg(draw_sizes(found, position))
+                + equations(found, position)
+            )
             text += " ".join((*summary(found, position).values(), *tell(found, position)))
             assert "nan" not in text
             assert "inf" not in text
@@ -125,7 +138,7 @@ def test_a_slider_is_answered_in_time():
     for seed in range(5):
         begin = time.perf_counter()
         found = unrolled("zzzzzzzzzz", 6, seed=seed)
-        draw(found, 14), draw_sizes(found, 14), equations(found, 14), tell(found, 14)
+        draw(found, 14), draw_svg(draw_sizes(found, 14)), equations(found, 14), tell(found, 14)
         taken.append(time.perf_counter() - begin)
     assert statistics.median(taken) < ANSWER
 

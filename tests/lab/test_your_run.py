@@ -18,8 +18,8 @@ from bptt.lab.runs import choose, list_runs
 from bptt.models import token_loss
 from bptt.probes.diagnose import diagnose
 from bptt.report import own_k
-from bptt.report.figures import heat, series
-from bptt.report.panels import CIVIDIS, heat_map
+from bptt.report.chart_svg import CIVIDIS, draw_svg
+from bptt.report.figures import chart_heat, heat, series
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import open_corpus
 from bptt.training.restore import load_model
@@ -88,7 +88,7 @@ def test_it_is_read_again_only_when_it_has_changed(run):
 def test_the_heat_maps_colours_are_those_of_the_bias(made):
     records = lab.read_course(made / "runs/play").records
     steps, grid, values = heat(records)
-    text = heat_map("Heat", records, 3, "")
+    text = draw_svg(chart_heat(records, 3))
     cells = text.split("<path fill=")[1:]
     drawn = {c.split('"')[1]: c.count("Z") for c in cells if c.split('"')[1] in CIVIDIS}
     last = len(CIVIDIS) - 1
@@ -100,7 +100,7 @@ def test_the_heat_maps_colours_are_those_of_the_bias(made):
 
 def test_one_measurement_alone_is_drawn():
     line = {"step": 10, "horizon": 1, "spectrum": {"truncations": [1], "bias": [0.0]}}
-    assert "<svg" in heat_map("Heat", [line], None, "")
+    assert "<svg" in draw_svg(chart_heat([line]))
 
 
 def test_the_measurement_is_that_of_the_package_on_the_same_seed(made):

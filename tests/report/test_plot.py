@@ -10,7 +10,8 @@ from torch import nn
 import bptt
 from bptt.errors import ArgumentError, DependencyError
 from bptt.probes.watch import WatchError
-from bptt.report.page import INK, panels, style, to_svg
+from bptt.report.chart import INK
+from bptt.report.chart_figure import panels, style, to_svg
 
 
 def watched(model: nn.Module | None = None) -> bptt.Flow:

@@ -12,7 +12,7 @@ import tyro
 from bptt.cli.parse import check_place, parse
 from bptt.errors import ArgumentError
 from bptt.experiments.compare import Budget, Grid, Row, summarise
-from bptt.experiments.compare.grid import HEADS, Record, cells_of, varying
+from bptt.experiments.compare.grid import HEADS, Record, cells_of, run_grid, varying
 from bptt.shown.text import as_json
 
 
@@ -89,8 +89,7 @@ def run(arguments: list[str]) -> int:
     grid = asked.grid
     jobs = grid.jobs()
 
-    from bptt.experiments.compare.job import build_task
-    from bptt.experiments.compare.pool import on_processes, on_ray, run_grid
+    from bptt.experiments.compare.job import build_task, on_processes, on_ray
     from bptt.files.write import write_file
 
     # Known now, or only after the grid: that the data are there, and what the levels are.
@@ -118,16 +117,15 @@ def run(arguments: list[str]) -> int:
     title = f"{asked.task}: {task.metric}"
     levels = {"chance": task.chance, "goal": task.goal}
     if asked.figure is not None or asked.html is not None:
-        from bptt.report.run import comparison_page as page
-        from bptt.report.run import draw_comparison as draw
-        from bptt.report.run import svg, write_figure
+        from bptt.report.chart_figure import draw_figure, write_figure
+        from bptt.report.run import chart_comparison, comparison_page
 
-        figure = draw(rows, title, task.metric, levels)
+        chart = chart_comparison(rows, title, task.metric, levels)
         if asked.figure is not None:
-            write_figure(figure, Path(asked.figure))
+            write_figure(draw_figure(chart), Path(asked.figure))
         if asked.html is not None:
             command = shlex.join(["bptt", "compare", *arguments])
-            write_file(asked.html, page(rows, title, command, svg(figure)))
+            write_file(asked.html, comparison_page(rows, title, command, chart, levels))
     if asked.json:
         document = {
             "task": asked.task, "metric": task.metric, "chance": task.chance, "best": task.best,

@@ -4,9 +4,10 @@ A page is three things of one name, its slug; ``contraction`` is the pattern:
 
 1. ``lab/contraction.py``: what the page shows, without a browser. One function of plain numbers that
    calls the package (:mod:`bptt.probes`, :mod:`bptt.gradients`, …; nothing is computed a second time
-   here) and returns a frozen dataclass; functions that draw that result with :mod:`bptt.report.chart` and
-   tell it in words. It answers within 200 ms, has its own ``torch.Generator`` (pages of several readers
-   run as threads of one process, so no global random numbers, no module state, no matplotlib rc).
+   here) and returns a frozen dataclass; functions that make charts of that result
+   (:mod:`bptt.report.chart`) and tell it in words. It answers within 200 ms, has its own
+   ``torch.Generator`` (pages of several readers run as threads of one process, so no global random
+   numbers, no module state, no matplotlib rc).
 2. ``lab/pages/contraction.py``: the marimo notebook, layout only: a cell that makes the sliders, one
    that calls the function, one that lays it out with :mod:`bptt.lab.layout`.
 3. ``tests/lab/test_contraction.py``: the function against the package, the page in a browser.

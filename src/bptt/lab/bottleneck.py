@@ -17,7 +17,7 @@ from bptt.nn import RNN
 from bptt.probes import capacity
 from bptt.recurrence import Recurrence, trace
 from bptt.remedies import start_recurrent
-from bptt.report.chart import Line, Mark, chart, number
+from bptt.report.chart import Chart, Line, Mark, number
 from bptt.report.words import thousands
 
 Start = Literal["orthogonal", "Gaussian"]
@@ -146,7 +146,7 @@ def _attention(
     return float(capacity(slots, 1).explained[0]), numbers
 
 
-def draw_recall(found: Bottleneck) -> str:
+def draw_recall(found: Bottleneck) -> Chart:
     """Recall by lag."""
     lags = list(range(found.lags))
     parts: list[Line | Mark] = [
@@ -155,37 +155,29 @@ def draw_recall(found: Bottleneck) -> str:
     ]
     if found.hidden < found.lags:
         parts.append(Mark("k = H", x=found.hidden))
-    return chart(
-        "What can be read back",
-        parts,
-        x="steps back, k",
-        y="share of the bit's variance",
-        xlim=(0, found.lags - 1),
-        ylim=(0, 1.05),
+    return Chart(
+        "What can be read back", parts, x="steps back, k", y="share of the bit's variance",
+        xlim=(0, found.lags - 1), ylim=(0, 1.05),
         caption="1: the bit of k steps ago is known for certain; 0: nothing is left of it. The area "
         "under the blue line is at most H.",
-    )
+    )  # fmt: skip
 
 
-def draw_memory(found: Bottleneck) -> str:
+def draw_memory(found: Bottleneck) -> Chart:
     """Numbers kept by tokens read."""
     tokens = list(range(1, found.lags + 1))
     per_token = found.kept / found.lags
     top = max(found.hidden, found.kept)
-    return chart(
+    return Chart(
         "Numbers kept",
         [
             Line("attention, 2 T d", tokens, [per_token * t for t in tokens], "orange", "dashed"),
             Line("state, H", tokens, [found.hidden] * len(tokens)),
         ],
-        x="tokens read, T",
-        y="numbers",
-        log=True,
-        xlim=(1, found.lags),
-        ylim=(0.8, 2.0 * top),
+        x="tokens read, T", y="numbers", log=True, xlim=(1, found.lags), ylim=(0.8, 2.0 * top),
         caption="Attention keeps a key and a value of d numbers for every token; the state stays as "
         "large as it is.",
-    )
+    )  # fmt: skip
 
 
 def tell(found: Bottleneck) -> tuple[str, ...]:

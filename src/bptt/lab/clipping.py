@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field
-from html import escape
 
 import torch
 
 from bptt.experiments.compare.job import PATIENCE, build_gradient, build_model
 from bptt.gradients import Estimator
-from bptt.lab.layout import charts, values, words
+from bptt.lab.layout import charts, table, values, words
 from bptt.lab.live import Tick, drawn_from
 from bptt.remedies import build_clip
-from bptt.report.chart import Color, Line, Mark, chart, number
+from bptt.report.chart import Chart, Color, Line, Mark, number
 from bptt.report.words import percent
 from bptt.tasks import Batch, RememberFirst
 from bptt.training.fit import fit_step
@@ -161,7 +160,7 @@ def draw(found: Comparison) -> str:
     return (
         words(*tell(found))
         + charts(draw_losses(found), *(draw_norms(found, track) for track in found.tracks))
-        + table(found)
+        + list_ways(found)
         + values(
             {
                 "setting": [float(v) for v in astuple(found.setting)[:3]],
@@ -174,7 +173,7 @@ def draw(found: Comparison) -> str:
     )
 
 
-def draw_losses(found: Comparison) -> str:
+def draw_losses(found: Comparison) -> Chart:
     """Loss over the updates, all ways in one."""
     chance = math.log(RememberFirst(STEPS).alphabet)
     parts: list[Line | Mark] = [Mark("a guess", y=chance)]
@@ -183,19 +182,14 @@ def draw_losses(found: Comparison) -> str:
         parts.append(Line(name, _updates(track), track.losses, color, dash))  # type: ignore[arg-type]
     shown = [v for t in found.tracks for v in t.losses if math.isfinite(v) and v > 0]
     low, high = min([*shown, chance]), max([*shown, chance])
-    return chart(
-        "Loss over the updates",
-        parts,
-        x="updates",
-        y="nats",
-        log=True,
-        xlim=(0, found.setting.updates),
-        ylim=(max(low, 0.01) / 1.5, min(high, 100.0) * 1.5),
+    return Chart(
+        "Loss over the updates", parts, x="updates", y="nats", log=True,
+        xlim=(0, found.setting.updates), ylim=(max(low, 0.01) / 1.5, min(high, 100.0) * 1.5),
         caption="The same start, the same batches. A loss beyond 150 nats is off the chart.",
-    )
+    )  # fmt: skip
 
 
-def draw_norms(found: Comparison, track: Track) -> str:
+def draw_norms(found: Comparison, track: Track) -> Chart:
     """One way's norm before and after."""
     way, at = track.way, _updates(track)
     shown = [
@@ -206,28 +200,22 @@ def draw_norms(found: Comparison, track: Track) -> str:
         parts.append(Mark("θ", y=found.setting.threshold, color="green", start=True))
     parts.append(Line("norm before", at, _within(track.before), "orange", "dotted"))
     parts.append(Line("after", at, _within(track.after), "blue"))
-    return chart(
-        way.name[0].upper() + way.name[1:],
-        parts,
-        x="updates",
-        y="norm of the gradient",
-        log=True,
+    return Chart(
+        way.name[0].upper() + way.name[1:], parts, x="updates", y="norm of the gradient", log=True,
         xlim=(0, found.setting.updates),
         ylim=(max(LOW, min(shown)) / 1.5, min(HIGH, max(shown)) * 1.5),
         caption=f"{way.does}. Acted in {percent(track.share)} of the updates.",
-    )
+    )  # fmt: skip
 
 
-def table(found: Comparison) -> str:
+def list_ways(found: Comparison) -> str:
     """Every way in a row."""
-    rows = "".join(
-        f"<tr><th scope=row>{escape(t.way.name)}</th><td>{_loss(t)}</td>"
-        f"<td>{percent(t.share)}</td><td>{_most(t.before)}</td><td>{_most(t.after)}</td></tr>"
-        for t in found.tracks
-    )
     heads = ("way", "loss, last ten", "acted", "longest before", "longest after")
-    head = "".join(f"<th scope=col>{h}</th>" for h in heads)
-    return f'<div class="rows"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    rows = [
+        (t.way.name, _loss(t), percent(t.share), _most(t.before), _most(t.after))
+        for t in found.tracks
+    ]
+    return table(heads, rows)
 
 
 def tell(found: Comparison) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from bptt.nn import RNN
 from bptt.probes import JacobianProducts, jacobian_products
 from bptt.recurrence import trace
 from bptt.remedies import start_recurrent
-from bptt.report.chart import Band, Line, Mark, chart, number, raised
+from bptt.report.chart import Band, Chart, Line, Mark, number, raised
 from bptt.report.words import percent
 
 Activation = Literal["linear", "tanh", "ReLU"]
@@ -120,7 +120,7 @@ def contraction(
     )
 
 
-def draw_products(found: Contraction) -> str:
+def draw_products(found: Contraction) -> Chart:
     """The product's norm by its length, beside the bound and ρ^k."""
     steps = list(range(1, found.steps + 1))
     norms = found.products.norms
@@ -137,36 +137,29 @@ def draw_products(found: Contraction) -> str:
     ]
     if found.end is not None:
         parts.append(Mark("memory ends", x=found.end))
-    return chart(
-        "What is left of a gradient",
-        parts,
-        x="steps back, k",
-        y="gain",
-        log=True,
-        xlim=(1, found.steps),
-        ylim=(floor, top),
+    return Chart(
+        "What is left of a gradient", parts, x="steps back, k", y="gain", log=True,
+        xlim=(1, found.steps), ylim=(floor, top),
         caption=f"Largest gain of k Jacobians multiplied along {LANES} trajectories. "
         "No product exceeds the bound.",
-    )
+    )  # fmt: skip
 
 
-def draw_factor(found: Contraction) -> str:
+def draw_factor(found: Contraction) -> Chart:
     """The same per step: from the norm, which rules one step, towards the radius, which rules many."""
     steps = list(range(1, found.steps + 1))
-    return chart(
+    return Chart(
         "Radius against norm",
         [
             Mark("σₘₐₓ", y=found.norm, color="orange"),
             Mark("ρ", y=found.radius, color="green", start=True),
             Line("", steps, [v ** (1 / k) for k, v in zip(steps, found.typical, strict=True)]),
         ],
-        x="steps back, k",
-        y="factor per step",
-        xlim=(1, found.steps),
+        x="steps back, k", y="factor per step", xlim=(1, found.steps),
         ylim=(0, 1.15 * max(found.norm, found.radius)),
         caption="The k-th root of the product's norm. One step is ruled by the norm σₘₐₓ; a linear "
         "recurrence comes down to the radius ρ in the end, however far above it began.",
-    )
+    )  # fmt: skip
 
 
 def tell(found: Contraction) -> tuple[str, ...]:

@@ -5,11 +5,14 @@ All of it is HTML text under one class, ``bptt``, styled by ``lab.css``; marimo'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from bptt.lab.server import available
+from bptt.report.chart import Chart
+from bptt.report.chart_svg import draw_svg
+from bptt.report.words import thousands
 
 # What a slider must answer within, seconds (median of a few, measured by the tests).
 ANSWER = 0.2
@@ -74,9 +77,28 @@ def words(*paragraphs: str) -> str:
     return f'<div class="words" aria-live="polite">{text}</div>'
 
 
-def charts(*figures: str) -> str:
-    """Figures side by side, under each other where there is no room."""
-    return f'<div class="charts">{"".join(figures)}</div>'
+def charts(*figures: Chart | str) -> str:
+    """Charts side by side, under each other where there is no room; other figures come as HTML text."""
+    drawn = "".join(draw_svg(f) if isinstance(f, Chart) else f for f in figures)
+    return f'<div class="charts">{drawn}</div>'
+
+
+def samples(texts: Iterable[tuple[int, str]]) -> str:
+    """What a model writes, checkpoint by checkpoint."""
+    rows = "".join(
+        f"<dt>step {thousands(step)}</dt><dd>{escape(text)}</dd>" for step, text in texts
+    )
+    return f'<dl class="samples">{rows}</dl>' if rows else ""
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose rows begin with their name."""
+    head = "".join(f"<th scope=col>{escape(h)}</th>" for h in heads)
+    body = "".join(
+        f"<tr><th scope=row>{escape(name)}</th>{''.join(f'<td>{escape(c)}</td>' for c in cells)}</tr>"
+        for name, *cells in rows
+    )
+    return f'<div class="rows"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def values(numbers: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from bptt.lab.layout import charts, facts, values, words
 from bptt.lab.live import Tick, drawn_from
 from bptt.probes.watch import watch
 from bptt.remedies import build_clip
-from bptt.report.chart import Line, Mark, chart, number
+from bptt.report.chart import Chart, Line, Mark, number
 from bptt.report.words import percent
 from bptt.tasks import RememberFirst
 
@@ -179,25 +179,22 @@ def draw(course: Course) -> str:
     )
 
 
-def draw_accuracy(course: Course) -> str:
+def draw_accuracy(course: Course) -> Chart:
     """Accuracy on held-out sequences over the updates."""
     task = course.setting.task
-    return chart(
+    return Chart(
         "Does it remember?",
         [
             Mark("by chance", y=task.chance),
             Mark("solved", y=task.goal, color="green", start=True),
             Line("", course.at, course.accuracy, dots=len(course.at) < 8),
         ],
-        x="updates",
-        y="accuracy",
-        xlim=(0, course.setting.updates),
-        ylim=(0, 1.1),
+        x="updates", y="accuracy", xlim=(0, course.setting.updates), ylim=(0, 1.1),
         caption="Share of 512 sequences it was not trained on whose first symbol is named rightly.",
-    )
+    )  # fmt: skip
 
 
-def draw_lags(course: Course) -> str:
+def draw_lags(course: Course) -> Chart:
     """Gradient by lag before training and now."""
     T = course.setting.steps
     lags = list(range(T))
@@ -212,34 +209,27 @@ def draw_lags(course: Course) -> str:
         )
     parts.append(Line(f"update {course.at[-1]}", lags, course.shares(), dots=T < 8))
     shown = [v for part in parts if isinstance(part, Line) for v in part.y if v >= FLOOR]
-    return chart(
-        "How far back does the gradient reach?",
-        parts,
-        x="steps back from the answer",
-        y="share of the largest",
-        log=True,
-        xlim=(0, max(1, T - 1)),
+    return Chart(
+        "How far back does the gradient reach?", parts, x="steps back from the answer",
+        y="share of the largest", log=True, xlim=(0, max(1, T - 1)),
         ylim=(min([*shown, 0.1]) / 1.5, 2.0),
         caption="Norm of the gradient that the answer's error sends so many steps back. What does not "
         "reach the first symbol cannot teach the network to keep it.",
-    )
+    )  # fmt: skip
 
 
-def draw_horizon(course: Course) -> str:
+def draw_horizon(course: Course) -> Chart:
     """Horizon over the updates."""
     T = course.setting.steps
-    return chart(
+    return Chart(
         "Horizon while it learns",
         [
             Mark("the first symbol", y=T, start=True),
             Line("", course.at, course.horizon, "purple", dots=len(course.at) < 8),
         ],
-        x="updates",
-        y="steps",
-        xlim=(0, course.setting.updates),
-        ylim=(0, 1.15 * T),
+        x="updates", y="steps", xlim=(0, course.setting.updates), ylim=(0, 1.15 * T),
         caption="From so many steps on a truncated gradient is within 5 % of the whole one.",
-    )
+    )  # fmt: skip
 
 
 def tell(course: Course) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any, cast
 
 import torch
@@ -22,14 +21,14 @@ from bptt.gradients import (
     Truncated,
     Windowed,
 )
-from bptt.lab.layout import charts, facts, values, words
+from bptt.lab.layout import charts, facts, table, values, words
 from bptt.lab.live import Tick, drawn_from
 from bptt.models import LanguageModel, token_loss
 from bptt.nn.carry import Carry
 from bptt.probes import LagSpectrum
 from bptt.probes.watch import watch
 from bptt.remedies import ClipNorm
-from bptt.report.chart import Color, Line, Mark, chart, number
+from bptt.report.chart import Chart, Color, Line, Mark, number
 from bptt.report.words import percent, thousands
 from bptt.training.fit import fit_step
 
@@ -41,8 +40,8 @@ LEAST = 1e-6  # nearer than this is drawn at the edge
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What an estimator's gradient is like beside the full one, on the same batch.
+class Estimate:
+    """One estimator's gradient compared with the full one, on the same batch.
 
     Attributes:
         name: the class.
@@ -68,8 +67,8 @@ class Seen:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """A trained model's gradient on a batch, and what every estimator makes of it.
+class Measurement:
+    """The gradient of a trained model on a batch, and what every estimator makes of it.
 
     Attributes:
         cell: of the model; ``loss`` what it was trained to, nats a character.
@@ -81,8 +80,8 @@ class Measured:
     cell: str
     losses: tuple[float, ...] = ()
     spectrum: LagSpectrum | None = None
-    seen: tuple[Seen, ...] = ()
-    by_k: dict[int, tuple[Seen, ...]] = field(default_factory=dict)
+    seen: tuple[Estimate, ...] = ()
+    by_k: dict[int, tuple[Estimate, ...]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -107,7 +106,9 @@ class _Counted(nn.Module):
         return self.model(x, carry)
 
 
-def prepare(cell: str = "gru", seed: int = 0, updates: int = UPDATES) -> Iterator[Tick[Measured]]:
+def prepare(
+    cell: str = "gru", seed: int = 0, updates: int = UPDATES
+) -> Iterator[Tick[Measurement]]:
     """Train a small language model, then take its gradient in every way; a tick after each piece.
 
     A layer of 16 units on characters, Adam, full gradients over T = 64; all that is measured, in float64
@@ -120,14 +121,14 @@ def prepare(cell: str = "gru", seed: int = 0, updates: int = UPDATES) -> Iterato
     with drawn_from(seed):
         model = LanguageModel(vocabulary.size, cell, HIDDEN, embedding=EMBEDDING)
     optimizer, clip = torch.optim.Adam(model.parameters(), lr=RATE), ClipNorm(1.0)
-    found, losses = Measured(cell), []
+    found, losses = Measurement(cell), []
     total = updates + 2 + len(KS)
     for update in range(1, updates + 1):
         chunk = chunks.take()
         batch = _ids(chunk.inputs), _ids(chunk.targets)
         losses.append(fit_step(model, optimizer, batch, Full(), token_loss, clip=clip).loss)
         if update % 20 == 0 or update == updates:
-            found = Measured(cell, tuple(losses))
+            found = Measurement(cell, tuple(losses))
         yield Tick(update, total, found, fresh=update % 20 == 0)
     model = model.double()
     held_out = chunks.take()
@@ -135,8 +136,8 @@ def prepare(cell: str = "gru", seed: int = 0, updates: int = UPDATES) -> Iterato
 
 
 def measure(
-    found: Measured, model: nn.Module, x: Tensor, target: Tensor, before: int, total: int
-) -> Iterator[Tick[Measured]]:
+    found: Measurement, model: nn.Module, x: Tensor, target: Tensor, before: int, total: int
+) -> Iterator[Tick[Measurement]]:
     """The gradient on one batch in every way; the model is float64."""
     counted = _Counted(model)
     with watch(model, at="every") as flow:
@@ -145,48 +146,50 @@ def measure(
     spectrum, full = flow.spectrum, _gradient(counted)
     T = x.shape[0]
 
-    def see(
+    def estimate(
         name: str, estimator: Estimator, form: str, kept: int | None = None, beside: str = "",
         numbers: int = 0,
-    ) -> Seen:  # fmt: skip
+    ) -> Estimate:  # fmt: skip
         counted.zero_grad()
         counted.steps = 0
         step = estimator.backward(counted, x, target, loss=token_loss)
         bias, cosine = against(_gradient(counted), full)
         deepest = int(step.depth.max()) + 1
-        return Seen(
+        return Estimate(
             name, form, bias, cosine, counted.steps, deepest if kept is None else kept,
             tuple(step.depth.tolist()), beside, numbers,
         )  # fmt: skip
 
     root = math.isqrt(T - 1) + 1
     adaptive = Adaptive(bias=0.05, shrink=0, every=2, lanes=None)
-    see(
+    estimate(
         "Adaptive", adaptive, ""
     )  # the first call measures; the second is truncated to what it found
     seen = [
-        see("Full", Full(), "Full()"),
-        see("Checkpointed", Checkpointed(), "Checkpointed()", -(-T // root), f"{root} states"),
-        see("Adaptive", adaptive, f"Adaptive(0.05), k = {adaptive.k}"),
+        estimate("Full", Full(), "Full()"),
+        estimate("Checkpointed", Checkpointed(), "Checkpointed()", -(-T // root), f"{root} states"),
+        estimate("Adaptive", adaptive, f"Adaptive(0.05), k = {adaptive.k}"),
     ]
-    found = Measured(found.cell, found.losses, spectrum, tuple(seen))
+    found = Measurement(found.cell, found.losses, spectrum, tuple(seen))
     yield Tick(before + 1, total, found)
     numbers = sum(p.numel() for n, p in model.named_parameters() if "output" not in n)
     state = HIDDEN * (2 if found.cell == "lstm" else 1)
     seen.append(
-        see("ForwardMode", ForwardMode(), "ForwardMode()", 1,
+        estimate("ForwardMode", ForwardMode(), "ForwardMode()", 1,
             "influence", state * numbers)
     )  # fmt: skip
-    by_k: dict[int, tuple[Seen, ...]] = {}
-    found = Measured(found.cell, found.losses, spectrum, tuple(seen), by_k)
+    by_k: dict[int, tuple[Estimate, ...]] = {}
+    found = Measurement(found.cell, found.losses, spectrum, tuple(seen), by_k)
     yield Tick(before + 2, total, found)
     for n, k in enumerate(KS):
         half = (k + 1) // 2
         generator = torch.Generator().manual_seed(k)
         by_k[k] = (
-            see("Truncated", Truncated(k), f"Truncated({k})"),
-            see("Windowed", Windowed(half, k), f"Windowed({half}, {k})", k),
-            see("Randomized", Randomized(k, generator=generator), f"Randomized({k}), one draw"),
+            estimate("Truncated", Truncated(k), f"Truncated({k})"),
+            estimate("Windowed", Windowed(half, k), f"Windowed({half}, {k})", k),
+            estimate(
+                "Randomized", Randomized(k, generator=generator), f"Randomized({k}), one draw"
+            ),
         )
         yield Tick(before + 3 + n, total, found)
 
@@ -197,7 +200,7 @@ def against(gradient: Tensor, full: Tensor) -> tuple[float, float]:
     return bias, float(torch.cosine_similarity(gradient, full, dim=0))
 
 
-def draw_training(found: Measured) -> str:
+def draw_training(found: Measurement) -> str:
     """What is seen while it trains and is measured."""
     if not found.losses:
         return ""
@@ -209,7 +212,7 @@ def draw_training(found: Measured) -> str:
     )
 
 
-def draw(found: Measured, k: int) -> str:
+def draw(found: Measurement, k: int) -> str:
     """Everything for one K; milliseconds, nothing is computed."""
     here = found.by_k[k]
     bias, cosine = found.exact.bias_of(k), found.exact.cosine_of(k)
@@ -225,7 +228,7 @@ def draw(found: Measured, k: int) -> str:
         + charts(
             draw_bias(found, k), draw_cosine(found, k), draw_lags(found, k), draw_depth(found, k)
         )
-        + table(found, k)
+        + list_estimators(found, k)
         + words(*tell(found, k))
         + values(
             {
@@ -246,7 +249,7 @@ _LOOKS: dict[str, tuple[Color, Any]] = {
 }
 
 
-def draw_bias(found: Measured, k: int) -> str:
+def draw_bias(found: Measurement, k: int) -> Chart:
     """Relative distance from the full gradient against K."""
     every = found.exact.truncations.tolist()
     parts: list[Line | Mark] = [
@@ -259,19 +262,14 @@ def draw_bias(found: Measured, k: int) -> str:
         for n, name in enumerate(BY_K)
     ]
     top = max(v for p in parts if isinstance(p, Line) for v in p.y)
-    return chart(
-        "Bias: how far from the full gradient",
-        parts,
-        x="K",
-        y="relative distance",
-        log=True,
-        xlim=(1, found.exact.steps),
-        ylim=(1e-3, 2 * top),
+    return Chart(
+        "Bias: how far from the full gradient", parts, x="K", y="relative distance", log=True,
+        xlim=(1, found.exact.steps), ylim=(1e-3, 2 * top),
         caption="Randomized is one draw: its distance is variance, its mean is exact.",
-    )
+    )  # fmt: skip
 
 
-def draw_cosine(found: Measured, k: int) -> str:
+def draw_cosine(found: Measurement, k: int) -> Chart:
     """Cosine with the full gradient against K."""
     every = found.exact.truncations.tolist()
     parts: list[Line | Mark] = [
@@ -283,18 +281,14 @@ def draw_cosine(found: Measured, k: int) -> str:
         for n, name in enumerate(BY_K)
     ]
     low = min(0.9, *(v for p in parts if isinstance(p, Line) for v in p.y))
-    return chart(
-        "Direction",
-        parts,
-        x="K",
-        y="cosine with the full gradient",
-        xlim=(1, found.exact.steps),
+    return Chart(
+        "Direction", parts, x="K", y="cosine with the full gradient", xlim=(1, found.exact.steps),
         ylim=(low - 0.1 * (1 - low), 1 + 0.3 * (1 - low)),
         caption="1 points the same way; below 0 an update would make the batch worse.",
-    )
+    )  # fmt: skip
 
 
-def draw_lags(found: Measured, k: int) -> str:
+def draw_lags(found: Measurement, k: int) -> Chart:
     """Gradient by lag, and where K cuts it."""
     norms = found.exact.norms.tolist()
     top = max(norms)
@@ -305,50 +299,44 @@ def draw_lags(found: Measured, k: int) -> str:
         parts.append(Line("left out", list(range(len(norms))), lost, "orange", "dotted"))
     parts.append(Line("seen", list(range(len(norms))), kept, dots=k == 1))
     least = min(n / top for n in norms if n > 0)
-    return chart(
-        "Gradient by lag",
-        parts,
-        x="steps back",
-        y="share of the largest",
-        log=True,
-        xlim=(0, len(norms) - 1),
-        ylim=(max(least, 1e-8) / 1.5, 2.0),
+    return Chart(
+        "Gradient by lag", parts, x="steps back", y="share of the largest", log=True,
+        xlim=(0, len(norms) - 1), ylim=(max(least, 1e-8) / 1.5, 2.0),
         caption="What all errors together send so many steps back; their sum is the full gradient.",
-    )
+    )  # fmt: skip
 
 
-def draw_depth(found: Measured, k: int) -> str:
+def draw_depth(found: Measurement, k: int) -> Chart:
     """How far back the loss at each step reaches."""
     steps = list(range(found.exact.steps))
     parts: list[Line | Mark] = [
         Line(s.name, steps, s.depth, *_LOOKS[s.name]) for s in found.by_k[k]
     ]
-    return chart(
-        "What each loss sees",
-        [Line("Full", steps, found.seen[0].depth, "sky"), *parts],
-        x="time step of the loss",
-        y="steps back",
-        xlim=(0, len(steps) - 1),
-        ylim=(0, len(steps)),
+    return Chart(
+        "What each loss sees", [Line("Full", steps, found.seen[0].depth, "sky"), *parts],
+        x="time step of the loss", y="steps back", xlim=(0, len(steps) - 1), ylim=(0, len(steps)),
         caption="Truncated starts over at every chunk: its first losses see next to nothing. Windowed "
         "goes on seeing about half of K, for twice the steps.",
-    )
+    )  # fmt: skip
 
 
-def table(found: Measured, k: int) -> str:
+def list_estimators(found: Measurement, k: int) -> str:
     """Every estimator in a row: bias beside cost."""
-    rows = ""
-    for s in (*found.seen, *found.by_k[k]):
-        rows += (
-            f"<tr><th scope=row>{escape(s.form)}</th><td>{_distance(s.bias)}</td><td>{s.cosine:.3f}</td>"
-            f"<td>{s.run}</td><td>{s.kept}{escape(' + ' + s.beside if s.beside else '')}</td></tr>"
-        )
     heads = ("on the same batch", "distance", "cosine", "steps run", "steps kept")
-    head = "".join(f"<th scope=col>{h}</th>" for h in heads)
-    return f'<div class="rows"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    rows = [
+        (
+            s.form,
+            _distance(s.bias),
+            f"{s.cosine:.3f}",
+            str(s.run),
+            f"{s.kept}{s.beside and f' + {s.beside}'}",
+        )
+        for s in (*found.seen, *found.by_k[k])
+    ]
+    return table(heads, rows)
 
 
-def tell(found: Measured, k: int) -> tuple[str, ...]:
+def tell(found: Measurement, k: int) -> tuple[str, ...]:
     """The same in words."""
     horizon, bias = found.exact.horizon(), found.exact.bias_of(k)
     chunk, window, _ = found.by_k[k]

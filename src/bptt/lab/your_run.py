@@ -18,9 +18,10 @@ from bptt.models.generate import generate
 from bptt.probes.diagnose import Diagnosis, diagnose
 from bptt.report import own_k
 from bptt.report.advice import health
-from bptt.report.chart import Line, Mark, chart, number
-from bptt.report.figures import series, spectra
-from bptt.report.panels import gate_bars, heat_map, samples
+from bptt.report.chart import number
+from bptt.report.figures import chart_course, held_out, series
+from bptt.report.run import describe_model
+from bptt.report.sections import module_charts
 from bptt.report.words import percent, thousands
 from bptt.training import checkpoint as checkpoints
 from bptt.training.checkpoint import load_weights
@@ -32,7 +33,7 @@ Record = Mapping[str, Any]
 # A batch of this size is measured in seconds; bptt diagnose takes a larger one.
 STEPS, LANES = 128, 4
 SAMPLES, LENGTH = 8, 160  # checkpoints that write, and how many characters
-POINTS = 600  # of a curve, more are thinned out
+SHOWN = ("lags", "gates0", "gates1")  # of the pictures of a module
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,36 +88,31 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 def draw_course(course: Course, name: str = "") -> str:
     """The course as HTML text: facts, curves, the heat map; ``name`` goes before its values' names."""
-    held = _held_out(course.records)
+    held = held_out(course.records)[1].tolist()
     last = {n: course.last(n) for n in ("step", "bits", "horizon", "norm", "tokens", "seconds")}
     facts = {
         "step": _or_none(last["step"], thousands),
         "bits per token": _or_none(last["bits"], lambda v: f"{v:.3f}"),
-        "held out": f"{held[1][-1]:.3f}" if held[1] else "not yet",
+        "held out": f"{held[-1]:.3f}" if held else "not yet",
         "horizon": _or_none(last["horizon"], lambda v: f"{v:.0f} steps"),
         "gradient norm": _or_none(last["norm"], number),
     }
-    shown = layout.facts(facts) + _pictures(course, held)
+    pictures = chart_course(course.records, course.k, course.settings.clip).values()
+    shown = layout.facts(facts) + (layout.charts(*pictures) if pictures else "")
     return shown + layout.values(
         {
             f"{name}run": course.path.name,
             f"{name}lines": len(course.records),
             **{f"{name}last_{key}": value for key, value in last.items()},
             f"{name}horizons": series(course.records, "horizon")[1].tolist(),
-            f"{name}held_out": held[1],
+            f"{name}held_out": held,
         }
     )
 
 
 def tell(course: Course) -> tuple[str, ...]:
     """What it is, and what its numbers say of its settings."""
-    settings, k = course.settings, course.k
-    if settings.model == "recurrent":
-        how = settings.gradient if k is None else f"{settings.gradient}, at most {k} steps back"
-        what = f"A language model, {settings.cell.upper()}; gradient: {how}."
-    else:
-        what = f"A {settings.model} model; it has no gradient through time."
-    said = [what]
+    said = [f"{describe_model(course.settings)}."]
     if not course.records:
         said.append("It has no line of metrics yet: leave the page open while it trains.")
     said += [f"{a.rule.capitalize()}: {a.text}" for a in _advice(course)]
@@ -130,91 +126,20 @@ def _advice(course: Course) -> tuple[Any, ...]:
         return ()  # lines that another program wrote have no advice; the curves take what fits
 
 
-def _pictures(course: Course, held: tuple[list[float], list[float]]) -> str:
-    records, figures = course.records, []
-    if spectra(records):
-        figures.append(
-            heat_map(
-                "How far back it learns, over training",
-                records,
-                course.k,
-                "Colour: the share of the gradient that truncating to K steps leaves out. White line: "
-                "the horizon, above which less than 5 % is left"
-                + ("; dotted: the K it trains with." if course.k else "."),
-            )
-        )
-    for name, draw in (("bits", _loss), ("horizon", _horizon), ("norm", _norms)):
-        if len(series(records, name)[0]):
-            figures.append(draw(course, held))
-    return layout.charts(*figures) if figures else ""
-
-
-def _loss(course: Course, held: tuple[list[float], list[float]]) -> str:
-    lines = [_line("training", course, "bits")]
-    if held[0]:
-        lines.append(Line("held out", *held, "orange", "dashed", dots=True))
-    return chart(
-        "Loss", lines, x="training step", y="bits per token",
-        caption="Where the held-out curve rises while the other falls, it learns the text by heart.",
-    )  # fmt: skip
-
-
-def _horizon(course: Course, _: Any) -> str:
-    parts: list[Any] = [replace(_line("", course, "horizon"), color="green")]
-    reach = series(course.records, "horizon")[1]
-    if course.k is not None:
-        parts.append(Mark(f"K = {course.k}", y=course.k))
-    return chart(
-        "Horizon", parts, x="training step", y="steps back",
-        ylim=(0, 1.15 * max(float(reach.max()), course.k or 1)),
-        caption="The smallest K whose truncated gradient is within 5 % of the full one.",
-    )  # fmt: skip
-
-
-def _norms(course: Course, _: Any) -> str:
-    parts: list[Any] = [replace(_line("before clipping", course, "norm"), color="purple")]
-    clip = course.settings.clip
-    if isinstance(clip, (int, float)):
-        parts.append(Mark(f"clipped at {number(clip)}", y=float(clip), color="orange"))
-    return chart(
-        "Gradient norm", parts, x="training step", y="norm", log=True,
-        caption="The mean of the updates between two lines of the metrics.",
-    )  # fmt: skip
-
-
-def _line(name: str, course: Course, key: str) -> Line:
-    x, y = series(course.records, key)
-    apart = -(-len(x) // POINTS) or 1
-    # The last one is what is now.
-    return Line(
-        name, x[::-1][::apart][::-1].tolist(), y[::-1][::apart][::-1].tolist(), dots=len(x) < 3
-    )
-
-
-def _held_out(records: tuple[Record, ...]) -> tuple[list[float], list[float]]:
-    scores = [
-        {"step": r.get("step"), "bits": r["valid"].get("bits")}
-        for r in records
-        if isinstance(r.get("valid"), Mapping)
-    ]
-    steps, bits = series(scores, "bits")
-    return steps.tolist(), bits.tolist()
-
-
 def _or_none(value: float | None, form: Any) -> str:
     return "not yet" if value is None else form(value)
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """What :func:`measure` has found so far."""
+class Measurement:
+    """What :func:`measure` knows so far: a diagnosis, or why there is none, and samples by step."""
 
     diagnosis: Diagnosis | None = None
     texts: tuple[tuple[int, str], ...] = field(default=())
     missing: str = ""
 
 
-def measure(path: Path, seed: int = 0) -> Iterator[Tick[Measured]]:
+def measure(path: Path, seed: int = 0) -> Iterator[Tick[Measurement]]:
     """Diagnose the model with the best held-out score; let checkpoint after checkpoint write a sample.
 
     Args:
@@ -235,12 +160,12 @@ def measure(path: Path, seed: int = 0) -> Iterator[Tick[Measured]]:
         )
     saved = checkpoints.steps(run.checkpoints)
     chosen = sorted({saved[round(i * (len(saved) - 1) / (SAMPLES - 1))] for i in range(SAMPLES)})
-    total, found = len(chosen) + 1, Measured()
+    total, found = len(chosen) + 1, Measurement()
     yield Tick(0, total, found)
     try:
-        found = Measured(_diagnose(path, model, settings, vocabulary, seed))
+        found = Measurement(_diagnose(path, model, settings, vocabulary, seed))
     except BpttError as error:  # its text may be gone; what it writes is to be seen all the same
-        found = Measured(missing=str(error))
+        found = Measurement(missing=str(error))
     yield Tick(1, total, found)
     for done, step in enumerate(chosen, 2):
         load_weights(model, checkpoints.load(run.checkpoints, step))
@@ -260,7 +185,7 @@ def _diagnose(
     return diagnose(model, (chunk.inputs, chunk.targets), token_loss, k=own_k(settings))
 
 
-def draw_measured(found: Measured) -> str:
+def draw_measured(found: Measurement) -> str:
     """A diagnosis and samples as HTML text."""
     shown = layout.values(
         {"sampled": [step for step, _ in found.texts], "samples": repr(found.texts)}
@@ -279,30 +204,9 @@ def draw_measured(found: Measured) -> str:
             }
         )
         norms = spectrum.norms.tolist()
-        figures = [
-            chart(
-                "Gradient by lag",
-                [
-                    Line("", list(range(len(norms))), norms),
-                    Mark(f"horizon {main.horizon}", x=main.horizon, color="green"),
-                ],
-                x="steps back", y="norm", log=True,
-                xlim=(0, max(1, *(lag for lag, norm in enumerate(norms) if norm > 0))),
-                caption="How much of the loss's gradient is left so many steps back.",
-            )
-        ] if max(norms) > 0 else []  # fmt: skip
-        if gates is not None:
-            figures += [
-                gate_bars(
-                    "Gates" + (f", layer {layer}" if len(gates.layers) > 1 else ""),
-                    gates,
-                    layer,
-                    "Where the activations stand in their range. Orange: at its ends, where a gate "
-                    "passes little gradient.",
-                )
-                for layer in range(min(2, len(gates.layers)))
-            ]
-        shown += layout.charts(*figures) + layout.words(main.explain())
+        pictures = module_charts(found.diagnosis.main, found.diagnosis.k)
+        shown_here = [pictures[name] for name in SHOWN if name in pictures]
+        shown += layout.charts(*shown_here) + layout.words(main.explain())
         shown += layout.values(
             {
                 "horizon_now": main.horizon,
@@ -312,5 +216,5 @@ def draw_measured(found: Measured) -> str:
             }
         )
     if found.texts:
-        shown += "<h2>What it writes, checkpoint by checkpoint</h2>" + samples(found.texts)
+        shown += "<h2>What it writes, checkpoint by checkpoint</h2>" + layout.samples(found.texts)
     return shown

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from bptt.errors import optional
 from bptt.probes import Gate
 from bptt.probes.diagnose import ModuleDiagnosis
-from bptt.report.figures import number
+from bptt.report.figures import is_number
 from bptt.report.words import has_gradient
 from bptt.training.settings import Settings
 
@@ -39,7 +39,9 @@ def health(records: Iterable[dict[str, Any]], settings: Settings) -> tuple[Advic
     """
     lines = list(records)
     lines = lines[int(len(lines) * SETTLED) :]
-    trained = [line for line in lines if number(line.get("norm")) and number(line.get("clipped"))]
+    trained = [
+        line for line in lines if is_number(line.get("norm")) and is_number(line.get("clipped"))
+    ]
     if not trained:
         return ()
     return (*_clipping(trained, settings.clip), *_truncation(trained, settings))
@@ -64,7 +66,7 @@ def _clipping(lines: list[dict[str, Any]], clip: object) -> Iterable[Advice]:
 
 
 def _truncation(lines: list[dict[str, Any]], settings: Settings) -> Iterable[Advice]:
-    measured = [line for line in lines if number(line.get("horizon")) and _spectrum(line)]
+    measured = [line for line in lines if is_number(line.get("horizon")) and _spectrum(line)]
     if not measured or settings.gradient != "truncated":
         return
     last = measured[-1]
@@ -97,9 +99,11 @@ def _spectrum(line: dict[str, Any]) -> list[tuple[float, float | None]]:
     grid, bias = spectrum.get("truncations"), spectrum.get("bias")
     if not isinstance(grid, (list, tuple)) or not isinstance(bias, (list, tuple)):
         return []
-    if len(grid) != len(bias) or not all(map(number, grid)):
+    if len(grid) != len(bias) or not all(map(is_number, grid)):
         return []
-    return list(zip(grid, bias, strict=True)) if all(b is None or number(b) for b in bias) else []
+    return (
+        list(zip(grid, bias, strict=True)) if all(b is None or is_number(b) for b in bias) else []
+    )
 
 
 # Twice the tolerance of the horizon: a truncation that changes every update by a tenth.

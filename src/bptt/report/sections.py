@@ -1,25 +1,29 @@
-"""The sections of a page that show a diagnosis."""
+"""One self-contained HTML page out of sections of facts, words and pictures; those of a diagnosis."""
 
 from __future__ import annotations
 
 import os
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
+from bptt.errors import DependencyError
 from bptt.files.write import write_file
+from bptt.probes import LagSpectrum, Saturation
 from bptt.probes.diagnose import Diagnosis, ModuleDiagnosis
 from bptt.report import words
 from bptt.report.advice import advise
+from bptt.report.chart import Chart
+from bptt.report.chart_figure import draw_figure, to_svg
 from bptt.report.figures import (
-    draw_bias,
-    draw_cosine,
-    draw_gates,
-    draw_lags,
-    draw_memory,
-    draw_products,
-    draw_spectrum,
+    chart_bias,
+    chart_cosine,
+    chart_gates,
+    chart_lags,
+    chart_memory,
+    chart_products,
+    chart_spectrum,
 )
-from bptt.report.page import Fact, Picture, Section, page, picture
 from bptt.report.words import (
     has_gradient,
     on_tried,
@@ -28,6 +32,69 @@ from bptt.report.words import (
     tried_title,
     verdict_in_words,
 )
+from bptt.shown.text import printable
+
+# A page, whatever it shows.
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number under its name; ``mood`` is a verdict, which colours it."""
+
+    name: str
+    value: str
+    mood: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as SVG, and what it says in words."""
+
+    name: str
+    svg: Any
+    words: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page; the first row of its table is the head, two columns of words lead it."""
+
+    title: str
+    facts: tuple[Fact, ...] = ()
+    words: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
+    table: tuple[tuple[str, ...], ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def picture(name: str, chart: Chart) -> Picture:
+    """A chart as a picture of the page; its caption stands under it.
+
+    Args:
+        name: unique in the page, of letters, digits and hyphens.
+        chart: what to draw.
+    """
+    from markupsafe import Markup
+
+    return Picture(name, Markup(to_svg(draw_figure(chart), name)), chart.caption)
+
+
+def page(title: str, subtitle: str, sections: list[Section], footer: str) -> str:
+    """The page; all text is escaped, pictures stand in it as they are, without control characters."""
+    try:
+        import jinja2
+    except ImportError:
+        raise DependencyError("jinja2", "none installed", "pip install jinja2") from None
+    template = Path(__file__).with_name("page.html").read_text("utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    made = environment.from_string(template)
+    text = made.render(title=title, subtitle=subtitle, sections=sections, footer=footer)
+    # A number keeps its unit on its line.
+    return printable(text).replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+# The sections of a page that show a diagnosis.
 
 FOOTER = "Measured by bptt on the named batch; another batch gives somewhat other numbers."
 GATES_SHOWN = 4  # layers whose gates are drawn, the lowest ones
@@ -105,7 +172,7 @@ def _module(found: ModuleDiagnosis, k: int | None, place: str) -> Section:
         facts.append(Fact(f"bias at k = {k}", percent(spectrum.bias_of(k))))
     if watched.saturation is not None:
         facts.append(Fact("saturated", percent(watched.saturation.share)))
-    finite = bool(spectrum.norms.isfinite().all()) and spectrum.gradient_norm > 0
+    finite = is_drawable(spectrum)
     return Section(
         title=f"{watched.name or 'The model'} ({watched.kind})",
         facts=tuple(facts),
@@ -116,46 +183,33 @@ def _module(found: ModuleDiagnosis, k: int | None, place: str) -> Section:
     )
 
 
+def is_drawable(spectrum: LagSpectrum) -> bool:
+    """Whether every lag's gradient is finite, and not all of them are nothing."""
+    return bool(spectrum.norms.isfinite().all()) and spectrum.gradient_norm > 0
+
+
 def _pictures(found: ModuleDiagnosis, k: int | None, place: str) -> list[Picture]:
+    return [picture(f"{place}-{name}", chart) for name, chart in module_charts(found, k).items()]
+
+
+def module_charts(found: ModuleDiagnosis, k: int | None) -> dict[str, Chart]:
+    """Every picture of a module, by name, with its caption; none of a gradient that cannot be drawn."""
     spectrum, gates = found.watched.spectrum, found.watched.saturation
     jacobians, exponents, memory = found.jacobians, found.lyapunov, found.capacity
-    made = [
-        picture(f"{place}-lags", words.on_lags(found), lambda a: draw_lags(a, spectrum, k)),
-        picture(f"{place}-bias", words.on_bias(found, k), lambda a: draw_bias(a, spectrum, k)),
-        picture(f"{place}-cosine", words.on_cosine(found), lambda a: draw_cosine(a, spectrum)),
-    ]
+    charts: dict[str, Chart] = {}
+    if is_drawable(spectrum):
+        charts["lags"] = replace(chart_lags(spectrum, k), caption=words.on_lags(found))
+        charts["bias"] = replace(chart_bias(spectrum, k), caption=words.on_bias(found, k))
+        charts["cosine"] = replace(chart_cosine(spectrum), caption=words.on_cosine(found))
     if jacobians is not None:
-        made.append(
-            picture(
-                f"{place}-products",
-                words.on_products(found),
-                lambda a: draw_products(a, jacobians),
-            )
-        )
+        charts["products"] = replace(chart_products(jacobians), caption=words.on_products(found))
     if jacobians is not None or exponents is not None:
-        made.append(
-            picture(
-                f"{place}-spectrum",
-                words.on_spectrum(found),
-                lambda a: draw_spectrum(a, jacobians, exponents),
-            )
-        )
-    if gates is not None:
-        for layer in range(min(GATES_SHOWN, len(gates.layers))):
-            caption = words.on_gates(found) if layer == 0 else f"The same of layer {layer}."
-            made.append(
-                picture(
-                    f"{place}-gates{layer}",
-                    caption,
-                    partial(draw_gates, found=gates, layer=layer),
-                )
-            )
+        drawn = chart_spectrum(jacobians, exponents)
+        charts["spectrum"] = replace(drawn, caption=words.on_spectrum(found))
+    for layer in range(min(GATES_SHOWN, 0 if gates is None else len(gates.layers))):
+        caption = words.on_gates(found) if layer == 0 else f"The same of layer {layer}."
+        drawn = chart_gates(cast(Saturation, gates), layer)
+        charts[f"gates{layer}"] = replace(drawn, caption=caption)
     if memory is not None:
-        made.append(
-            picture(
-                f"{place}-memory",
-                words.on_memory(found),
-                lambda a: draw_memory(a, memory, spectrum),
-            )
-        )
-    return made
+        charts["memory"] = replace(chart_memory(memory, spectrum), caption=words.on_memory(found))
+    return charts

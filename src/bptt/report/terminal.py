@@ -1,4 +1,4 @@
-"""A diagnosis told: as tables and sentences in a terminal, and as one JSON document."""
+"""A diagnosis as tables and sentences in a terminal, and as one JSON document."""
 
 from __future__ import annotations
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import multiprocessing
-import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -17,6 +14,7 @@ import numpy as np
 import torch
 
 from bptt.errors import ArgumentError, BpttError, optional
+from bptt.experiments.pool import count_cores, run_in_processes
 
 # What a claim is, what measuring it gives, and the list of all of them.
 #
@@ -247,8 +245,7 @@ def run_claims(
 
     Cost: the sum of theirs over the cores.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    jobs = min(optional("jobs", jobs) or cores or 1, len(claims))
+    jobs = min(optional("jobs", jobs) or count_cores(), len(claims))
     found: dict[str, Result] = {}
     for result in _each(claims, jobs):
         found[result.id] = result
@@ -271,27 +268,16 @@ def _each(
     # Long ones first, so that no core waits for one at the end.
     order = sorted(claims, key=lambda claim: claim.quick)
     broken = []
-    for id, outcome in _pool([c.id for c in order], jobs, work):
+    for id, outcome in run_in_processes(work, [c.id for c in order], jobs):
         if isinstance(outcome, Result):
             yield outcome
         else:
             broken.append(id)
     # A process that dies takes all claims of its pool with it: each again, alone, to find which it was.
     for id in broken:
-        for _, outcome in _pool([id], 1, work):
+        for _, outcome in run_in_processes(work, [id], 1):
             if isinstance(outcome, Result):
                 yield outcome
             else:
                 why = f"its process ended with {type(outcome).__name__}: {outcome}"
                 yield Result(id, NOT_RUN, why, failed=True)
-
-
-def _pool(
-    ids: Sequence[str], jobs: int, work: Callable[[str], Result]
-) -> Iterator[tuple[str, Result | BaseException]]:
-    # Fresh processes: a forked one would inherit torch's thread pool without its threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        waiting: dict[Future[Result], str] = {pool.submit(work, id): id for id in ids}
-        for future in as_completed(waiting):
-            yield waiting[future], future.exception() or future.result()

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -227,6 +227,7 @@ class Grid:
 # The file of finished jobs, one JSON line each, and the table made of it. No torch in here.
 
 Record = dict[str, Any]
+Runner = Callable[[list[Job]], Iterator[Record]]
 ANOTHER = "name another file with --out"
 _KINDS: dict[str, tuple[type, ...]] = {
     "score": (int, float, type(None)),
@@ -257,7 +258,7 @@ def read_results(path: Path) -> list[Record]:
     found = []
     for number, line in enumerate(lines, start=1):
         try:
-            found.append(_checked(json.loads(line)))
+            found.append(_check_record(json.loads(line)))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RunError(
                 f"a finished job in line {number} of {path}", f"{error!s:.80}",
@@ -268,7 +269,7 @@ def read_results(path: Path) -> list[Record]:
     return found
 
 
-def _checked(record: Record) -> Record:
+def _check_record(record: Record) -> Record:
     """A record as :func:`bptt.experiments.compare.job.run_job` makes them; ValueError where it is
     not one."""
     hash(Job.from_dict(record["job"]))
@@ -287,6 +288,41 @@ def append_result(path: Path, record: Record) -> None:
         RunError: the file cannot be written, or is a link.
     """
     append_line(path, as_json(record), ANOTHER)
+
+
+def run_grid(
+    jobs: list[Job],
+    path: Path,
+    runner: Runner,
+    finished: Callable[[Record], None] | None = None,
+) -> list[Record]:
+    """Run the jobs that the file does not hold yet, and append each as it finishes.
+
+    Args:
+        jobs: of a grid.
+        path: one JSON line a finished job; made where it is missing. Other jobs in it stay.
+        runner: :func:`bptt.experiments.compare.job.on_processes` or ``on_ray``, with its options bound.
+        finished: called with the record of every job; with those that were done before first.
+
+    Returns:
+        a record for every job, in the order of the jobs.
+    """
+    done: dict[Job, Record] = {}
+    wanted = set(jobs)
+    for record in read_results(path):
+        job = Job.from_dict(record["job"])
+        if job in wanted:
+            done[job] = record
+    for record in done.values():
+        if finished is not None:
+            finished(record)
+    left = [job for job in jobs if job not in done]
+    for record in runner(left) if left else ():
+        append_result(path, record)
+        done[Job.from_dict(record["job"])] = record
+        if finished is not None:
+            finished(record)
+    return [done[job] for job in jobs]
 
 
 @dataclass(frozen=True)
@@ -346,7 +382,7 @@ def summarise(records: Iterable[Record]) -> list[Row]:
     return rows
 
 
-def varying(rows: list[Row]) -> list[str]:
+def varying(rows: Sequence[Row]) -> list[str]:
     """The axes on which rows differ, and always the cell: what a table has to show."""
     return [a for a in AXES if a == "cell" or len({getattr(row, a) for row in rows}) > 1]
 

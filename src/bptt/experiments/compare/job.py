@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from typing import Any, cast
 
 import torch
 from torch import nn
 
 from bptt import gradients, tasks
-from bptt.errors import ArgumentError, BpttError
+from bptt.errors import ArgumentError, BpttError, DependencyError, RunError
 from bptt.experiments.compare.grid import Job
+from bptt.experiments.pool import count_cores, run_in_processes, use_one_thread
 from bptt.gradients import Estimator
 from bptt.models import CELLS, Classifier, Forecaster
 from bptt.remedies import Clip, Regulariser, build_clip, build_regulariser, start_recurrent
@@ -176,3 +180,60 @@ def _grown(task: Task, whole: Task, model: nn.Module, job: Job) -> Task:
         if longer >= cast(int, job.length)
         else build_task(job.task, longer, job.budget.folder)
     )
+
+
+# The jobs of a grid over all cores, or over a Ray cluster.
+
+
+def on_processes(jobs: list[Job], workers: int | None = None) -> Iterator[dict[str, Any]]:
+    """Run jobs in processes of their own, one torch thread each; records as they finish.
+
+    Raises:
+        RunError: a process died, for want of memory most likely. What was done stays done.
+    """
+    workers = count_cores() if workers is None else workers
+    if workers < 1:
+        raise ArgumentError("--workers >= 1", f"{workers}", "leave it out for all cores")
+    with closing(run_in_processes(run_job, jobs, workers)) as outcomes:
+        for job, outcome in outcomes:
+            if isinstance(outcome, BrokenProcessPool):
+                raise RunError(
+                    "every job to end by itself", "a process that died, perhaps for want of memory",
+                    "run again with fewer --workers; finished jobs are kept",
+                )  # fmt: skip
+            if isinstance(outcome, BaseException):
+                outcome.add_note(f"The job was {job.as_dict()}.")
+                raise outcome
+            yield outcome
+
+
+def on_ray(jobs: list[Job], address: str = "local") -> Iterator[dict[str, Any]]:
+    """Run jobs on a Ray cluster, one core each; records as they finish.
+
+    Args:
+        address: of the cluster (``"auto"``, ``"ray://host:port"``), or ``"local"`` to start one here.
+
+    Raises:
+        DependencyError: Ray is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise DependencyError("the package ray", "none", "install it: pip install 'bptt[ray]'")
+    import ray
+
+    started = not ray.is_initialized()
+    if started:
+        ray.init(address=address, log_to_driver=False, include_dashboard=False)
+    try:
+        remote: Any = ray.remote(num_cpus=1)(_run_alone)
+        waiting = [remote.remote(job.as_dict()) for job in jobs]
+        while waiting:
+            ready, waiting = ray.wait(waiting, num_returns=1)
+            yield from ray.get(ready)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _run_alone(job: dict[str, Any]) -> dict[str, Any]:
+    use_one_thread()
+    return run_job(Job.from_dict(job))

@@ -13,7 +13,7 @@ with app.setup:
 
     from bptt.lab import layout
     from bptt.lab import unrolled as lab
-    from bptt.lab import unrolled_picture as picture
+    from bptt.report.chart_svg import draw_svg
 
 
 @app.cell
@@ -62,8 +62,8 @@ def _(found, note, position):
         layout.words(note) if note else "",
         layout.facts(lab.summary(found, at)),
         layout.charts(
-            picture.draw(found, at),
-            f"<div>{lab.equations(found, at)}{picture.draw_sizes(found, at)}</div>",
+            lab.draw(found, at),
+            f"<div>{lab.equations(found, at)}{draw_svg(lab.draw_sizes(found, at))}</div>",
         ),
         layout.words(*lab.tell(found, at)),
         layout.values(
