@@ -33,6 +33,7 @@ from bptt.recurrence import (
 from bptt.recurrence.clock import Owner
 from bptt.recurrence.loops import KNOWN, silent
 from bptt.recurrence.tape import Visit, children_first
+from bptt.recurrence.unrolled import plain_weights
 
 # A gradient is kept for each K: every one up to here, then four to the octave, unless others are asked
 # for.
@@ -230,8 +231,7 @@ def _plain(visit: Visit) -> bool:
     if visit.call is None:
         return False
     if visit.kind == "layer":
-        module: Any = visit.module
-        return all(n in module._parameters for names in module._all_weights for n in names)
+        return plain_weights(visit.module)
     if visit.kind == "cell":
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         return type(visit.module) in KNOWN and all(n in visit.module._parameters for n in names)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
@@ -99,15 +99,17 @@ class FunctionStep(Step):
         function: ``(inputs, states, parameters) -> states``; row n of the result must depend on row
             n of the arguments alone.
         parameters: by name, detached.
+        numbers: the layer each parameter belongs to; those that are not named belong to the first.
     """
 
     function: Function
     parameters: Mapping[str, Tensor]
+    numbers: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def layer_of(self) -> dict[str, int]:  # type: ignore[override]
-        """One layer: nothing is known of what is inside."""
-        return dict.fromkeys(self.parameters, 0)
+        """One layer, where nothing is known of what is inside."""
+        return {name: self.numbers.get(name, 0) for name in self.parameters}
 
     def __call__(self, inputs: tuple[Tensor, ...], states: States) -> States:
         """The states after the step."""
@@ -150,7 +152,8 @@ class LinearFunction(Linear):
         pairs = [
             (a, self._whole(d, a, rows))
             for a, d in zip(self._after, delta, strict=True)
-            if a.requires_grad
+            # Nothing comes back to an output that is never fed back: at most lags it is all zeros.
+            if a.requires_grad and bool(d.any())
         ]
         if not pairs:
             return [torch.zeros_like(t) for t in targets]
