@@ -278,7 +278,7 @@ def test_tokens_and_a_recorded_trajectory(make):
     x = vectors(tokens).detach()
     check(flow, layer, lambda k: brute_force(layer, x, k))
     (one,) = trace(layer, x)
-    assert one.labels == ("h_l0", "y")
+    assert one.labels == ("h_l0", "output")
     torch.testing.assert_close(one.after[-1], layer(x)[0].detach())
 
 

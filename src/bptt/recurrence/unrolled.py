@@ -398,7 +398,7 @@ def scan_recurrences(call: LayerCall) -> tuple[Recurrence, ...]:
         return (*new, y)
 
     numbers = {n: int((re.search(r"_l(\d+)", n) or [0, 0])[1]) for n in weights}
-    labels = (*(f"h_l{layer}" for layer in range(len(after))), "y")
+    labels = (*(f"h_l{layer}" for layer in range(len(after))), "output")
     return (
         Recurrence(
             call.name, FunctionStep(function, weights, numbers), (x, *masks),
