@@ -289,3 +289,17 @@ def test_in_short_numbers(dtype):
         layer(torch.randn(T, B, I, dtype=dtype))[0].float().square().sum().backward()
     assert flow.bias(T) == 0.0
     assert 0 < flow.bias(1) < 1
+
+
+@every
+def test_what_else_is_measured_of_it(make):
+    """Jacobians of the states alone: the output is never fed back."""
+    layer = make()
+    (one,) = trace(layer, torch.randn(40, B, I))
+    found = bptt.probes.jacobian_products(one, 3)
+    gates = layer.coefficients(0, one.inputs[0])[0].detach().abs()
+    assert float(found.norms.min()) > 0
+    assert float(found.norms.max()) <= float(gates.max()) + 1e-9
+    exponents = bptt.probes.lyapunov_spectrum(one, count=2).exponents
+    assert bool(exponents.isfinite().all())
+    assert bptt.probes.capacity(one, 5).total > 0.5

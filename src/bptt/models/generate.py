@@ -183,7 +183,7 @@ def read_piece(
     """
     length = min(TOLD + 1, len(stream.tokens) - 1)
     chunk = RandomChunks(*stream, batch=1, chunk=length, seed=seed).take()
-    decoder = vocabulary.decoder()
+    decoder = vocabulary.stream_decoder()
     ids = [*chunk.inputs[:, 0].tolist(), int(chunk.targets[-1, 0])]
     reset = None if chunk.reset is None else [*chunk.reset[:, 0].tolist(), False]
     if ids[-1] < 0:  # another document begins there

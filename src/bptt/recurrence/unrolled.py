@@ -393,7 +393,7 @@ def scan_recurrences(call: LayerCall) -> tuple[Recurrence, ...]:
         inputs: tuple[Tensor, ...], states: States, parameters: Mapping[str, Tensor]
     ) -> States:
         given, *dropped = inputs
-        own = _unpacked(module, states[:-1])
+        own = _unpacked(module, states[: module.num_layers])  # the output comes after them
         y, new = _under(module, parameters, lambda layer: layer.step(given, own, dropped))
         return (*new, y)
 

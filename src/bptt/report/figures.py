@@ -375,9 +375,9 @@ def plot(flow: Flow | Watched, on: Any = None, *, at: int | None = None, lane: i
         lane: the lane that was given the text.
 
     Returns:
-        a figure of three panels, 14 by 3 inches, or the text on its shades, its background transparent and readable on white
-        and on black: ``figure.savefig("flow.svg")``. It belongs to no window; in a notebook it shows
-        itself.
+        a figure of three panels, 14 by 3 inches, its background transparent and readable on white and on
+        black: ``figure.savefig("flow.svg")``; or one of the text on its shades, on white. It belongs to
+        no window; in a notebook it shows itself.
 
     Raises:
         ArgumentError: something else was passed, the text's length is not that of the lane, the step

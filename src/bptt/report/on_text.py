@@ -20,7 +20,7 @@ from torch import Tensor
 from bptt.errors import ArgumentError, whole
 from bptt.probes.flow import Flow, Watched
 from bptt.probes.on_text import Reading, Unit, input_gradients
-from bptt.report.page import BLUE, INK, ORANGE, style
+from bptt.report.page import BLUE, ORANGE, style
 from bptt.report.words import percent
 from bptt.shown.text import printable
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEAST = 0.01  # of the largest: less than that has no shade
-STRONGEST = (
-    0.6  # of the colour, so that letters stay legible on it in a light page and in a dark one
-)
+# Of the colour, so that letters stay legible on it in a light page and in a dark one.
+STRONGEST = 0.55
 LEVELS = 20  # of the shade that differ; neighbours of one level are one piece of the page
+LETTERS = "#1d2126"
 COLUMNS = 64  # of a figure, and of a terminal at most
 # What stands for a symbol that cannot be seen.
 _SIGNS = {
@@ -122,9 +122,10 @@ def on_page(symbols: Sequence[str], values: Sequence[float], at: int | None = No
     def close() -> None:
         nonlocal run
         if run and level:
-            color = "0,114,178" if level > 0 else "213,94,0"
-            strength = STRONGEST * abs(level) / LEVELS
-            pieces.append(f'<span style="background:rgba({color},{strength:.2f})">{run}</span>')
+            color = "--blue,#0072b2" if level > 0 else "--orange,#d55e00"
+            strength = f"{100 * STRONGEST * abs(level) / LEVELS:.0f}%"
+            mixed = f"color-mix(in srgb,var({color}) {strength},transparent)"
+            pieces.append(f'<span style="background:{mixed}">{run}</span>')
         elif run:
             pieces.append(run)
         run = ""
@@ -141,7 +142,9 @@ def on_page(symbols: Sequence[str], values: Sequence[float], at: int | None = No
             else escape(sign(symbol))
         )
         if mark:
-            pieces.append(f'<b style="outline:2px solid rgb(213,94,0);border-radius:2px">{run}</b>')
+            pieces.append(
+                f'<b style="outline:2px solid var(--orange,#d55e00);border-radius:2px">{run}</b>'
+            )
             run = ""
         if symbol.endswith("\n"):
             close()
@@ -149,7 +152,7 @@ def on_page(symbols: Sequence[str], values: Sequence[float], at: int | None = No
     close()
     look = (
         "font-family:ui-monospace,'DejaVu Sans Mono',monospace;font-size:.86rem;line-height:1.55;"
-        "white-space:pre-wrap;overflow-wrap:anywhere;max-width:44rem;color:var(--ink)"
+        "white-space:break-spaces;overflow-wrap:anywhere;max-width:44rem;color:var(--ink)"
     )
     return f'<div dir="auto" style="{look}">{"".join(pieces)}</div>'
 
@@ -196,6 +199,10 @@ def in_terminal(reading: Reading, console: Any, at: int | None = None) -> None:
 
     at = reading.farthest() if at is None else at
     console.print(plain(caption(reading, at)))
+    if console.color_system is None:
+        console.print(
+            "Under each line the shade as a digit, 1 to 9; a to i below the mean; ^ outlined."
+        )
     for line in lines(reading.symbols[: at + 2], shades(reading.row(at)), console, at):
         console.print(line)
     for unit in reading.units[:1]:
@@ -250,7 +257,8 @@ def lines(
 
 def _cell(value: float) -> str:
     """A style on which letters are legible, whatever the terminal's own colours."""
-    if abs(value) < 0.5 / LEVELS:
+    value = round(value * LEVELS) / LEVELS  # neighbours of one level are one piece
+    if not value:
         return ""
     near = np.array([0x9C, 0xC4, 0xE4]) if value > 0 else np.array([0xF2, 0xC0, 0x96])
     far = np.array([0x00, 0x4C, 0x7D]) if value > 0 else np.array([0x8F, 0x3D, 0x00])
@@ -337,42 +345,58 @@ def draw(
     from matplotlib.colors import to_rgb
     from matplotlib.patches import Rectangle
 
-    placed: list[tuple[int, int, int, str]] = []
+    placed: list[tuple[int, int, list[str]]] = []
     row = column = 0
     known = _glyphs()
     for symbol in symbols:
-        shown = "".join(
-            c if ord(c) in known else c.encode("unicode_escape").decode() for c in sign(symbol)
-        )
+        shown = _cells(sign(symbol), known)
         if column + len(shown) > COLUMNS and column:
             row, column = row + 1, 0
-        placed.append((row, column, len(shown), shown))
+        placed.append((row, column, shown))
         column += len(shown)
         if symbol.endswith("\n"):
             row, column = row + 1, 0
     rows = max((p[0] for p in placed), default=0) + 1
+    height = 0.4 + 0.2 * (rows + 2)
     with style() as figure:
-        made = figure(figsize=(8.4, 0.55 + 0.25 * (rows + 2)))
-        axes = made.add_axes((0.02, 0.02, 0.96, 1 - 0.5 / (0.55 + 0.25 * (rows + 2))))
+        # Letters on shades need a paper that is known: this figure's is white.
+        made = figure(figsize=(5.9, height), facecolor="white")
+        axes = made.add_axes((0.02, 0.02, 0.96, 1 - 0.4 / height))
         axes.set(xlim=(-0.2, COLUMNS + 0.2), ylim=(rows + 1.6, -0.2))
         axes.axis("off")
-        made.text(0.02, 0.98, title, va="top", fontsize=11, color=INK)
-        for place, (row, column, width, shown) in enumerate(placed):
+        made.text(0.02, 1 - 0.08 / height, title, va="top", fontsize=10.5, color=LETTERS)
+        for place, (row, column, shown) in enumerate(placed):
             value = values[place] if place < len(values) else 0.0
             if value:
                 color = (*to_rgb(BLUE if value > 0 else ORANGE), STRONGEST * abs(value))
-                axes.add_patch(Rectangle((column, row), width, 1, facecolor=color, linewidth=0))
+                axes.add_patch(
+                    Rectangle((column, row), len(shown), 1, facecolor=color, linewidth=0)
+                )
             if place == at:
                 axes.add_patch(
-                    Rectangle((column, row), width, 1, fill=False, edgecolor=ORANGE, linewidth=1.6)
+                    Rectangle(
+                        (column, row), len(shown), 1, fill=False, edgecolor=ORANGE, linewidth=1.6
+                    )
                 )
             for i, letter in enumerate(shown):
                 axes.text(
                     column + i + 0.5, row + 0.54, letter, ha="center", va="center", fontsize=9.5,
-                    family="DejaVu Sans Mono", parse_math=False,
+                    family="DejaVu Sans Mono", parse_math=False, color=LETTERS,
                 )  # fmt: skip
         _legend(axes, rows + 0.6)
     return made
+
+
+def _cells(text: str, known: set[int]) -> list[str]:
+    """A letter a cell; an accent by itself goes with the letter before it."""
+    shown = (c if ord(c) in known else c.encode("unicode_escape").decode() for c in text)
+    found: list[str] = []
+    for letter in "".join(shown):
+        if found and unicodedata.combining(letter):
+            found[-1] += letter
+        else:
+            found.append(letter)
+    return found
 
 
 def _legend(axes: Any, row: float) -> None:
@@ -385,7 +409,7 @@ def _legend(axes: Any, row: float) -> None:
     said = (
         f"{percent(LEAST)} of the largest gradient by a step’s input, to the largest (logarithmic)"
     )
-    axes.text(8.6, row + 0.36, said, va="center", fontsize=9, color=INK)
+    axes.text(8.6, row + 0.36, said, va="center", fontsize=8.5, color=LETTERS)
 
 
 def _glyphs() -> set[int]:
