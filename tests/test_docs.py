@@ -23,7 +23,7 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
 
 
-# Loaded before pytest collects doctests: it would put the module bptt.probes.saturation, say, in the
+# Loaded before pytest collects doctests: it would put the module bptt.probes.lag_spectrum, say, in the
 # place of the function of that name, and the pages would meet it.
 # Left out are commands and notebooks, which have pages of their own, and rooms that hand on no names:
 # what users need of them is in the interface under the name of its module.

@@ -7,7 +7,15 @@ from torch import nn
 
 import bptt
 from bptt.errors import ArgumentError, BpttError, DtypeError, ShapeError
-from bptt.gradients import Checkpointed, Full, Truncated, Windowed
+from bptt.gradients import (
+    Adaptive,
+    Checkpointed,
+    ForwardMode,
+    Full,
+    Randomized,
+    Truncated,
+    Windowed,
+)
 from compare import assert_close
 from learners import Loss, Predictor, batch, grads
 
@@ -78,6 +86,45 @@ def test_answers_of_the_model_and_the_loss(estimator):
     model = nn.GRU(3, 3)
     with pytest.raises(ArgumentError, match=r"bptt\.carry\.detach"):
         estimator.backward(model, x, target, model(x)[1], F.mse_loss)
+
+
+class Alone(nn.Module):
+    """Nobody can hand it a state."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(3, 3)
+
+    def forward(self, x):
+        return self.gru(x)[0]
+
+
+class ByName(Alone):
+    def forward(self, x, *, carry=None):
+        return self.gru(x, carry)
+
+
+class Keeps(Alone):
+    def forward(self, x, carry=None):
+        return self.gru(x, carry)[0]
+
+
+KINS = [*ALL, Adaptive(), Randomized(2), ForwardMode()]
+
+
+@pytest.mark.parametrize("estimator", KINS, ids=repr)
+@pytest.mark.parametrize("kind", [Alone, ByName, Keeps])
+def test_a_model_without_a_state_is_told_what_it_takes_and_returns(estimator, kind):
+    x = torch.randn(6, 2, 3)
+    with pytest.raises(ArgumentError) as caught:
+        estimator.backward(kind(), x, x, loss=F.mse_loss)
+    said = str(caught.value)
+    assert "(x, carry) -> (output, carry)" in said
+    assert "\n" not in said
+    reason = (
+        "returns Tensor" if kind is Keeps else f"{kind.__name__}, whose forward takes no second"
+    )
+    assert reason in said
 
 
 @every

@@ -19,8 +19,8 @@ from bptt.probes import (
     state_gradients,
     verdict,
 )
-from bptt.probes.capacity import _unbroken
 from bptt.probes.spectrum import explain
+from bptt.probes.states import _unbroken
 from bptt.recurrence import trace
 from compare import assert_close
 

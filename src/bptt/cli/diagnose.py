@@ -58,6 +58,7 @@ def run(arguments: list[str]) -> int:
     from bptt.errors import ArgumentError
     from bptt.files.memory import require
     from bptt.models import token_loss
+    from bptt.models.generate import read_piece
     from bptt.models.language import diverged
     from bptt.probes.diagnose import diagnose
     from bptt.report import document, own_k, show, write_run_report
@@ -94,6 +95,7 @@ def run(arguments: list[str]) -> int:
     found = diagnose(model, (chunk.inputs, chunk.targets), token_loss, k=own_k(settings))
     if not math.isfinite(found.loss):
         raise diverged(f"a loss of {found.loss}")
+    found = replace(found, reading=read_piece(model, vocabulary, stream, seed=asked.seed))
     if asked.try_for > 0:
         found = replace(found, trials=_tried(asked, settings, vocabulary.size, stream, chunk))
     if asked.html is not None:

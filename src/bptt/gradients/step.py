@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -191,8 +192,9 @@ def run_model(
     carry: Carry,
     reset: Tensor | None,
     lengths: Tensor | None = None,
+    of: nn.Module | None = None,
 ):
-    """Call the model and check that it answers ``(output, carry)``."""
+    """Call the model and check that it answers ``(output, carry)``; ``of``: whose call ``model`` is."""
     marks = {}
     if reset is not None:
         marks["reset"] = reset
@@ -202,20 +204,39 @@ def run_model(
         result = model(inputs, carry, **marks)
     except TypeError as error:
         refused = [name for name in marks if f"unexpected keyword argument '{name}'" in str(error)]
-        if not refused:
+        if refused:
+            raise ArgumentError(
+                f"a model that takes {refused[0]}=",
+                str(error),
+                f"turn torch's layers into ours with bptt.convert(model) and hand {refused[0]}= on to "
+                "them",
+            ) from error
+        if _takes_state(of or model):
             raise
         raise ArgumentError(
-            f"a model that takes {refused[0]}=",
-            str(error),
-            f"turn torch's layers into ours with bptt.convert(model) and hand {refused[0]}= on to them",
+            "a model (x, carry) -> (output, carry)",
+            f"{type(of or model).__name__}, whose forward takes no second argument",
+            "give its forward a second argument, the carry (None at the start), hand it to the recurrent "
+            "layer, and return (output, new carry)",
         ) from error
     if not isinstance(result, tuple) or len(result) != 2:
         raise ArgumentError(
-            "a model that returns (output, carry)",
+            "a model (x, carry) -> (output, carry), one that returns (output, carry)",
             f"one that returns {type(result).__name__}",
             "return the state beside the output, as torch's recurrent layers do",
         )
     return result
+
+
+def _takes_state(model: nn.Module) -> bool:
+    """Whether a model can be called with a second argument; one whose signature is hidden may be."""
+    try:
+        inspect.signature(model.forward).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 def call_loss(loss: Loss, output: Any, target: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ def train_text(
         text: UTF-8.
         folder: an empty one; the text and the run are put there.
         updates: to make.
-        cell: rnn, gru or lstm.
+        cell: rnn, gru, lstm, mingru or lru.
 
     Yields:
         Ticks, ten a second, with the run's course. Whoever stops listening ends the training.

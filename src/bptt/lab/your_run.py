@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from bptt.errors import ArgumentError, BpttError
 from bptt.lab import layout
 from bptt.lab.live import Tick
 from bptt.models import token_loss
-from bptt.models.generate import generate
+from bptt.models.generate import generate, read_piece
+from bptt.probes import Reading
 from bptt.probes.diagnose import Diagnosis, diagnose
-from bptt.report import own_k
+from bptt.report import on_text, own_k
 from bptt.report.advice import health
 from bptt.report.chart import number
 from bptt.report.figures import chart_course, held_out, series
@@ -137,6 +139,7 @@ class Measurement:
     diagnosis: Diagnosis | None = None
     texts: tuple[tuple[int, str], ...] = field(default=())
     missing: str = ""
+    reading: Reading | None = None
 
 
 def measure(path: Path, seed: int = 0) -> Iterator[Tick[Measurement]]:
@@ -163,7 +166,9 @@ def measure(path: Path, seed: int = 0) -> Iterator[Tick[Measurement]]:
     total, found = len(chosen) + 1, Measurement()
     yield Tick(0, total, found)
     try:
-        found = Measurement(_diagnose(path, model, settings, vocabulary, seed))
+        stream = _held_out_text(path, settings, vocabulary)
+        found = Measurement(_diagnose(model, settings, stream, seed))
+        found = replace(found, reading=read_piece(model, vocabulary, stream, seed=seed))
     except BpttError as error:  # its text may be gone; what it writes is to be seen all the same
         found = Measurement(missing=str(error))
     yield Tick(1, total, found)
@@ -174,12 +179,13 @@ def measure(path: Path, seed: int = 0) -> Iterator[Tick[Measurement]]:
         yield Tick(done, total, found)
 
 
-def _diagnose(
-    path: Path, model: torch.nn.Module, settings: Settings, vocabulary: Any, seed: int
-) -> Diagnosis:
+def _held_out_text(path: Path, settings: Settings, vocabulary: Any) -> Stream:
     remedy = "restore it under that name and measure again, or train a new run on this text"
     corpus = open_own_text(path, settings, vocabulary, remedy)
-    stream: Stream = corpus.valid if corpus.valid is not None else corpus.train
+    return corpus.valid if corpus.valid is not None else corpus.train
+
+
+def _diagnose(model: torch.nn.Module, settings: Settings, stream: Stream, seed: int) -> Diagnosis:
     steps = min(STEPS, len(stream.tokens) - 1)
     chunk = RandomChunks(*stream, batch=LANES, chunk=steps, seed=seed).take()
     return diagnose(model, (chunk.inputs, chunk.targets), token_loss, k=own_k(settings))
@@ -218,3 +224,27 @@ def draw_measured(found: Measurement) -> str:
     if found.texts:
         shown += "<h2>What it writes, checkpoint by checkpoint</h2>" + layout.samples(found.texts)
     return shown
+
+
+def draw_reading(reading: Reading | None, at: int) -> str:
+    """One prediction on its text, and what the telling units do, as HTML text.
+
+    Args:
+        at: the symbol that is predicted, from 1; one beyond the text is the last.
+    """
+    if reading is None:
+        return ""
+    place = max(0, min(at, len(reading.losses)) - 1)
+    shown = layout.values(
+        {
+            "read_at": place,
+            "read_symbols": "".join(reading.symbols),
+            "read_row": [round(v, 9) for v in reading.row(place).tolist()],
+        }
+    )
+    figures = [
+        f'<figure class="chart"><div class="title">{escape(name.capitalize())}</div>{html}'
+        f"<figcaption>{escape(said)}</figcaption></figure>"
+        for name, html, said in on_text.pictures(reading, [place])
+    ]
+    return shown + "<h2>On the text</h2>" + layout.charts(*figures)

@@ -1,4 +1,5 @@
-"""Text out of a language model: the state warmed up on a prompt, then one token at a time."""
+"""Text out of a language model: the state warmed up on a prompt, then one token at a time. And a piece of
+a text as the model reads it."""
 
 from __future__ import annotations
 
@@ -8,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bptt.data import Vocabulary
+from bptt.data import RandomChunks, Stream, Vocabulary
 from bptt.errors import ArgumentError, optional, real, whole
 from bptt.models.language import diverged, inference
 from bptt.nn import carry as carries
+from bptt.probes import Reading, read_text
 
 
 def generate(
@@ -152,3 +154,45 @@ def _draw(
     # From the largest down: whatever it is divided by, the largest stays 0 and none is NaN.
     scaled = (logits - logits.max()) / temperature
     return torch.multinomial(torch.softmax(scaled, -1), 1, generator=random)[0]
+
+
+# A piece of a text as the model reads it, for pictures.
+
+PICTURED, TOLD = (
+    200,
+    2000,
+)  # symbols that are shown, and those from which is told what a unit follows
+
+
+def read_piece(
+    model: nn.Module, vocabulary: Vocabulary, stream: Stream, *, seed: int = 0
+) -> Reading:
+    """Read a place of a text at random: which earlier symbols each prediction depends on.
+
+    Args:
+        model: a :class:`bptt.models.LanguageModel`.
+        vocabulary: that of the model.
+        stream: the tokens, two or more.
+        seed: of the place.
+
+    Returns:
+        :class:`bptt.probes.Reading` of 200 tokens, its units chosen on 2,000; of fewer where the text is
+        shorter.
+
+    Cost: 200 lanes of 200 steps, forward and backward.
+    """
+    length = min(TOLD + 1, len(stream.tokens) - 1)
+    chunk = RandomChunks(*stream, batch=1, chunk=length, seed=seed).take()
+    decoder = vocabulary.stream_decoder()
+    ids = [*chunk.inputs[:, 0].tolist(), int(chunk.targets[-1, 0])]
+    reset = None if chunk.reset is None else [*chunk.reset[:, 0].tolist(), False]
+    if ids[-1] < 0:  # another document begins there
+        ids, reset = ids[:-1], None if reset is None else reset[:-1]
+    device = next(model.parameters()).device
+    return read_text(
+        model,
+        torch.tensor(ids, device=device),
+        [decoder.push(token) for token in ids],
+        steps=min(PICTURED, len(ids) - 1),
+        reset=None if reset is None else torch.tensor(reset, device=device),
+    )

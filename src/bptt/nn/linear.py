@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from bptt.errors import ArgumentError, real, whole
-from bptt.nn.inputs import Sequence, check_state, normalise, normalise_tokens
+from bptt.nn.inputs import Sequence as Inputs
+from bptt.nn.inputs import check_state, normalise, normalise_tokens
 from bptt.ops.scan import scan
 
 
@@ -30,6 +32,9 @@ class LinearRecurrent(nn.Module):
     """
 
     parts = 1
+    # What torch's layers say of themselves, for those who ask any layer.
+    mode = "LINEAR"
+    bidirectional = False
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int, batch_first: bool, dropout: float
@@ -140,13 +145,13 @@ class LinearRecurrent(nn.Module):
         vectors = F.embedding(cast(Tensor, sequence.tokens), embedding)
         return self._finish(replace(sequence, x=vectors, tokens=None), hx)
 
-    def _finish(self, sequence: Sequence, hx: Tensor | None):
+    def _finish(self, sequence: Inputs, hx: Tensor | None):
         y, final = self._run(sequence, self._initial_state(hx, sequence))
         if not sequence.batched:
             final = final.squeeze(1)
         return sequence.restore(y), final
 
-    def _run(self, sequence: Sequence, state: Tensor) -> tuple[Tensor, Tensor]:
+    def _run(self, sequence: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
         y, reset, cut, live, last = sequence.x, sequence.reset, sequence.cut, None, None
         steps = y.shape[0]
         if sequence.lengths is not None:
@@ -156,29 +161,83 @@ class LinearRecurrent(nn.Module):
             # What lies in the padding may be anything, NaN included; it must not meet a live number.
             y = y.masked_fill(~live.unsqueeze(-1), 0)
             last = sequence.lengths - 1
+        h0 = [self.unpack_state(h) for h in state]
+        y, states = self.trajectory(y, h0, reset=reset, cut=cut, live=live, drop=self._drop)
         finals = []
-        for layer in range(self.num_layers):
-            if layer > 0 and self.dropout > 0:
-                y = F.dropout(y, self.dropout, self.training)
-            h0 = self.unpack_state(state[layer])
-            # Under autocast the products come in a short dtype; a state that adds them up does not.
-            a, b = (part.to(h0.dtype) for part in self.coefficients(layer, y))
-            if reset is not None:
-                a = a.masked_fill(reset.unsqueeze(-1), 0)
-            h = scan(a, b, h0, cut)
-            y = self.readout(layer, y, h)
-            if live is not None and last is not None:
-                y = y.masked_fill(~live.unsqueeze(-1), 0)
+        for h, first in zip(states, h0, strict=True):
+            if last is None:
+                final = h[-1]
+            else:
                 index = last.clamp(min=0)[None, :, None].expand(1, -1, h.shape[-1])
                 ended = h.gather(0, index).squeeze(0)
                 # A lane without a single valid step keeps the state it came with.
-                final = torch.where((last < 0).unsqueeze(-1), h0, ended)
-            else:
-                final = h[-1]
+                final = torch.where((last < 0).unsqueeze(-1), first, ended)
             finals.append(self.pack_state(final))
         return y, torch.stack(finals)
 
-    def _initial_state(self, hx: Tensor | None, sequence: Sequence) -> Tensor:
+    def _drop(self, layer: int, y: Tensor) -> Tensor:
+        return F.dropout(y, self.dropout, self.training) if self.dropout > 0 else y
+
+    def trajectory(
+        self,
+        x: Tensor,
+        h0: list[Tensor],
+        *,
+        reset: Tensor | None = None,
+        cut: Tensor | None = None,
+        live: Tensor | None = None,
+        drop: Callable[[int, Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """All steps of all layers.
+
+        Args:
+            x: ``(T, B, I)``, zeros in the padding.
+            h0: of each layer, as :meth:`unpack_state` gives it.
+            reset, cut, live: ``(T, B)`` bool.
+            drop: given a layer above the first and what it is about to read.
+
+        Returns:
+            y ``(T, B, H)``, and the states of each layer ``(T, B, state_size)``.
+        """
+        y, states = x, []
+        for layer, first in enumerate(h0):
+            if layer and drop is not None:
+                y = drop(layer, y)
+            # Under autocast the products come in a short dtype; a state that adds them up does not.
+            a, b = (part.to(first.dtype) for part in self.coefficients(layer, y))
+            if reset is not None:
+                a = a.masked_fill(reset.unsqueeze(-1), 0)
+            h = scan(a, b, first, cut)
+            y = self.readout(layer, y, h)
+            if live is not None:
+                y = y.masked_fill(~live.unsqueeze(-1), 0)
+            states.append(h)
+        return y, states
+
+    def step(
+        self, x: Tensor, states: Sequence[Tensor], masks: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
+        """One step of all layers, by plain operations.
+
+        Args:
+            x: ``(N, I)``.
+            states: of each layer ``(N, state_size)``, as :meth:`unpack_state` gives them.
+            masks: of each layer above the first ``(N, H)``, what its input is multiplied by.
+
+        Returns:
+            y ``(N, H)``, and the states after the step.
+        """
+        y, after = x.unsqueeze(0), []
+        for layer, h in enumerate(states):
+            if layer and masks:
+                y = y * masks[layer - 1]
+            a, b = (part.to(h.dtype) for part in self.coefficients(layer, y))
+            new = a * h + b
+            y = self.readout(layer, y, new)
+            after.append(new.squeeze(0))
+        return y.squeeze(0), after
+
+    def _initial_state(self, hx: Tensor | None, sequence: Inputs) -> Tensor:
         tail = (self.state_size,) if self.parts == 1 else (self.state_size, self.parts)
         shape = (self.num_layers, sequence.lanes, *tail)
         if hx is None:

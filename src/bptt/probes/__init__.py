@@ -1,6 +1,5 @@
 """What is measured of a recurrence: pure functions, one file each, that return frozen results."""
 
-from bptt.probes.capacity import Capacity, capacity
 from bptt.probes.jacobians import (
     JacobianProducts,
     Lyapunov,
@@ -10,8 +9,9 @@ from bptt.probes.jacobians import (
     state_gradients,
 )
 from bptt.probes.lag_spectrum import default_truncations, lag_spectrum
-from bptt.probes.saturation import Gate, Saturation, saturation
+from bptt.probes.on_text import Reading, Unit, connectivity, read_text, telling_units
 from bptt.probes.spectrum import LagSpectrum, fit_decay, verdict
+from bptt.probes.states import Capacity, Gate, Saturation, capacity, saturation
 
 __all__ = [
     "Capacity",
@@ -19,15 +19,20 @@ __all__ = [
     "JacobianProducts",
     "LagSpectrum",
     "Lyapunov",
+    "Reading",
     "Saturation",
     "StateGradients",
+    "Unit",
     "capacity",
+    "connectivity",
     "default_truncations",
     "fit_decay",
     "jacobian_products",
     "lag_spectrum",
     "lyapunov_spectrum",
+    "read_text",
     "saturation",
     "state_gradients",
+    "telling_units",
     "verdict",
 ]

@@ -27,6 +27,7 @@ from bptt.probes import (
 )
 from bptt.probes.flow import table
 from bptt.probes.jacobians import carried
+from bptt.probes.on_text import Reading
 from bptt.probes.watch import Watched, watch
 from bptt.recurrence import Found
 
@@ -71,6 +72,7 @@ class Diagnosis:
         loss: of the measured batch.
         k: the truncation that the caller trains with; None if there is none.
         trials: remedies tried on the model; empty if none were.
+        reading: a piece of a text as the model reads it, for a language model; None where none was read.
         hands_on: whether the model returned its carry beside its output, so that it can be trained in
             chunks.
     """
@@ -80,6 +82,7 @@ class Diagnosis:
     k: int | None = None
     trials: tuple[Trial, ...] = ()
     hands_on: bool = False
+    reading: Reading | None = None
 
     @property
     def main(self) -> ModuleDiagnosis:

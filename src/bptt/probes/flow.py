@@ -13,8 +13,8 @@ from torch import nn
 from bptt.errors import ArgumentError, BpttError, whole
 from bptt.probes.graded_spectrum import join_spectra
 from bptt.probes.lag_spectrum import lag_spectrum
-from bptt.probes.saturation import Saturation
 from bptt.probes.spectrum import LagSpectrum, explain, verdict
+from bptt.probes.states import Saturation
 from bptt.recurrence import Found, Recorder
 
 

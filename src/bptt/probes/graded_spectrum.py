@@ -31,8 +31,10 @@ from bptt.recurrence import (
     unroll,
 )
 from bptt.recurrence.clock import Owner
+from bptt.recurrence.graded import gram, tally
 from bptt.recurrence.loops import KNOWN, silent
 from bptt.recurrence.tape import Visit, children_first
+from bptt.recurrence.unrolled import plain_weights
 
 # A gradient is kept for each K: every one up to here, then four to the octave, unless others are asked
 # for.
@@ -230,8 +232,7 @@ def _plain(visit: Visit) -> bool:
     if visit.call is None:
         return False
     if visit.kind == "layer":
-        module: Any = visit.module
-        return all(n in module._parameters for names in module._all_weights for n in names)
+        return plain_weights(visit.module)
     if visit.kind == "cell":
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         return type(visit.module) in KNOWN and all(n in visit.module._parameters for n in names)
@@ -280,8 +281,10 @@ def graded_spectrum(
     blocks: dict[str, Tensor] = {}
     for n, part in parts.items():
         whole = found.whole.get(id(parameters[n]))
-        capped = whole is not None and found.truncations[-1] < steps
-        sizes[n], squares[n], dots[n], blocks[n] = _tally(part, whole if capped else None)
+        rows = [part]
+        if whole is not None and found.truncations[-1] < steps:
+            rows.append((whole - part.sum(0)).unsqueeze(0))
+        sizes[n], squares[n], dots[n], blocks[n] = tally(gram(rows), count)
     zero = torch.zeros(count, dtype=torch.float64)
     size, square, dot = sum(sizes.values()), sum(squares.values(), zero), sum(dots.values(), zero)
     last = min(steps, found.truncations[-1])
@@ -323,42 +326,26 @@ def graded_spectrum(
     )  # fmt: skip
 
 
-def _tally(part: Tensor, whole: Tensor | None) -> tuple[float, Tensor, Tensor, Tensor]:
-    """Of one parameter, from its gradient by block of lags: ‖g‖², and at each K ‖r‖² and r·g of what
-    is missing, and ‖·‖² of the block before it. One K after the other, from the last: nothing is kept."""
-    total = torch.zeros_like(part[0], dtype=torch.float64)
-    for row in part:
-        total += row
-    missing = torch.zeros_like(total) if whole is None else whole.double() - total
-    gradient = total + missing
-    squares, dots, blocks = [], [], []
-    for row in reversed(part.unbind(0)):
-        squares.append(float(missing.square().sum()))
-        dots.append(float((missing * gradient).sum()))
-        blocks.append(float(row.double().square().sum()))
-        missing += row
-    square, dot, block = (
-        torch.tensor(v[::-1], dtype=torch.float64) for v in (squares, dots, blocks)
-    )
-    return float(gradient.square().sum()), square, dot, block
-
-
 def _error(
     found: Graded, parts: Mapping[str, Tensor], parameters: Mapping[str, Tensor], count: int
 ) -> Tensor:
     """Half of what the biases of two halves of the losses differ by."""
     if found.sources == 1:
         return torch.zeros(count, dtype=torch.float64)
-    biases = []
-    for side in (0, 1):
-        square, size = torch.zeros(count, dtype=torch.float64), 0.0
-        for n, part in parts.items():
-            half = found.half.get(id(parameters[n]))
-            if half is not None:
-                own, missing, _, _ = _tally(part - half if side else half, None)
-                square, size = square + missing, size + own
-        biases.append(share(square, size).sqrt())
-    return (biases[0] - biases[1]).abs() / 2
+    square, size = torch.zeros(2, count, dtype=torch.float64), [0.0, 0.0]
+    for n, part in parts.items():
+        half = found.half.get(id(parameters[n]))
+        if half is None:
+            continue
+        both = gram([half, part])
+        cross = both[:count, count:]
+        one, whole = both[:count, :count], both[count:, count:]
+        for side, products in enumerate((one, whole - cross - cross.t() + one)):
+            own, missing, _, _ = tally(products, count)
+            square[side] += missing
+            size[side] += own
+    one, other = (share(s, n).sqrt() for s, n in zip(square, size, strict=True))
+    return (one - other).abs() / 2
 
 
 def _factors(norms: Tensor, linked: Tensor) -> Tensor:

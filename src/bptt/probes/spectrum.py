@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bptt.errors import ArgumentError, real, whole
-from bptt.probes.saturation import Saturation
+from bptt.probes.states import Saturation
 
 # One factor per step out of a gradient's fall by lag.
 

@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from bptt.errors import ArgumentError, BpttError, optional
 from bptt.nn import carry
+from bptt.nn.linear import LinearRecurrent
 from bptt.recurrence.layers import (
     LayerCall,
     layer_direct,
@@ -28,7 +29,7 @@ from bptt.recurrence.layers import (
     normal_layer_call,
     time_major,
 )
-from bptt.recurrence.loops import KNOWN, CellCall, chain_cells, normal_cell_call, states_of
+from bptt.recurrence.loops import KNOWN, LAYERS, CellCall, chain_cells, normal_cell_call, states_of
 from bptt.recurrence.record import Call, watched_outputs
 from bptt.recurrence.step import States
 from bptt.recurrence.trajectory import (
@@ -40,6 +41,7 @@ from bptt.recurrence.trajectory import (
     merge,
     padded,
 )
+from bptt.recurrence.unrolled import scan_direct, scan_recurrences
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +87,10 @@ def assemble(calls: list[Call], lanes: int | None = None) -> list[Found]:
     # The outermost step takes all that is in it: its states are cut together.
     for group in sorted(groups.values(), key=lambda g: g[0].name.count(".") + bool(g[0].name)):
         module = group[0].module
-        if isinstance(module, (nn.RNNBase, *KNOWN)) or id(module) in inside:
+        if isinstance(module, (*LAYERS, *KNOWN)) or id(module) in inside:
             continue
         within = [groups[id(m)] for m in module.modules() if m is not module and id(m) in groups]
-        layers = [g for g in within if isinstance(g[0].module, nn.RNNBase)]
+        layers = [g for g in within if isinstance(g[0].module, LAYERS)]
         if any(_long(g[0]) or _hands_through(group, g) for g in layers):
             continue  # a model called chunk by chunk: the layer in it is the recurrence
         try:
@@ -102,9 +104,9 @@ def assemble(calls: list[Call], lanes: int | None = None) -> list[Found]:
             inside |= {id(m) for m in module.modules()}
     for key, group in groups.items():
         module = group[0].module
-        if key in inside or not isinstance(module, (nn.RNNBase, *KNOWN)):
+        if key in inside or not isinstance(module, (*LAYERS, *KNOWN)):
             continue
-        made = _layers(group, lanes) if isinstance(module, nn.RNNBase) else _cells(group, lanes)
+        made = _layers(group, lanes) if isinstance(module, LAYERS) else _cells(group, lanes)
         if refusal and key in refused and not any(bool(f.recurrence.link.any()) for f in made):
             raise refusal  # what goes on from call to call is in the step around it
         found += made
@@ -215,9 +217,13 @@ def _layers(group: list[Call], lanes: int | None) -> list[Found]:
         calls.append(normal)
         outside.append(gradients)
     dtype = lowest(c.dtype for c in group)
-    made = [tuple(check_replay(r, dtype=dtype) for r in layer_recurrences(c)) for c in calls]
+    linear = isinstance(group[0].module, LinearRecurrent)
+    recurrences, take = (
+        (scan_recurrences, scan_direct) if linear else (layer_recurrences, layer_direct)
+    )
+    made = [tuple(check_replay(r, dtype=dtype) for r in recurrences(c)) for c in calls]
     direct = [
-        layer_direct(c, rs, dy, list(final))
+        take(c, rs, dy, list(final))
         for c, rs, (dy, *final) in zip(calls, made, outside, strict=True)
     ]
     if calls[0].module.bidirectional or any(c.lengths is not None for c in calls):
@@ -265,18 +271,18 @@ def _layer_gradients(call: Call, normal: LayerCall) -> tuple[Tensor | None, ...]
     """Gradients by y, h_n (and c_n), in normal form."""
     dtype = normal.y.dtype
     dy: Tensor | None = call.gradients.get(0)
-    batched = True
+    packed = isinstance(call.output[0], PackedSequence)
+    batched = packed or call.output[0].dim() == 3
     if dy is not None:
-        if isinstance(call.output[0], PackedSequence):
+        if packed:
             dy, _ = pad_packed_sequence(PackedSequence(dy, *call.output[0][1:]))
         else:
-            batched = dy.dim() == 3
             dy = time_major(dy, normal.module, batched)
         dy = dy.to(dtype)
     final = []
     for place in range(1, 1 + len(normal.state)):
         gradient = call.gradients.get(place)
-        if gradient is not None and gradient.dim() == 2:
+        if gradient is not None and not batched:
             gradient = gradient.unsqueeze(1)
         final.append(None if gradient is None else gradient.to(dtype))
     return (dy, *final)
@@ -356,13 +362,15 @@ def trace(module: nn.Module, x: Any, state: Any = None, **options: Any) -> tuple
     """
     if not isinstance(module, nn.Module):
         raise ArgumentError("a torch.nn.Module", type(module).__name__, "pass the layer or cell")
-    if isinstance(module, nn.RNNBase):
+    if isinstance(module, LAYERS):
         generator = torch.get_rng_state()
         with torch.no_grad():
             output = module(x, *(() if state is None else (state,)), **options)
         call = normal_layer_call("", module, x, state, options, output, generator)
         dtype = lowest(o.dtype for o in carry.tensors(output[1]))
-        return tuple(check_replay(r, dtype=dtype) for r in layer_recurrences(call))
+        linear = isinstance(module, LinearRecurrent)
+        made = scan_recurrences(call) if linear else layer_recurrences(call)
+        return tuple(check_replay(r, dtype=dtype) for r in made)
     calls = []
     with torch.no_grad():
         for value in x:

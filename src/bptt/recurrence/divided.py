@@ -7,8 +7,8 @@ engine runs them, over one cotangent or a batch of them.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -49,18 +49,10 @@ class Part:
         """Cotangents ``(n, …)`` at its roots to those it hands on, ``(n, …)`` each."""
         n = given[0].shape[0]
         if n > 1 and self.batched:
-            keys: list[Key] = []
-
-            def batch(*values: Tensor) -> tuple[Tensor, ...]:
-                found = self.once(roots, values)
-                keys[:] = list(found)
-                return tuple(found.values())
-
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    found = torch.vmap(batch)(*given)
-                return dict(zip(keys, found, strict=True))
+                with _lanes(n) as level:
+                    found = self.once(roots, [_batched(v, 0, level) for v in given])
+                    return {key: _unbatched(v, level, n, 0) for key, v in found.items()}
             except (RuntimeError, NotImplementedError, TypeError, ValueError):
                 self.batched = False  # an operator without a batching rule: one after the other
         each = [self.once(roots, [g[i] for g in given]) for i in range(n)]
@@ -91,6 +83,22 @@ class Part:
                 else:
                     out[target] = out[target] + value if target in out else value
         return out
+
+
+# What ``torch.vmap`` does, without its walk over nested structures, which would take as long as a step's
+# products do.
+_batched: Any = torch._C._functorch._add_batch_dim
+_unbatched: Any = torch._C._functorch._remove_batch_dim
+
+
+@contextmanager
+def _lanes(count: int) -> Iterator[int]:
+    torch._functorch.vmap.lazy_load_decompositions()
+    level: int = torch._C._functorch._vmap_increment_nesting(count, "error")
+    try:
+        yield level
+    finally:
+        torch._C._functorch._vmap_decrement_nesting()
 
 
 def _add(into: dict[int, Tensor], nr: int, value: Tensor) -> None:

@@ -15,6 +15,8 @@ cotangents that arrive there are added up by t, or, where it leads to parameters
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -31,6 +33,8 @@ from bptt.recurrence.trajectory import TOLERANCE
 BLOCK = 16
 # A loss is no longer followed where its gradient is below this share of a typical direct one.
 PRUNE = 0.25
+# Numbers of a gradient that are looked at at once.
+PIECE = 1 << 14
 
 # Times of losses, ascending, and their cotangents one after the other.
 Carried: TypeAlias = tuple[list[int], Tensor]
@@ -87,7 +91,9 @@ def split_by_lag(
         ticks: what reaches a step's parameters from the loss past all steps is of lag 0: the last
             step of a loop has no tick behind it.
     """
-    with torch.no_grad(), silent(), torch.random.fork_rng(devices=[]):
+    quiet = warnings.catch_warnings()
+    with torch.no_grad(), silent(), torch.random.fork_rng(devices=[]), quiet:
+        warnings.simplefilter("ignore")  # operators that go through the losses one by one say so
         split = _Split(graph, truncations, floor, ticks)
         return split.run(roots, given, block, sources, whole)
 
@@ -129,6 +135,8 @@ class _Split:
             self._half = set(followed[::2])
         for at in range(len(followed), 0, -block):
             self._pass(start, set(followed[max(0, at - block) : at]))
+        for key, half in self.found.half.items():
+            self.found.parts[key] += half
         self._finish_sides()
         if self.cap < self.steps or whole:
             self._pass(start, set(times), merged=True)
@@ -185,6 +193,9 @@ class _Split:
             lags = torch.tensor([max(0, t - owner.time) for t in labels])
             bucket = torch.bucketize(lags, self.borders, right=True).tolist()
             into: Any = self.found.parts if kind == "leaf" else self._sides
+            if self._half and kind == "leaf":
+                self._halve(target, labels, bucket, value)
+                return
             if target not in into:
                 into[target] = value.new_zeros((len(self.borders), *value.shape[1:]))
             first = 0
@@ -193,13 +204,15 @@ class _Split:
                     part = value[first] if i == first + 1 else value[first:i].sum(0)
                     into[target][bucket[first]].add_(part)
                     first = i
-            if self._half and kind == "leaf":
-                half = self.found.half
-                if target not in half:
-                    half[target] = torch.zeros_like(into[target])
-                for i, t in enumerate(labels):
-                    if t in self._half:
-                        half[target][bucket[i]].add_(value[i])
+
+    def _halve(self, key: int, labels: list[int], bucket: list[int], value: Tensor) -> None:
+        """Each loss goes to its half alone: what is added twice would cost as much as the products."""
+        for half in (self.found.half, self.found.parts):
+            if key not in half:
+                half[key] = value.new_zeros((len(self.borders), *value.shape[1:]))
+        for i, t in enumerate(labels):
+            half = self.found.half if t in self._half else self.found.parts
+            half[key][bucket[i]].add_(value[i])
 
     def _whole(self, kind: str, target: Any, value: Tensor) -> None:
         if kind == "leaf":
@@ -285,6 +298,27 @@ def _aligned(waiting: dict[Edge, Carried]) -> tuple[list[int], list[Edge], list[
             )
         values.append(value)
     return labels, list(waiting), values
+
+
+def gram(rows: Sequence[Tensor]) -> Tensor:
+    """Products of rows with rows, in float64, a piece of the rows at a time."""
+    count = sum(len(r) for r in rows)
+    found = torch.zeros(count, count, dtype=torch.float64)
+    for pieces in zip(*(r.flatten(1).split(PIECE, 1) for r in rows), strict=True):
+        piece = torch.cat(pieces).double()
+        found += (piece @ piece.t()).cpu()
+    return found
+
+
+def tally(products: Tensor, count: int) -> tuple[float, Tensor, Tensor, Tensor]:
+    """Of one parameter, from the products of its gradients by block of lags, and of what no block holds:
+    ‖g‖², and at each K ‖r‖² and r·g of what is missing, and ‖·‖² of the block before it."""
+    # What is missing at a K is all rows behind it.
+    behind = products.flip(0, 1).cumsum(0).cumsum(1).diagonal().flip(0)
+    along = products.sum(1).flip(0).cumsum(0).flip(0)
+    zero = torch.zeros(1, dtype=torch.float64)
+    squares, dots = (torch.cat([v, zero])[1 : count + 1] for v in (behind, along))
+    return float(behind[0]), squares.clamp(min=0), dots, products.diagonal()[:count]
 
 
 def check_sum(graded: Graded, parameter: nn.Parameter, gradient: Tensor) -> float:

@@ -249,7 +249,7 @@ def _states(
     live: Tensor | None, reset: Tensor | None,
 ) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
     """States before and after every step, from the output and, for an LSTM, a scan over its gates."""
-    h = _before(y, start[0], live, reset)
+    h = before_states(y, start[0], live, reset)
     if mode != "LSTM":
         return [h], [y]
     w_ih, w_hh, b_ih, b_hh = weights[:4]
@@ -264,10 +264,13 @@ def _states(
         c = new[t].addcmul_(f[t], c)
     if live is not None:
         new.masked_fill_(~live.unsqueeze(-1), 0)
-    return [h, _before(new, start[1], live, reset)], [y, new]
+    return [h, before_states(new, start[1], live, reset)], [y, new]
 
 
-def _before(after: Tensor, start: Tensor, live: Tensor | None, reset: Tensor | None) -> Tensor:
+def before_states(
+    after: Tensor, start: Tensor, live: Tensor | None, reset: Tensor | None
+) -> Tensor:
+    """The states each step began with, from those it ended with; zero after a reset."""
     before = torch.cat([start.unsqueeze(0), after[:-1]])
     for stops in (reset, None if live is None else ~live):
         if stops is not None:
@@ -311,7 +314,8 @@ def dropout_masks(call: LayerCall) -> tuple[Tensor, ...]:
             torch.set_rng_state(call.generator)
         for _ in range(module.num_layers - 1):
             # The same kind of tensor as the module dropped from, or the numbers fall elsewhere.
-            if call.packed is not None and call.lengths is not None and not marked:
+            rows = call.packed is not None and not marked and module.mode != "LINEAR"
+            if rows and call.packed is not None and call.lengths is not None:
                 mask = _packed_mask(call, call.packed, call.lengths)
             else:
                 mask = F.dropout(call.y.new_ones(T, B, width), module.dropout)
@@ -353,7 +357,7 @@ def _turn_mark(mark: Tensor | None, call: LayerCall) -> Tensor | None:
 
 def normal_layer_call(
     name: str,
-    module: nn.RNNBase,
+    module: Any,
     input: Any,
     state: Any,
     options: Mapping[str, Any],
@@ -407,7 +411,9 @@ def normal_layer_call(
     marked = options.get("reset") is not None or options.get("cut") is not None
     plain = not marked and (lengths is None or packed is not None) and embedding is None
     by_torch = not _ours(module) or (
-        plain and ops.leaves_to_torch(module.mode, x, start, layer_weights(module, 0)[0])
+        plain
+        and module.mode != "LINEAR"
+        and ops.leaves_to_torch(module.mode, x, start, layer_weights(module, 0)[0])
     )
     drops = module.dropout > 0 and module.training and module.num_layers > 1
     return LayerCall(

@@ -17,11 +17,14 @@ from torch import Tensor, nn
 
 from bptt.errors import ShapeError
 from bptt.nn import carry
+from bptt.nn.linear import LinearRecurrent
 from bptt.recurrence.cells import Stack
 from bptt.recurrence.step import FunctionStep, States, Step
 from bptt.recurrence.trajectory import Recurrence, lowest
 
 KNOWN = (nn.RNNCell, nn.GRUCell, nn.LSTMCell)
+# Layers whose recurrence is known: all steps in one call.
+LAYERS = (nn.RNNBase, LinearRecurrent)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from bptt.errors import ArgumentError
 from bptt.nn import carry
-from bptt.recurrence.loops import KNOWN, is_silent, outputs_of, states_of
+from bptt.recurrence.loops import KNOWN, LAYERS, is_silent, outputs_of, states_of
 from bptt.recurrence.tape import Tape, base_of, listen, off_base_forward, on_base_forward, unlisten
 from bptt.recurrence.trajectory import lowest
 
@@ -97,7 +97,7 @@ class Recorder:
         self.candidates: list[str] = []
         self.called: set[str] = set()
         self.own_forward: list[str] = []
-        self._within: list[tuple[nn.RNNBase, Any]] = []
+        self._within: list[tuple[nn.Module, Any]] = []
         self.tape = Tape(model, wanted)
         listen(self.tape)
         self.found = self._attach(model)
@@ -108,7 +108,7 @@ class Recorder:
         seen: set[int] = set()
         for name, module in model.named_modules():
             name = plain_name(name)
-            if isinstance(module, (nn.RNNBase, *KNOWN)):
+            if isinstance(module, (*LAYERS, *KNOWN)):
                 found.append(name)
             elif type(module).__module__.startswith("torch."):
                 continue  # torch's other layers take no state
@@ -119,7 +119,7 @@ class Recorder:
             if id(module) in seen:
                 continue
             seen.add(id(module))
-            if isinstance(module, nn.RNNBase):
+            if isinstance(module, LAYERS):
                 self._handles.append(module.register_forward_pre_hook(self._keep_generator))
                 if hasattr(module, "forward_tokens"):
                     self._patch(name, module)
@@ -156,7 +156,7 @@ class Recorder:
         module.__dict__["forward_tokens"] = forward_tokens
         self._patched.append(module)
 
-    def _listen_within(self, name: str, module: nn.RNNBase, base: type) -> None:
+    def _listen_within(self, name: str, module: nn.Module, base: type) -> None:
         """A subclass may do more than its base: the recurrence is what the base computes."""
         self.own_forward.append(name)
 
@@ -213,7 +213,7 @@ class Recorder:
         wanted = self._wanted()
         if not wanted and self._counted:
             return None
-        known = isinstance(module, (nn.RNNBase, *KNOWN))
+        known = isinstance(module, (*LAYERS, *KNOWN))
         step = known or looks_like_step(module, args, kwargs, output)
         if not any(t.requires_grad for t in _tensors(output)):
             self.without_gradient += known
@@ -232,8 +232,9 @@ class Recorder:
             return None
         raw = output
         if not isinstance(module, nn.RNNBase):
-            # A state may be used once more inside the cell, as an LSTM's c is for h. A copy of it is
-            # seen by the outside alone, and may be written to.
+            # A state may be used once more inside the cell, as an LSTM's c is for h, and a layer's output
+            # may be the states that its last state is taken from. A copy is seen by the outside alone,
+            # and may be written to.
             output = _copies(output)
         states = [*_tensors(args)[1:], *_tensors(list(kwargs.values()))]
         call = Call(
@@ -250,11 +251,11 @@ class Recorder:
                 tensor.register_hook(lambda g, place=place: self._arrive(call, place, g))
         self.recorded += 1
         self._calls.append(call)
-        if isinstance(module, nn.RNNBase):
+        if isinstance(module, LAYERS):
             self.tape.leave(module, output, call, _steps(module, output) > 1)
-            return None
-        self.tape.leave(module, output, call)
-        return output
+        else:
+            self.tape.leave(module, output, call)
+        return None if output is raw else output
 
     def _tell_of(self, output: Any) -> None:
         for tensor in _tensors(output):
@@ -319,7 +320,7 @@ def looks_like_step(module: nn.Module, args: Any, kwargs: Any, output: Any) -> b
 
 def watched_outputs(module: nn.Module, output: Any) -> tuple[Tensor, ...]:
     """The tensors whose gradient is taken: a layer's y, h_n (, c_n); a cell's states, then outputs."""
-    if isinstance(module, nn.RNNBase):
+    if isinstance(module, LAYERS):
         y = output[0].data if isinstance(output[0], PackedSequence) else output[0]
         return (y, *carry.tensors(output[1]))
     if isinstance(module, KNOWN):

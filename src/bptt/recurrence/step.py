@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
@@ -88,6 +88,9 @@ def add_gradients(total: dict[str, Tensor], more: Mapping[str, Tensor]) -> dict[
 
 # Anybody's cell as a step: its derivative by autograd, all rows in one batch.
 
+# Rows of a graph that several Jacobians are taken from at once.
+LARGEST = 1 << 13
+
 Function = Callable[[tuple[Tensor, ...], States, Mapping[str, Tensor]], States]
 
 
@@ -99,15 +102,17 @@ class FunctionStep(Step):
         function: ``(inputs, states, parameters) -> states``; row n of the result must depend on row
             n of the arguments alone.
         parameters: by name, detached.
+        numbers: the layer each parameter belongs to; those that are not named belong to the first.
     """
 
     function: Function
     parameters: Mapping[str, Tensor]
+    numbers: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def layer_of(self) -> dict[str, int]:  # type: ignore[override]
-        """One layer: nothing is known of what is inside."""
-        return dict.fromkeys(self.parameters, 0)
+        """One layer, where nothing is known of what is inside."""
+        return {name: self.numbers.get(name, 0) for name in self.parameters}
 
     def __call__(self, inputs: tuple[Tensor, ...], states: States) -> States:
         """The states after the step."""
@@ -119,22 +124,32 @@ class FunctionStep(Step):
 
 
 class LinearFunction(Linear):
-    """Vector-Jacobian products of a graph that is built once and walked once a lag."""
+    """Vector-Jacobian products of a graph that is built once and walked once a lag.
+
+    Few rows get a graph of their own: the whole one would be walked for nothing.
+    """
 
     def __init__(self, step: FunctionStep, inputs: tuple[Tensor, ...], states: States) -> None:
+        self._function, self._inputs, self._states = step.function, inputs, states
         self._parameters = {n: p.detach().requires_grad_() for n, p in step.parameters.items()}
-        self._before = tuple(s.detach().requires_grad_() for s in states)
+        self._graph = self._built(None)
+
+    def _built(self, rows: Rows | None) -> tuple[States, States]:
+        """The states before and after, in a graph of these rows; None for all."""
+        inputs, states = self._inputs, self._states
+        if rows is not None:
+            inputs, states = (tuple(take(v, rows) for v in vs) for vs in (inputs, states))
+        before = tuple(s.detach().requires_grad_() for s in states)
         with torch.enable_grad():
-            self._after = step.function(inputs, self._before, self._parameters)
+            return before, self._function(inputs, before, self._parameters)
 
     def zeros(self, *shape: int) -> Tensor:
         """Zeros of the trajectory's dtype and device."""
-        return self._before[0].new_zeros(shape)
+        return self._states[0].new_zeros(shape)
 
     def back(self, delta: States, rows: Rows, out: States | None = None) -> States:
         """J_tᵀ δ_t; see :meth:`Linear.back`."""
-        found = self._grad(delta, rows, self._before)
-        result = tuple(f[rows] for f in found)
+        result = tuple(self._grad(delta, rows, None))
         if out is None:
             return result
         for o, r in zip(out, result, strict=True):
@@ -143,27 +158,44 @@ class LinearFunction(Linear):
 
     def gradient(self, delta: States, rows: Rows) -> dict[str, Tensor]:
         """Σ over the rows; see :meth:`Linear.gradient`."""
-        found = self._grad(delta, rows, tuple(self._parameters.values()))
+        found = self._grad(delta, rows, list(self._parameters.values()))
         return dict(zip(self._parameters, found, strict=True))
 
-    def _grad(self, delta: States, rows: Rows, targets: tuple[Tensor, ...]) -> list[Tensor]:
+    def jacobian(self, rows: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        """See :meth:`Linear.jacobian`; here every row stands as often as there are units."""
+        n, total = rows.shape[0], sum(sizes)
+        units = torch.eye(total, dtype=self._states[0].dtype, device=self._states[0].device)
+        found = [self.zeros(0, n, total)]
+        for some in units.split(max(1, LARGEST // max(1, n))):
+            delta = some.repeat_interleave(n, 0).split(list(sizes), 1)
+            part = self._grad(delta, rows.repeat(len(some)), None, apart=True)
+            found.append(torch.cat(list(part), -1).view(len(some), n, total))
+        return torch.cat(found).transpose(0, 1)
+
+    def _grad(
+        self, delta: States, rows: Rows, targets: list[Tensor] | None, apart: bool = False
+    ) -> list[Tensor]:
+        """By the targets; by the states before the rows, where there are none."""
+        n = delta[0].shape[0]
+        apart = apart or 2 * n <= self._states[0].shape[0]
+        before, after = self._built(rows) if apart else self._graph
         pairs = [
-            (a, self._whole(d, a, rows))
-            for a, d in zip(self._after, delta, strict=True)
-            if a.requires_grad
+            (a, d if apart else self._whole(d, a, rows))
+            for a, d in zip(after, delta, strict=True)
+            # Nothing comes back to an output that is never fed back: at most lags it is all zeros.
+            if a.requires_grad and bool(d.any())
         ]
-        if not pairs:
-            return [torch.zeros_like(t) for t in targets]
-        found = torch.autograd.grad(
-            [a for a, _ in pairs],
-            targets,
-            [d for _, d in pairs],
-            retain_graph=True,
-            allow_unused=True,
-        )
-        return [
-            torch.zeros_like(t) if f is None else f for t, f in zip(targets, found, strict=True)
-        ]
+        wanted = list(before) if targets is None else targets
+        found: list[Tensor | None] = [None] * len(wanted)
+        if pairs:
+            found = list(
+                torch.autograd.grad(
+                    [a for a, _ in pairs], wanted, [d for _, d in pairs],
+                    retain_graph=not apart, allow_unused=True,
+                )
+            )  # fmt: skip
+        made = [torch.zeros_like(w) if f is None else f for w, f in zip(wanted, found, strict=True)]
+        return made if apart or targets is not None else [f[rows] for f in made]
 
     @staticmethod
     def _whole(delta: Tensor, after: Tensor, rows: Rows) -> Tensor:

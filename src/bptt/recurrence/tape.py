@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bptt.nn import carry
-from bptt.recurrence.loops import KNOWN, is_silent
+from bptt.recurrence.loops import KNOWN, LAYERS, is_silent
 
 # A node of autograd's graph and which of its outputs.
 Edge: TypeAlias = tuple[Any, int]
@@ -64,7 +64,7 @@ class Tape:
 
     def enter(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
         """A call begins."""
-        kind = "layer" if isinstance(module, nn.RNNBase) else "step"
+        kind = "layer" if isinstance(module, LAYERS) else "step"
         kind = "cell" if isinstance(module, KNOWN) else kind
         given = [edges(value) for value in (*args, *kwargs.values())]
         # A call that was left by an error is still open: it holds nothing.
@@ -279,7 +279,7 @@ _INNER: dict[int, list[Inner]] = {}
 _FORWARD: dict[type, Any] = {}
 
 
-def base_of(module: nn.RNNBase) -> type | None:
+def base_of(module: nn.Module) -> type | None:
     """The class whose forward a subclass with a forward of its own can call; None for a plain layer."""
     own = type(module)
     for base in own.__mro__:
@@ -288,7 +288,7 @@ def base_of(module: nn.RNNBase) -> type | None:
     return None
 
 
-def on_base_forward(module: nn.RNNBase, base: type, inner: Inner) -> None:
+def on_base_forward(module: nn.Module, base: type, inner: Inner) -> None:
     """Hand a function every call of the base class's forward by this module, to make it."""
     if base not in _FORWARD:
         original = base.forward  # type: ignore[attr-defined]
@@ -304,7 +304,7 @@ def on_base_forward(module: nn.RNNBase, base: type, inner: Inner) -> None:
     _INNER.setdefault(id(module), []).append(inner)
 
 
-def off_base_forward(module: nn.RNNBase, inner: Inner) -> None:
+def off_base_forward(module: nn.Module, inner: Inner) -> None:
     """And no longer."""
     listeners = _INNER.get(id(module), [])
     if inner in listeners:

@@ -29,6 +29,7 @@ from bptt.report.chart import (
     octaves,
 )
 from bptt.report.chart_figure import draw_figure
+from bptt.report.on_text import plot_on
 from bptt.report.words import percent
 
 # The gradient by lag, with the horizon marked.
@@ -408,19 +409,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plot(flow: Flow | Watched) -> Figure:
-    """Draw how far back a step learns: gradient by lag, bias and cosine against K.
+def plot(flow: Flow | Watched, on: Any = None, *, at: int | None = None, lane: int = 0) -> Figure:
+    """Draw how far back a step learns: gradient by lag, bias and cosine against K; or on a text, which of
+    its symbols one loss depends on.
 
     Args:
         flow: what :func:`bptt.watch` handed out, after a backward pass; or one of its ``modules``.
+        on: the text that a lane was given, or a list of its tokens, one for each step: the shade behind
+            each says how much the loss at one step depends on it, by the norm of that loss's gradient
+            at the step's input. Of a model with one recurrent layer or cell that reads in one direction.
+        at: the step of that loss, from 0; default the last one that a loss asks for.
+        lane: the lane that was given the text.
 
     Returns:
-        a figure of three panels, 14 by 3 inches, its background transparent and readable on white
-        and on black: ``figure.savefig("flow.svg")``. It belongs to no window; in a notebook it shows
-        itself.
+        a figure of three panels, 14 by 3 inches, its background transparent and readable on white and on
+        black: ``figure.savefig("flow.svg")``; or one of the text on its shades, on white. It belongs to
+        no window; in a notebook it shows itself.
 
     Raises:
-        ArgumentError: something else was passed, or the gradient is not finite.
+        ArgumentError: something else was passed, the text's length is not that of the lane, the step
+            kept no trajectory, or the gradient is not finite.
         WatchError: nothing has been measured yet.
         DependencyError: matplotlib is missing.
 
@@ -439,6 +447,8 @@ def plot(flow: Flow | Watched) -> Figure:
             "what bptt.watch handed out", type(flow).__name__, "pass flow, or one of flow.modules"
         )
     spectrum = flow.spectrum
+    if on is not None:
+        return plot_on(flow, on, at, lane)
     if not bool(spectrum.norms.isfinite().all()):
         raise ArgumentError(
             "a finite gradient to draw", "one that overflowed", "read flow.explain() instead"

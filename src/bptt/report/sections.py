@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from bptt.errors import DependencyError
 from bptt.files.write import write_file
-from bptt.probes import LagSpectrum, Saturation
+from bptt.probes import LagSpectrum, Reading, Saturation
 from bptt.probes.diagnose import Diagnosis, ModuleDiagnosis
-from bptt.report import words
+from bptt.report import on_text, words
 from bptt.report.advice import advise
 from bptt.report.chart import Chart
 from bptt.report.chart_figure import draw_figure, to_svg
@@ -147,6 +147,8 @@ def subtitle(found: Diagnosis) -> str:
 def diagnosis_sections(found: Diagnosis) -> list[Section]:
     """One section a module, and one for the remedies that were tried."""
     sections = [_module(m, found.k, f"m{i}") for i, m in enumerate(found.modules)]
+    if found.reading is not None:
+        sections.append(_on_text(found.reading))
     if found.trials:
         sections.append(
             Section(
@@ -156,6 +158,15 @@ def diagnosis_sections(found: Diagnosis) -> list[Section]:
             )
         )
     return sections
+
+
+def _on_text(reading: Reading) -> Section:
+    from markupsafe import Markup
+
+    drawn = tuple(
+        Picture(name, Markup(html), said) for name, html, said in on_text.pictures(reading)
+    )
+    return Section("On the text", pictures=drawn)
 
 
 def _module(found: ModuleDiagnosis, k: int | None, place: str) -> Section:

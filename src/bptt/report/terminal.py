@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from bptt.probes import LagSpectrum
+from bptt.probes import LagSpectrum, Reading
 from bptt.probes.diagnose import Diagnosis, ModuleDiagnosis, Trial
 from bptt.report.advice import advise
+from bptt.report.on_text import in_terminal, told_places
 from bptt.report.words import (
     has_gradient,
     on_tried,
@@ -50,6 +51,10 @@ def show(found: Diagnosis, console: Any = None) -> None:
     console.print(_summary(found))
     for module in found.modules:
         _module(module, found.k, len(found.modules) > 1, console)
+    if found.reading is not None:
+        console.print()
+        console.print(plain("On the text", "bold"))
+        in_terminal(found.reading, console)
     if found.trials:
         console.print()
         console.print(plain(tried_title(found.trials), "bold"))
@@ -209,6 +214,26 @@ def document(found: Diagnosis) -> dict[str, Any]:
         "k": found.k,
         "modules": [_module_document(m, found.k) for m in found.modules],
         "trials": [_trial(t) for t in found.trials],
+        "text": None if found.reading is None else _text(found.reading),
+    }
+
+
+def _text(reading: Reading) -> dict[str, Any]:
+    return {
+        "symbols": list(reading.symbols),
+        "losses": _list(reading.losses),
+        "predictions": [
+            {"at": at, "connectivity": _list(reading.row(at))} for at in told_places(reading)
+        ],
+        "units": [
+            {
+                "unit": unit.number,
+                "follows": unit.follows,
+                "correlation": _finite(unit.correlation),
+                "values": _list(unit.values),
+            }
+            for unit in reading.units
+        ],
     }
 
 

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
 from bptt.data import Chunk
 from bptt.errors import BpttError, DataError
 from bptt.gradients import Adaptive, ForwardMode
 from bptt.models import token_loss
 from bptt.probes.watch import watch
+from bptt.recurrence.loops import LAYERS
 from bptt.training.fit import fit_step
 from bptt.training.nonfinite import Broken, overflowed
 from bptt.training.session import Session
@@ -74,7 +74,7 @@ def _due(session: Session) -> bool:
         return False
     if isinstance(session.estimator, (Adaptive, ForwardMode)):
         return False  # one measures for itself, the other takes no gradient back through time
-    return any(isinstance(module, nn.RNNBase) for module in session.model.modules())
+    return any(isinstance(module, LAYERS) for module in session.model.modules())
 
 
 def _number(value: float) -> Any:

@@ -248,7 +248,7 @@ class LaneStep:
             return torch.func.functional_call(self.model, parameters, (x, carry), {**more, **marks})
 
         carry = None if state is None else self._shape(state)
-        output, carry = run_model(call, x, carry, reset)  # type: ignore[arg-type]
+        output, carry = run_model(call, x, carry, reset, of=self.model)  # type: ignore[arg-type]
         found = list(carries.tensors(carry))
         if state is None:
             self._form = carries.apply(_bare, carry)

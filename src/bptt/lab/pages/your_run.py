@@ -31,8 +31,9 @@ def _():
 def _():
     listed = runs.list_runs(Path.cwd(), os.environ.get(RUN_VARIABLE))
     training, measuring = live.Work(name="training_"), live.Work("part")
+    get_measured, set_measured = mo.state(None)
     kept: dict[str, lab.Course] = {}
-    return kept, listed, measuring, training
+    return get_measured, kept, listed, measuring, set_measured, training
 
 
 @app.cell
@@ -72,21 +73,40 @@ def _(again, folder, kept, listed):
 
 
 @app.cell
-def _(folder, listed, measure, measuring):
+def _(folder, listed, measure, measuring, set_measured):
     measuring.show(
         lambda: lab.measure(runs.choose(listed, folder.value)),
         lab.draw_measured,
         when=measure.value,
+        done=set_measured,
         idle="Measure the model: the gradient by lag and the gates on the text it did not train on, and "
         "what each checkpoint writes. It takes some seconds.",
     )
 
 
 @app.cell
+def _(get_measured):
+    reading = None if get_measured() is None else get_measured().reading
+    symbol = None
+    if reading is not None:
+        symbol = mo.ui.slider(
+            1, len(reading.losses), value=reading.farthest() + 1, show_value=True, full_width=True,
+            label="Prediction of symbol", debounce=False,
+        )  # fmt: skip
+        layout.controls(symbol=symbol)
+    return reading, symbol
+
+
+@app.cell
+def _(reading, symbol):
+    layout.show("" if reading is None else lab.draw_reading(reading, symbol.value))
+
+
+@app.cell
 def _(training):
     text = mo.ui.file(filetypes=[".txt", ".md"], kind="area", label="Drop a text, or choose one",
         max_size=train_text.LARGEST)  # fmt: skip
-    cell = mo.ui.radio(["rnn", "gru", "lstm"], "gru", label="Cell", inline=True)
+    cell = mo.ui.radio(["rnn", "gru", "lstm", "mingru", "lru"], "gru", label="Cell", inline=True)
     train = mo.ui.run_button(label="Train on it")
     mo.vstack(
         [
