@@ -7,6 +7,7 @@ import html
 import math
 import sys
 import warnings
+from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from statistics import quantiles
@@ -157,7 +158,7 @@ class Guard:
         }
         self._watch: watch | None = None
         self._flow: Any = None
-        self._norms: list[tuple[float, float]] = []
+        self._norms: deque[tuple[float, float]] = deque(maxlen=200)
         self._clipped = 0
         self._failed = False
 
@@ -207,7 +208,7 @@ class Guard:
 
     def _note_update(self, update: Any) -> None:
         if update.before is not None and update.after is not None:
-            self._norms = [*self._norms[-199:], (update.before, update.after)]
+            self._norms.append((update.before, update.after))
         self._clipped += update.clipped
         self.measure_ends()
         self.measure_begins()

@@ -47,10 +47,9 @@ class AtThreshold(Rule):
         self._norms.append((update.before, update.clipped))
         if len(self._norms) < self.window:
             return
-        while len(self._norms) > self.window:
-            self._norms.popleft()
-        norms = sorted(n for n, _ in self._norms)
-        share = sum(c for _, c in self._norms) / self.window
+        recent = [self._norms.popleft() for _ in range(self.window)]
+        norms = sorted(n for n, _ in recent)
+        share = sum(c for _, c in recent) / self.window
         low, middle, high = quantiles(norms, n=4)
         if share >= self.share:
             at = "" if update.threshold is None else f" at {update.threshold:g}"

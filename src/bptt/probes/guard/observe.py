@@ -67,6 +67,7 @@ class Observer:
             id(p): type(o).__name__ for o in optimizers for g in o.param_groups for p in g["params"]
         }
         self._called: set[int] = set()
+        self._open: dict[int, Call] = {}
         self._newest = -1
         # Since the last update.
         self._passes = 0
@@ -74,6 +75,8 @@ class Observer:
         self._clean = False
         self._before: float | None = None
         self._after: float | None = None
+        self._clips = False
+        self._order = 2.0
         self._threshold: float | None = None
         self._losses: list[LossCall] = []
         self._used: Any = None
@@ -121,10 +124,10 @@ class Observer:
         self._handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
         if whole or isinstance(module, nn.RNNBase):
 
-            def leave(m: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-                self._left(name, m, whole, args, kwargs, output)
+            def leave(m: nn.Module, args: Any, output: Any) -> None:
+                self._left(m, output)
 
-            self._handles.append(module.register_forward_hook(leave, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(leave))
 
     def _wrap(self, place: Any, name: str, around: Callable[..., Any]) -> None:
         original = getattr(place, name, None)
@@ -144,6 +147,8 @@ class Observer:
         # Who imported clip_grad_norm_ before holds torch's own; what that calls is looked up each time.
         for name in ("_clip_grads_with_norm_", "clip_grads_with_norm_"):
             self._wrap(clip_grad, name, self._clip_by_norm)
+        for name in ("_get_total_norm", "get_total_norm"):
+            self._wrap(clip_grad, name, self._total_norm)
         for place in (clip_grad, nn.utils):
             self._wrap(place, "clip_grad_value_", self._clip_by_value)
 
@@ -160,16 +165,15 @@ class Observer:
             self.loop.calls += 1
         graph = torch.is_grad_enabled()
         self._forward |= graph
-        self._tell("on_call", self._call(name, module, whole, args, kwargs, first, graph))
+        call = self._call(name, module, whole, args, kwargs, first, graph)
+        self._open[id(module)] = call  # until it returns: what it was given lives that long anyway
+        self._tell("on_call", call)
 
-    def _left(
-        self, name: str, module: nn.Module, whole: bool, args: Any, kwargs: Any, output: Any
-    ) -> None:
-        if self._is_elsewhere():
+    def _left(self, module: nn.Module, output: Any) -> None:
+        call = self._open.pop(id(module), None)
+        if call is None or self._is_elsewhere():
             return
-        call = self._call(name, module, whole, args, kwargs, False, torch.is_grad_enabled())
-        call.output = output
-        call.returned = _states_out(module, output)
+        call.output, call.returned = output, _states_out(module, output)
         self._tell("on_return", call)
 
     def _call(
@@ -229,7 +233,9 @@ class Observer:
         self.loop.passes += 1
         self._passes += 1
         self._called.clear()
-        self._before = self._norm()
+        # Where torch's clipping comes before every update, it tells the norm, and none is taken here.
+        if not self._clips:
+            self._before = self._norm()
 
     def _norm(self) -> float | None:
         return norm_of([p.grad for p in self._parameters if p.grad is not None])
@@ -257,8 +263,24 @@ class Observer:
         parameters = _listed(parameters)
         spent = self._before_clip(parameters, float(max_norm))
         done = original(parameters, max_norm, total_norm, *rest, **more)
-        self._after_clip(parameters, spent)
+        whole = self._order == 2.0 and self._holds_all(parameters)
+        if whole and not spent:
+            self._before = float(total_norm)
+            self._after = self._before * min(1.0, float(max_norm) / (self._before + 1e-6))
+            self._clips = True
+        else:
+            self._after_clip(parameters, spent)
         return done
+
+    def _total_norm(
+        self, original: Any, tensors: Any, norm_type: Any = 2.0, *args: Any, **more: Any
+    ) -> Any:
+        self._order = float(norm_type)
+        return original(tensors, norm_type, *args, **more)
+
+    def _holds_all(self, parameters: list[Any]) -> bool:
+        given = {id(p) for p in parameters}
+        return all(id(p) in given for p in self._parameters) and len(given) == len(self._parameters)
 
     def _clip_by_value(self, original: Any, parameters: Any, *args: Any, **kwargs: Any) -> Any:
         parameters = _listed(parameters)
@@ -347,6 +369,8 @@ class Observer:
         )
         if not closure and self._after is None:
             self._after = self._norm()
+            if self._before is None:  # clipping told it so far, and did not this time
+                self._before, self._clips = self._after, False
 
     def _step_ended(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if threading.get_ident() != self._thread or id(optimizer) not in self._guarded:
