@@ -34,7 +34,8 @@ class MissingDetach(Rule):
 
     @override
     def on_call(self, loop: Loop, call: Call) -> Iterator[Finding]:
-        if not call.graph or not call.first or loop.last_node < 0:
+        outside = call.whole and call.name not in loop.recurrent  # its layers are asked themselves
+        if outside or not call.graph or not call.first or loop.last_node < 0:
             return
         if not oldest_reached(call.states, loop.last_node):
             if call.states and (self._suspect is None or self._suspect[0] == call.name):

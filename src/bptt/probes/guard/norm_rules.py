@@ -76,7 +76,7 @@ class NormTrend(Rule):
 
     window: int = 50  # updates
     growth: float = 3.0  # from each window's median to the next's, three times in a row
-    jump: float = 20.0  # times the median of the window before
+    jump: float = 20.0  # times the median of the 25 updates before
     stay: int = 20  # updates above half the jump
     codes: ClassVar[tuple[str, ...]] = ("norm-grows", "spike", "spike-stays")
     why: ClassVar[dict[str, str]] = {
@@ -87,6 +87,7 @@ class NormTrend(Rule):
     }
     claim: ClassVar[dict[str, str]] = {"norm-grows": "C14", "spike": "B7", "spike-stays": "E3"}
     _norms: list[float] = field(default_factory=list, init=False)
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=25), init=False)
     _medians: list[float] = field(default_factory=list, init=False)
     _high: int = field(default=0, init=False)
     _level: float = field(default=0.0, init=False)
@@ -97,8 +98,8 @@ class NormTrend(Rule):
         if update.before is None or not math.isfinite(update.before):
             return
         before = update.before
-        if self._medians and self._medians[-1] > 0:
-            usual = self._medians[-1]
+        usual = median(self._recent) if len(self._recent) == self._recent.maxlen else 0.0
+        if usual > 0:
             if not self._high and before > self.jump * usual:
                 self._high, self._level, self._unclipped = 1, usual, not update.clipped
             elif self._high:
@@ -124,6 +125,8 @@ class NormTrend(Rule):
                     "go back to a checkpoint, then clip_grad_norm_(model.parameters(), "
                     f"{2 * self._level:.2g})",
                 )  # fmt: skip
+        if not self._high:
+            self._recent.append(before)
         self._norms.append(before)
         if len(self._norms) < self.window:
             return
@@ -134,7 +137,7 @@ class NormTrend(Rule):
             yield self.found(
                 loop, "norm-grows", "optimizer",
                 f"its median over {self.window} updates went {', '.join(f'{m:.3g}' for m in row)}.",
-                "a smaller rate, or an orthogonal start: bptt.remedies.orthogonal_start(model)",
+                "a smaller rate, or an orthogonal start: bptt.remedies.start_recurrent(model, 'orthogonal')",
             )  # fmt: skip
 
 
@@ -197,22 +200,23 @@ class Saturated(Rule):
         for module in flow.modules:
             if module.saturation is None:
                 continue
-            if module.saturation.share >= self.share:
+            name = module.name or "model"
+            # A ReLU is off half the time by design: of it only the units that are never on count.
+            ramps = any("relu" in gates for gates in module.saturation.layers)
+            if module.saturation.share >= self.share and not ramps:
                 yield self.found(
-                    loop, "saturated", module.name or "model",
+                    loop, "saturated", name,
                     f"{module.saturation.share:.0%} of its values are at an end of their range.",
-                    "a smaller start (bptt.remedies.scaled), a smaller rate, or inputs divided "
-                    "by their spread",
+                    "x = (x - mean) / spread for the inputs, or a smaller start and rate",
                 )  # fmt: skip
+                continue
             for layer, gates in enumerate(module.saturation.layers):
-                for name, gate in gates.items():
-                    if name not in ("h", "relu", "candidate", "tanh(c)"):
-                        continue
+                for gate in (gates[g] for g in ("h", "relu", "candidate", "tanh(c)") if g in gates):
                     dead = float((gate.units >= 1.0).float().mean())
                     if dead >= self.dead:
                         yield self.found(
-                            loop, "dead-units", module.name or "model",
-                            f"{dead:.0%} of layer {layer}'s units are flat at every step of {name}.",
+                            loop, "dead-units", name,
+                            f"{dead:.0%} of layer {layer}'s units are flat at every step.",
                             "a smaller rate and a new start: module.reset_parameters()",
                         )  # fmt: skip
 

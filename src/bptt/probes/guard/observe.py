@@ -7,7 +7,8 @@ Nothing is changed: every wrapper calls what it wraps with what it was given and
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from bptt.probes.guard.loop import (
     Clipping,
     Loop,
     LossCall,
+    Stamp,
     Update,
     is_as_stamped,
     norm_of,
@@ -79,7 +81,7 @@ class Observer:
         self._order = 2.0
         self._threshold: float | None = None
         self._losses: list[LossCall] = []
-        self._used: Any = None
+        self._used: dict[int, Stamp | None] = {}
         self._repeated = False
         self._scale = 1.0
         self._unscaled = False
@@ -240,16 +242,19 @@ class Observer:
     def _norm(self) -> float | None:
         return norm_of([p.grad for p in self._parameters if p.grad is not None])
 
-    def _spent(self) -> bool:
-        gradient = self._gradient()
-        if self._used is None:
-            return self.loop.updates == 0 and self._passes == 0
+    def _spent(self, parameters: list[Any]) -> bool:
+        """Whether an update used their gradients already, or none has come yet."""
         if self._passes:
             return False
-        return gradient is None or is_as_stamped(gradient, self._used) or not bool(gradient.any())
-
-    def _gradient(self) -> Tensor | None:
-        return next((p.grad for p in self._sentinels if p.grad is not None), None)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if self.loop.updates == 0:
+            return not gradients
+        if any(p.grad is not None and id(p) not in self._used for p in parameters):
+            return False
+        return all(
+            is_as_stamped(g, self._used.get(id(p))) or not bool(g.any())
+            for p, g in _first(parameters)
+        )
 
     def _clip_by_norm(
         self,
@@ -294,7 +299,7 @@ class Observer:
         if not ours:
             return False
         gradients = [p.grad for p in ours if p.grad is not None]
-        spent = self._spent()
+        spent = self._spent(ours)
         scaled = self._scale if not (self._unscaled or spent) else 1.0
         empty = spent and not any(bool(g.any()) for g in gradients)
         if not spent:
@@ -306,7 +311,7 @@ class Observer:
         if not any(id(p) in self._ours for p in parameters):
             return
         if spent:  # written to, and still the gradient that was used
-            self._used = stamp(self._gradient())
+            self._note_used(parameters)
         else:
             self._after = self._norm()
 
@@ -349,6 +354,12 @@ class Observer:
 
     # Updates.
 
+    def _note_used(self, parameters: list[Any]) -> None:
+        for p in parameters:
+            self._used[id(p)] = None
+        for p, gradient in _first(parameters):
+            self._used[id(p)] = stamp(gradient)
+
     def _owns(self, optimizer: torch.optim.Optimizer) -> bool:
         if id(optimizer) in self._guarded:
             return True
@@ -380,9 +391,9 @@ class Observer:
         after = self._before if closure and self._after is None else self._after
         update = Update(
             self.loop.updates, self._before, after, self._threshold, self._passes, self._repeated,
-            self._passes > 0 and not self._clean and self._used is not None, self._losses, closure,
+            self._passes > 0 and not self._clean and bool(self._used), self._losses, closure,
         )  # fmt: skip
-        self._used = stamp(self._gradient())
+        self._note_used([p for g in optimizer.param_groups for p in g["params"]])
         self._passes, self._forward, self._clean = 0, False, False
         self._before = self._after = self._threshold = None
         self._losses, self._scale, self._unscaled = [], 1.0, False
@@ -396,6 +407,12 @@ def _sentinels(loop: Loop) -> list[Tensor]:
         recurrent or (p for p in loop.model.parameters() if p.requires_grad)
     )
     return sorted(chosen, key=lambda p: p.numel())[:4]
+
+
+def _first(parameters: list[Any], most: int = 2) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first few that have a gradient, with it."""
+    found = ((p, p.grad) for p in parameters if p.grad is not None)
+    return islice(found, most)
 
 
 def _asks_itself(args: Any, kwargs: Any) -> bool:
