@@ -181,7 +181,10 @@ class Guard:
     def tell(self, event: str, record: Any) -> list[Finding]:
         """Ask every rule about an event, and warn of what they found. Never raises."""
         new = []
+        resting = event == "on_update" and not record.attended
         for rule in self._asked[event]:
+            if resting and not rule.always:
+                continue
             try:
                 for finding in getattr(rule, event)(self.loop, record):
                     if finding.code not in self._off and all(

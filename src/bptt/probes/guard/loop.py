@@ -133,6 +133,7 @@ class Update:
 
     Attributes:
         number: from 1.
+        attended: calls and backward passes were looked at; otherwise only norms are known.
         before, after: norm of the gradient as backward left it, and as the update used it; None where
             it could not be told.
         threshold: that a clipping function was called with, if one was.
@@ -144,6 +145,7 @@ class Update:
     """
 
     number: int
+    attended: bool
     before: float | None
     after: float | None
     threshold: float | None
@@ -227,6 +229,7 @@ class Rule:
 
     codes: ClassVar[tuple[str, ...]] = ()
     why: ClassVar[dict[str, str]] = {}
+    always: ClassVar[bool] = False  # asked about updates of which only norms are known, too
     claim: ClassVar[dict[str, str]] = {}
 
     def on_call(self, loop: Loop, call: Call) -> Iterator[Finding]:

@@ -30,6 +30,7 @@ class AtThreshold(Rule):
     window: int = 100  # updates
     share: float = 0.95
     near: float = 0.01  # of the threshold: the largest norm stays below it
+    always: ClassVar[bool] = True
     codes: ClassVar[tuple[str, ...]] = ("always-clipped", "never-near")
     why: ClassVar[dict[str, str]] = {
         "always-clipped": "Every update has the same length, whatever the gradient: the rate is "
@@ -44,6 +45,8 @@ class AtThreshold(Rule):
     def on_update(self, loop: Loop, update: Update) -> Iterator[Finding]:
         if update.before is None or not math.isfinite(update.before):
             return
+        if not update.attended and update.threshold is None:
+            return  # a clip of one's own is not seen then
         self._norms.append((update.before, update.clipped))
         if len(self._norms) < self.window:
             return
@@ -78,6 +81,7 @@ class NormTrend(Rule):
     growth: float = 3.0  # from each window's median to the next's, three times in a row
     jump: float = 20.0  # times the median of the 25 updates before
     stay: int = 20  # updates above half the jump
+    always: ClassVar[bool] = True
     codes: ClassVar[tuple[str, ...]] = ("norm-grows", "spike", "spike-stays")
     why: ClassVar[dict[str, str]] = {
         "norm-grows": "A gradient that grows steadily ends out of range: the recurrence is "
@@ -137,7 +141,7 @@ class NormTrend(Rule):
             yield self.found(
                 loop, "norm-grows", "optimizer",
                 f"its median over {self.window} updates went {', '.join(f'{m:.3g}' for m in row)}.",
-                "a smaller rate, or an orthogonal start: bptt.remedies.start_recurrent(model, 'orthogonal')",
+                "bptt.remedies.start_recurrent(model, 'orthogonal') before training, or a smaller rate",
             )  # fmt: skip
 
 
@@ -148,6 +152,7 @@ class NearZero(Rule):
     updates: int = 30  # in a row
     ratio: float = 1e-6  # of the weights' norm
     short: float = 0.25  # of the steps: a horizon below it is a gradient that vanishes on the way
+    always: ClassVar[bool] = True
     codes: ClassVar[tuple[str, ...]] = ("near-zero",)
     why: ClassVar[dict[str, str]] = {"near-zero": "Nothing is learned at this rate."}
     claim: ClassVar[dict[str, str]] = {"near-zero": "C14"}
@@ -225,6 +230,7 @@ class Saturated(Rule):
 class NotFinite(Rule):
     """A number left the float range: where first."""
 
+    always: ClassVar[bool] = True
     codes: ClassVar[tuple[str, ...]] = ("not-finite",)
     why: ClassVar[dict[str, str]] = {
         "not-finite": "Every weight that an update with it touches is lost."

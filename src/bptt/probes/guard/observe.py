@@ -7,8 +7,7 @@ Nothing is changed: every wrapper calls what it wraps with what it was given and
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +19,15 @@ from torch.optim import optimizer as optimizers
 from torch.utils.data import RandomSampler, dataloader
 
 from bptt.nn import carry
+from bptt.probes.guard.hooks import (
+    Hooks,
+    as_list,
+    asks_itself,
+    count_terms,
+    first_gradients,
+    sentinels,
+    states_out,
+)
 from bptt.probes.guard.loop import (
     Call,
     Clipping,
@@ -32,7 +40,7 @@ from bptt.probes.guard.loop import (
     stamp,
 )
 from bptt.recurrence import off_backward, on_backward
-from bptt.recurrence.loops import KNOWN, is_silent, states_of
+from bptt.recurrence.loops import KNOWN, is_silent
 from bptt.recurrence.record import plain_name, takes_two
 
 LOSSES = (
@@ -40,6 +48,9 @@ LOSSES = (
     "binary_cross_entropy", "binary_cross_entropy_with_logits",
 )  # fmt: skip
 CELLS = (nn.RNNCellBase, *KNOWN)
+# Updates that are looked at closely: the first, and then so many of each cycle. Of the others only the
+# norms are taken.
+FIRST, BURST, CYCLE = 64, 16, 256
 
 
 class Observer:
@@ -59,11 +70,10 @@ class Observer:
     ) -> None:
         self.loop, self._tell = loop, tell
         self._thread = threading.get_ident()
-        self._handles: list[Any] = []
-        self._undo: list[Callable[[], None]] = []
+        self._always, self._close = Hooks(), Hooks()
         self._ours = {id(p) for p in loop.model.parameters()}
         self._parameters = [p for p in loop.model.parameters() if p.requires_grad]
-        self._sentinels = _sentinels(loop)
+        self._sentinels = sentinels(loop)
         self._guarded = {id(o) for o in optimizers}
         loop.held |= {
             id(p): type(o).__name__ for o in optimizers for g in o.param_groups for p in g["params"]
@@ -90,6 +100,31 @@ class Observer:
 
     def attach(self) -> None:
         """Set every hook."""
+        self._always.handles += [
+            optimizers.register_optimizer_step_pre_hook(self._step_begins),
+            optimizers.register_optimizer_step_post_hook(self._step_ended),
+            self.loop.model.register_forward_pre_hook(self._called_while_resting),
+        ]
+        # Who imported clip_grad_norm_ before holds torch's own; what that calls is looked up each time.
+        for name in ("_clip_grads_with_norm_", "clip_grads_with_norm_"):
+            self._always.wrap(clip_grad, name, self._clip_by_norm)
+        for name in ("_get_total_norm", "get_total_norm"):
+            self._always.wrap(clip_grad, name, self._total_norm)
+        for place in (clip_grad, nn.utils):
+            self._always.wrap(place, "clip_grad_value_", self._clip_by_value)
+        self._always.wrap(torch.amp.GradScaler, "scale", self._scaled)
+        self._always.wrap(torch.amp.GradScaler, "unscale_", self._unscale)
+        self._attend()
+
+    def detach(self) -> None:
+        """Take every hook off, the last first."""
+        self._rest()
+        self._always.release()
+
+    def _attend(self) -> None:
+        """Look at every call, loss and backward pass from here on."""
+        if self._close.handles:
+            return
         model = self.loop.model
         for name, module in model.named_modules():
             if module is model and not isinstance(module, (nn.RNNBase, *CELLS)):
@@ -98,61 +133,33 @@ class Observer:
                 self._hook(plain_name(name) or "model", module, whole=module is model)
             elif not type(module).__module__.startswith("torch.") and takes_two(module):
                 self._hook(plain_name(name), module, whole=False)
-        self._handles += [
-            optimizers.register_optimizer_step_pre_hook(self._step_begins),
-            optimizers.register_optimizer_step_post_hook(self._step_ended),
-        ]
         on_backward(self._backward_begins, self._backward_ended)
-        self._undo.append(lambda: off_backward(self._backward_begins, self._backward_ended))
-        self._wrap_clipping()
+        self._close.undo.append(lambda: off_backward(self._backward_begins, self._backward_ended))
         for name in LOSSES:
-            self._wrap(F, name, self._loss)
-        self._wrap(torch.amp.GradScaler, "scale", self._scaled)
-        self._wrap(torch.amp.GradScaler, "unscale_", self._unscale)
-        self._wrap(dataloader._BaseDataLoaderIter, "__next__", self._batch)
+            self._close.wrap(F, name, self._loss)
+        self._close.wrap(dataloader._BaseDataLoaderIter, "__next__", self._batch)
 
-    def detach(self) -> None:
-        """Take every hook off, the last first."""
-        for handle in self._handles:
-            handle.remove()
-        for undo in reversed(self._undo):
-            undo()
-        self._handles, self._undo = [], []
+    def _rest(self) -> None:
+        """Look at norms alone: what else goes wrong goes wrong early, or in every update."""
+        self._close.release()
+        self._called.clear()
+        self._open.clear()
+
+    def _called_while_resting(self, module: nn.Module, args: Any) -> None:
+        if not self._close.handles and not torch.is_grad_enabled():
+            self._attend()  # an evaluation: the hooks just set see its next call
 
     def _hook(self, name: str, module: nn.Module, whole: bool) -> None:
         def enter(m: nn.Module, args: Any, kwargs: Any) -> None:
             self._entered(name, m, whole, args, kwargs)
 
-        self._handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        self._close.handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
         if whole or isinstance(module, nn.RNNBase):
 
             def leave(m: nn.Module, args: Any, output: Any) -> None:
                 self._left(m, output)
 
-            self._handles.append(module.register_forward_hook(leave))
-
-    def _wrap(self, place: Any, name: str, around: Callable[..., Any]) -> None:
-        original = getattr(place, name, None)
-        if original is None:
-            return
-
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling() or threading.get_ident() != self._thread:
-                return original(*args, **kwargs)
-            return around(original, *args, **kwargs)
-
-        wrapper.__name__, wrapper.__doc__ = name, original.__doc__
-        setattr(place, name, wrapper)
-        self._undo.append(lambda: setattr(place, name, original))
-
-    def _wrap_clipping(self) -> None:
-        # Who imported clip_grad_norm_ before holds torch's own; what that calls is looked up each time.
-        for name in ("_clip_grads_with_norm_", "clip_grads_with_norm_"):
-            self._wrap(clip_grad, name, self._clip_by_norm)
-        for name in ("_get_total_norm", "get_total_norm"):
-            self._wrap(clip_grad, name, self._total_norm)
-        for place in (clip_grad, nn.utils):
-            self._wrap(place, "clip_grad_value_", self._clip_by_value)
+            self._close.handles.append(module.register_forward_hook(leave))
 
     # Modules.
 
@@ -175,7 +182,7 @@ class Observer:
         call = self._open.pop(id(module), None)
         if call is None or self._is_elsewhere():
             return
-        call.output, call.returned = output, _states_out(module, output)
+        call.output, call.returned = output, states_out(module, output)
         self._tell("on_return", call)
 
     def _call(
@@ -253,7 +260,7 @@ class Observer:
             return False
         return all(
             is_as_stamped(g, self._used.get(id(p))) or not bool(g.any())
-            for p, g in _first(parameters)
+            for p, g in first_gradients(parameters)
         )
 
     def _clip_by_norm(
@@ -265,7 +272,7 @@ class Observer:
         *rest: Any,
         **more: Any,
     ) -> Any:
-        parameters = _listed(parameters)
+        parameters = as_list(parameters)
         spent = self._before_clip(parameters, float(max_norm))
         done = original(parameters, max_norm, total_norm, *rest, **more)
         whole = self._order == 2.0 and self._holds_all(parameters)
@@ -288,7 +295,7 @@ class Observer:
         return all(id(p) in given for p in self._parameters) and len(given) == len(self._parameters)
 
     def _clip_by_value(self, original: Any, parameters: Any, *args: Any, **kwargs: Any) -> Any:
-        parameters = _listed(parameters)
+        parameters = as_list(parameters)
         spent = self._before_clip(parameters, None)
         done = original(parameters, *args, **kwargs)
         self._after_clip(parameters, spent)
@@ -326,7 +333,7 @@ class Observer:
             and not args
             and kwargs.get("weight") is None
         ):
-            terms = _terms(target, kwargs.get("ignore_index", -100))
+            terms = count_terms(target, kwargs.get("ignore_index", -100))
             record = LossCall(terms, mean == "mean", self.loop.calls)
 
             def weigh(gradient: Tensor) -> None:
@@ -357,7 +364,7 @@ class Observer:
     def _note_used(self, parameters: list[Any]) -> None:
         for p in parameters:
             self._used[id(p)] = None
-        for p, gradient in _first(parameters):
+        for p, gradient in first_gradients(parameters):
             self._used[id(p)] = stamp(gradient)
 
     def _owns(self, optimizer: torch.optim.Optimizer) -> bool:
@@ -374,10 +381,11 @@ class Observer:
     def _step_begins(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if threading.get_ident() != self._thread or not self._owns(optimizer):
             return
-        closure = _asks_itself(args, kwargs)
-        self._repeated = (
-            not closure and not self._passes and is_as_stamped(self._gradient(), self._used)
-        )
+        closure = asks_itself(args, kwargs)
+        held = [p for g in optimizer.param_groups for p in g["params"]]
+        seen = list(first_gradients(held))
+        same = bool(seen) and all(is_as_stamped(g, self._used.get(id(p))) for p, g in seen)
+        self._repeated = same and not closure and not self._passes
         if not closure and self._after is None:
             self._after = self._norm()
             if self._before is None:  # clipping told it so far, and did not this time
@@ -386,56 +394,22 @@ class Observer:
     def _step_ended(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if threading.get_ident() != self._thread or id(optimizer) not in self._guarded:
             return
-        closure = _asks_itself(args, kwargs)
+        closure = asks_itself(args, kwargs)
         self.loop.updates += 1
         after = self._before if closure and self._after is None else self._after
+        attended = bool(self._close.handles)
+        stale = self._passes > 0 and not self._clean and bool(self._used)
         update = Update(
-            self.loop.updates, self._before, after, self._threshold, self._passes, self._repeated,
-            self._passes > 0 and not self._clean and bool(self._used), self._losses, closure,
+            self.loop.updates, attended, self._before, after, self._threshold, self._passes,
+            self._repeated, stale, self._losses, closure,
         )  # fmt: skip
         self._note_used([p for g in optimizer.param_groups for p in g["params"]])
         self._passes, self._forward, self._clean = 0, False, False
         self._before = self._after = self._threshold = None
         self._losses, self._scale, self._unscaled = [], 1.0, False
         self._tell("on_update", update)
-
-
-def _sentinels(loop: Loop) -> list[Tensor]:
-    """Small parameters that every backward pass through the recurrence reaches."""
-    recurrent = [p for m in loop.recurrent.values() for p in m.parameters() if p.requires_grad]
-    chosen: list[Tensor] = list(
-        recurrent or (p for p in loop.model.parameters() if p.requires_grad)
-    )
-    return sorted(chosen, key=lambda p: p.numel())[:4]
-
-
-def _first(parameters: list[Any], most: int = 2) -> Iterator[tuple[Tensor, Tensor]]:
-    """The first few that have a gradient, with it."""
-    found = ((p, p.grad) for p in parameters if p.grad is not None)
-    return islice(found, most)
-
-
-def _asks_itself(args: Any, kwargs: Any) -> bool:
-    """Whether a step was given a closure; the optimiser itself stands first in its arguments."""
-    return any(callable(a) for a in args[1:]) or kwargs.get("closure") is not None
-
-
-def _states_out(module: nn.Module, output: Any) -> tuple[Tensor, ...]:
-    try:
-        return states_of(module, output)
-    except (TypeError, ValueError):
-        return ()
-
-
-def _terms(target: Any, ignored: Any) -> int:
-    if not isinstance(target, Tensor):
-        return 0
-    if target.is_floating_point():
-        return target.numel()
-    return int((target != ignored).sum())
-
-
-def _listed(parameters: Any) -> list[Any]:
-    if isinstance(parameters, Tensor):
-        return [parameters]
-    return list(parameters) if isinstance(parameters, Iterable) else []
+        at = self.loop.updates
+        if at < FIRST or at % CYCLE < BURST:
+            self._attend()
+        else:
+            self._rest()
