@@ -91,10 +91,10 @@ def test_everything_is_put_back():
 
     before, setting = names(), text()
 
-    with pytest.raises(KeyError), bptt.guard(setting.model, setting.optimizer):
-        wrapped = names()
-        raise KeyError
-    assert all(a is not b for a, b in zip(wrapped, before, strict=True) if a.__name__ != "backward")
+    around = bptt.guard(setting.model, setting.optimizer)
+    with around:
+        same = [a.__name__ for a, b in zip(names(), before, strict=True) if a is b]
+    assert same == ["clip_grad_norm_"]  # what it calls is wrapped
     assert names() == before
     for module in setting.model.modules():
         assert not module._forward_hooks
