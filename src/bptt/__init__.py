@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from bptt import integrations as callbacks
-    from bptt.errors import ConvertWarning
+    from bptt.errors import ConvertWarning, LoopError, LoopWarning
     from bptt.experiments import claims
     from bptt.experiments.trials import diagnose
     from bptt.export import export_c, export_onnx
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bptt.models.stream import Stream
     from bptt.nn import carry, convert
     from bptt.probes.diagnose import Diagnosis
+    from bptt.probes.guard import guard
     from bptt.probes.watch import Flow, watch
     from bptt.recurrence import tick
     from bptt.report import plot
@@ -34,10 +35,13 @@ _NAMES = {
     "ConvertWarning": "bptt.errors",
     "Diagnosis": "bptt.probes.diagnose",
     "Flow": "bptt.probes.watch",
+    "LoopError": "bptt.errors",
+    "LoopWarning": "bptt.errors",
     "Stream": "bptt.models.stream",
     "convert": "bptt.nn",
     "export_c": "bptt.export",
     "export_onnx": "bptt.export",
+    "guard": "bptt.probes.guard",
     "diagnose": "bptt.experiments.trials",
     "plot": "bptt.report",
     "tick": "bptt.recurrence",
@@ -55,6 +59,8 @@ __all__ = [
     "ConvertWarning",
     "Diagnosis",
     "Flow",
+    "LoopError",
+    "LoopWarning",
     "Stream",
     "callbacks",
     "carry",
@@ -67,6 +73,7 @@ __all__ = [
     "export_c",
     "export_onnx",
     "gradients",
+    "guard",
     "models",
     "nn",
     "ops",

@@ -82,6 +82,14 @@ class ConvertWarning(UserWarning):
     """``bptt.convert`` left recurrent layers as they are; the message names them and says why."""
 
 
+class LoopWarning(UserWarning):
+    """``bptt.guard`` saw a mistake in a training loop; the message says what, why, and what to write."""
+
+
+class LoopError(BpttError, RuntimeError):
+    """torch stopped a training loop, and ``bptt.guard`` knows the mistake behind it."""
+
+
 class NonFiniteError(RunError):
     """A loss, state, gradient or parameter left the float range, and the run stops.
 

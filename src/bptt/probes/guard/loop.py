@@ -1,0 +1,313 @@
+"""What a guard knows of a training loop, and the face of a rule.
+
+An observer (:mod:`bptt.probes.guard.observe`) tells of four events: a module was called, a backward pass
+began, gradients were clipped, an update was made. A rule answers an event with what it found. Rules
+keep numbers and weak references of what they are shown, never a tensor: what the loop lets go of is
+freed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A mistake that a guard saw.
+
+    Attributes:
+        code: of the rule, e.g. ``"missing-detach"``.
+        update: how many updates had been made when it was seen.
+        module: where, a name of ``model.named_modules()``; ``"optimizer"`` or ``"model"`` besides.
+        seen: what was seen, with numbers.
+        why: why it matters.
+        claim: the row of the ledger that measured it; empty where none does.
+        write: the line to write.
+    """
+
+    code: str
+    update: int
+    module: str
+    seen: str
+    why: str
+    claim: str
+    write: str
+
+    def __str__(self) -> str:
+        """One line.
+
+        Example:
+            >>> print(Finding("two-steps", 3, "optimizer", "It stepped twice.", "Why.", "", "step once"))
+            two-steps, update 3, optimizer: It stepped twice. Why. Write: step once
+        """
+        row = f" (ledger: {self.claim})" if self.claim else ""
+        return (
+            f"{self.code}, update {self.update}, {self.module}: {self.seen} {self.why}{row} "
+            f"Write: {self.write}"
+        )
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of the model or of a recurrent module in it.
+
+    Attributes:
+        name, module: which; ``"model"`` for the model itself.
+        whole: whether it is the model itself.
+        x: its first tensor.
+        states: the state it was given; empty where it was given none.
+        argument: how that argument is called.
+        lengths: whether it knows the lengths of its sequences.
+        training: of the module.
+        graph: whether gradients were enabled.
+        first: whether it is this module's first since the last backward pass ended.
+        output, returned: what came out, and the states in it; None and empty on the way in.
+    """
+
+    name: str
+    module: nn.Module
+    whole: bool
+    x: Tensor | None
+    states: tuple[Tensor, ...]
+    argument: str
+    lengths: bool
+    training: bool
+    graph: bool
+    first: bool
+    output: Any = None
+    returned: tuple[Tensor, ...] = ()
+
+    @property
+    def time_axis(self) -> int:
+        """Of ``x``, where the module is a layer or the model around one."""
+        return 1 if getattr(self.module, "batch_first", False) else 0
+
+
+@dataclass(eq=False)
+class LossCall:
+    """One call of a loss function.
+
+    Attributes:
+        terms: how many numbers it averaged or summed.
+        mean: whether it averaged.
+        call: how often the model had been called by then: losses of one call are of several heads.
+        weight: ∂(what was differentiated)/∂(its result); 0 until the backward pass.
+    """
+
+    terms: int
+    mean: bool
+    call: int
+    weight: float = 0.0
+
+
+@dataclass(eq=False)
+class Clipping:
+    """One call of a function that clips.
+
+    Attributes:
+        threshold: the largest norm; None where values are clipped.
+        parameters: how many of the model's.
+        spent: their gradients were used by an update already, and no new ones have come.
+        empty: they are all absent or zero.
+        scaled: the factor of a loss scale they still carry; 1 otherwise.
+        after_forward: the model was called since the last update.
+    """
+
+    threshold: float | None
+    parameters: int
+    spent: bool
+    empty: bool
+    scaled: float
+    after_forward: bool
+
+
+@dataclass(eq=False)
+class Update:
+    """One step of an optimiser.
+
+    Attributes:
+        number: from 1.
+        attended: calls and backward passes were looked at; otherwise only norms are known.
+        before, after: norm of the gradient as backward left it, and as the update used it; None where
+            it could not be told.
+        threshold: that a clipping function was called with, if one was.
+        passes: backward passes since the last update.
+        repeated: the gradient is the very one that the last update used.
+        stale: no gradient was zeroed since the last update: the new one was added to the old.
+        losses: the losses that the passes differentiated.
+        closure: the optimiser asks for the gradient itself.
+    """
+
+    number: int
+    attended: bool
+    before: float | None
+    after: float | None
+    threshold: float | None
+    passes: int
+    repeated: bool
+    stale: bool
+    losses: list[LossCall]
+    closure: bool
+
+    @property
+    def clipped(self) -> bool:
+        """Whether the gradient became smaller on its way to the update."""
+        return (
+            self.before is not None
+            and self.after is not None
+            and self.after < self.before * (1 - 1e-5)
+        )
+
+
+@dataclass(eq=False)
+class Loop:
+    """The facts that rules share.
+
+    Attributes:
+        model: the guarded model.
+        recurrent: its recurrent modules by name.
+        updates, passes, calls: how many there have been; calls are those of the model.
+        last_node: number of the newest autograd node when the last backward pass began.
+        lengths: (B,) that the user told for the batch to come.
+        fresh: the user told which lanes begin a new sequence with the batch to come.
+        hinted: whether the user ever did.
+        batches: where the batches of loaders lie, and whether they were drawn at random.
+        horizon: measured last; None before.
+        steps: T of the last call.
+        held: parameters that an optimiser holds, by id.
+    """
+
+    model: nn.Module
+    recurrent: dict[str, nn.Module]
+    updates: int = 0
+    passes: int = 0
+    calls: int = 0
+    last_node: int = -1
+    lengths: Tensor | None = None
+    fresh: Tensor | bool | None = None
+    hinted: bool = False
+    batches: Places = field(default_factory=lambda: Places())
+    horizon: int | None = None
+    steps: int = 0
+    held: dict[int, str] = field(default_factory=dict)
+
+
+class Places:
+    """Where states lay in memory, by weak references: an address alone may be another tensor's by now."""
+
+    def __init__(self, most: int = 32) -> None:
+        self._most = most
+        self._kept: list[tuple[StorageWeakRef, dict[str, Any]]] = []
+
+    def note(self, tensor: Tensor, **facts: Any) -> None:
+        """Remember facts about a tensor's memory; the oldest are forgotten."""
+        reference = StorageWeakRef(tensor.untyped_storage())
+        self._kept = [k for k in self._kept if k[0].cdata != reference.cdata and not k[0].expired()]
+        self._kept = [*self._kept[1 - self._most :], (reference, facts)]
+
+    def find(self, tensor: Tensor) -> dict[str, Any] | None:
+        """The facts about a tensor's memory, whatever view of it this is."""
+        place = tensor.untyped_storage()._cdata
+        for reference, facts in self._kept:
+            if reference.cdata == place and not reference.expired():
+                return facts
+        return None
+
+
+class Rule:
+    """One kind of mistake: thresholds that can be set, a reason, a source.
+
+    A subclass is a dataclass whose fields are its thresholds. It answers the events it needs with
+    :meth:`found`; each of its codes is told once.
+    """
+
+    codes: ClassVar[tuple[str, ...]] = ()
+    why: ClassVar[dict[str, str]] = {}
+    always: ClassVar[bool] = False  # asked about updates of which only norms are known, too
+    claim: ClassVar[dict[str, str]] = {}
+
+    def on_call(self, loop: Loop, call: Call) -> Iterator[Finding]:
+        """The model or a recurrent module is about to run; nothing has come out yet."""
+        yield from ()
+
+    def on_return(self, loop: Loop, call: Call) -> Iterator[Finding]:
+        """It has run."""
+        yield from ()
+
+    def on_clip(self, loop: Loop, clipping: Clipping) -> Iterator[Finding]:
+        """Gradients are about to be clipped."""
+        yield from ()
+
+    def on_update(self, loop: Loop, update: Update) -> Iterator[Finding]:
+        """An update was made."""
+        yield from ()
+
+    def on_flow(self, loop: Loop, flow: Any) -> Iterator[Finding]:
+        """How far back the gradient reaches was measured."""
+        yield from ()
+
+    def on_error(self, loop: Loop, error: BaseException) -> Iterator[Finding]:
+        """The loop ended with an error."""
+        yield from ()
+
+    def found(self, loop: Loop, code: str, module: str, seen: str, write: str) -> Finding:
+        """A finding of this rule."""
+        return Finding(
+            code, loop.updates, module, seen, self.why[code], self.claim.get(code, ""), write
+        )
+
+
+def oldest_reached(tensors: tuple[Tensor, ...], than: int, most: int = 200) -> bool:
+    """Whether a tensor's graph reaches a node as old as the last backward pass.
+
+    Nodes are numbered as they are made; leaves have no place in this order.
+
+    Cost: at most ``most`` nodes are looked at.
+    """
+    ahead = [t.grad_fn for t in tensors if t.grad_fn is not None]
+    seen: set[Any] = set()
+    while ahead and len(seen) < most:
+        node = ahead.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "torch::autograd::AccumulateGrad":
+            continue
+        if node._sequence_nr() <= than:
+            return True
+        ahead += [n for n, _ in node.next_functions if n is not None]
+    return False
+
+
+Stamp: TypeAlias = tuple[StorageWeakRef, int]
+
+
+def stamp(tensor: Tensor | None) -> Stamp | None:
+    """A tensor as it is now: its memory, and how often it was written to."""
+    return None if tensor is None else (StorageWeakRef(tensor.untyped_storage()), tensor._version)
+
+
+def is_as_stamped(tensor: Tensor | None, before: Stamp | None) -> bool:
+    """Whether it is that tensor and was not written to since."""
+    if tensor is None or before is None or before[0].expired():
+        return False
+    return before[0].cdata == tensor.untyped_storage()._cdata and before[1] == tensor._version
+
+
+def norm_of(gradients: list[Tensor]) -> float:
+    """2-norm of all numbers in a list of gradients."""
+    if not gradients:
+        return 0.0
+    with torch.no_grad():
+        if any(g.is_sparse for g in gradients):
+            gradients = [g.coalesce().values() if g.is_sparse else g for g in gradients]
+        norms = torch._foreach_norm(gradients)
+        if len({n.device for n in norms}) > 1 or len({n.dtype for n in norms}) > 1:
+            return sum(float(n) ** 2 for n in norms) ** 0.5
+        return float(torch.linalg.vector_norm(torch.stack(norms)))
