@@ -2,8 +2,8 @@
 
 The package lies in this environment, the kernels are on, and forward and backward of every cell are those
 of plain torch. Where torch is missing, as on a machine that only looks at the extension, the kernels are
-loaded by themselves: ``python wheel_works.py EXTENSION``. ``--compilers`` allows compilers in PATH, as there
-are where wheels for others are made.
+loaded by themselves: ``python wheel_works.py EXTENSION``. ``--compilers`` allows compilers in PATH, which
+a machine that makes wheels for others has.
 """
 
 import shutil
