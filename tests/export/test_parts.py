@@ -204,7 +204,8 @@ class Agent(nn.Module):
 
     def forward(self, x, state=None):
         h, state = self.memory(self.act(self.encoder(x)), state)
-        return F.softmax(F.leaky_relu(self.policy(self.act(F.relu(h))), 0.1), dim=-1), state
+        h = F.dropout(F.relu(input=h), 0.3, self.training)
+        return F.softmax(F.leaky_relu(self.policy(self.act(h)), 0.1), dim=-1), state
 
 
 class Normed(nn.Module):
@@ -219,6 +220,18 @@ class Normed(nn.Module):
         return self.out(self.norm(y.permute(1, 2, 0)).permute(2, 0, 1)[-1])
 
 
+class State(nn.Module):
+    """The state after the last step is the output of the last step, wherever one takes it from."""
+
+    def __init__(self):
+        super().__init__()
+        self.out, self.rnn = nn.Linear(5, 2), nn.LSTM(3, 5, 2)
+
+    def forward(self, x):
+        _, (h, _) = self.rnn(x)
+        return torch.sigmoid(self.out(h[-1]))
+
+
 class Asks(nn.Module):
     """A forward that cannot run on symbols."""
 
@@ -231,7 +244,7 @@ class Asks(nn.Module):
         return self.rnn(self.first(x), x.new_zeros(1, lanes, 5))[0].view(steps, lanes, 5)
 
 
-@pytest.mark.parametrize("make", [Agent, lambda: Agent(batch_first=True), Normed, Asks])
+@pytest.mark.parametrize("make", [Agent, lambda: Agent(batch_first=True), Normed, State, Asks])
 def test_the_order_is_that_of_the_forward(make, tmp_path):
     model = make().eval()
     x = torch.randn(9, 1, 3)

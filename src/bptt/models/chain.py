@@ -229,7 +229,7 @@ _AS_MODULE: dict[Any, Callable[..., nn.Module | None]] = {
 _PLACES: tuple[Any, ...] = (
     operator.getitem, torch.transpose, torch.permute, torch.squeeze, torch.unsqueeze, torch.flatten,
     torch.reshape, "transpose", "permute", "squeeze", "unsqueeze", "flatten", "reshape", "view",
-    "contiguous",
+    "contiguous", "clone", "detach", "float",
 )  # fmt: skip
 
 
@@ -252,19 +252,15 @@ def _from_graph(model: nn.Module) -> Chain:
             found.append(Part(str(node.target), model.get_submodule(str(node.target))))
         elif node.target not in _PLACES:
             make = _AS_MODULE.get(node.target)
-            plain = not any(isinstance(a, fx.Node) for a in (*node.args[1:], *node.kwargs.values()))
-            module = make(*node.args[1:], **_others(node)) if make and plain else None
+            words = {name: value for name, value in node.kwargs.items() if name != "input"}
+            plain = not any(isinstance(a, fx.Node) for a in (*node.args[1:], *words.values()))
+            module = make(*node.args[1:], **words) if make and plain else None
             if module is None:
                 others.append(_called(node))
             else:
                 found.append(Part(_called(node), module))
-        before = node.args[:1] or tuple(node.kwargs.get(k) for k in ("input", "x"))[:1]
-        node = before[0] if before else None
+        node = node.args[0] if node.args else node.kwargs.get("input")
     return Chain(tuple(reversed(found)), tuple(reversed(others)))
-
-
-def _others(node: fx.Node) -> dict[str, Any]:
-    return {name: value for name, value in node.kwargs.items() if name != "input"}
 
 
 def _called(node: fx.Node) -> str:
