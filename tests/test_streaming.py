@@ -116,7 +116,7 @@ def test_inputs_that_lie_oddly():
     ("model", "words"),
     [
         (nn.GRU(2, 3, bidirectional=True), "one direction"),
-        (nn.LSTM(2, 3, proj_size=1), "proj_size"),
+        (nn.Sequential(nn.GRU(2, 3), nn.Conv1d(3, 3, 1)), "Conv1d at 1"),
         (nn.Linear(2, 3), "LanguageModel over one"),
         (nn.GRU(2, 3).half(), "float32 or float64"),
     ],

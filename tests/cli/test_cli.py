@@ -319,6 +319,8 @@ def test_export_to_c_runs_and_int8_says_what_it_costs(run, tmp_path, capsys):
     assert main(["export", run, "--to", "c", "--out", out, "--name", "shells"]) == 0
     assert "shells.c" in capsys.readouterr().out
     assert call("make", "-s", "-C", out, "run").startswith("ok:")
+    header = (tmp_path / "c" / "shells.h").read_text()
+    assert '#define SHELLS_SYMBOLS { \\\n    "\\357\\277\\275", "\\012", " ",' in header
 
     out = str(tmp_path / "int8")
     words = ["--precision", "int8", "--measure", "100", "--json"]
@@ -328,6 +330,47 @@ def test_export_to_c_runs_and_int8_says_what_it_costs(run, tmp_path, capsys):
     assert document["cost"]["steps"] == 100
     assert abs(document["cost"]["more_bits"]) < 0.02
     assert call("make", "-s", "-C", out, "run").startswith("ok:")
+
+
+@pytest.mark.parametrize("cell", ["mingru", "lru"])
+def test_export_of_linear_recurrences(cell, text, tmp_path, capsys):
+    from c_code import call
+
+    run, out = str(tmp_path / "run"), str(tmp_path / "c")
+    words = [
+        "--cell",
+        cell,
+        "--layers",
+        "2",
+        "--hidden",
+        "6",
+        "--steps",
+        "3",
+        "--batch",
+        "2",
+        "--k",
+        "8",
+    ]
+    assert main(["train", text, "--out", run, *words, "--json"]) == 0
+    assert main(["export", run, "--to", "c", "--out", out]) == 0
+    assert call("make", "-s", "-C", out, "run").startswith("ok:")
+    capsys.readouterr()
+    said = refuse(
+        capsys,
+        "export",
+        run,
+        "--to",
+        "c",
+        "--precision",
+        "int8",
+        "--measure",
+        "0",
+        "--calibration",
+        "1000",
+    )
+    assert f"{'MinGRU' if cell == 'mingru' else 'LRU'} at recurrent" in said
+    assert "layers that ONNX has" in refuse(capsys, "export", run, "--to", "onnx")
+    assert not (tmp_path / "run-int8").exists()
 
 
 def test_export_to_onnx(run, tmp_path, capsys):

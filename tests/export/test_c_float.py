@@ -10,18 +10,14 @@ import bptt
 from bptt import export_c
 from bptt.export.ctext import fill
 from bptt.models import LanguageModel
+from bptt.models.heads import features_of
 from c_code import SANITIZE, Library, call, compile_program, tool
 from compare import assert_close, assert_equal
+from parts_to_export import CELLS, INT8_PARTS, MORE, PARTS, UNPROJECTED
 
 # The bound that is promised. Both sides round each step to 6e-8 of the largest term; the cells of
 # these networks forget, so errors do not add up over the steps.
 TOL = 1e-5
-CELLS = {
-    "rnn": lambda *a, **k: bptt.nn.RNN(*a, **k),
-    "relu": lambda *a, **k: bptt.nn.RNN(*a, nonlinearity="relu", **k),
-    "gru": lambda *a, **k: bptt.nn.GRU(*a, **k),
-    "lstm": lambda *a, **k: bptt.nn.LSTM(*a, **k),
-}
 LANGUAGE = {"rnn": "rnn", "relu": "rnn-relu", "gru": "gru", "lstm": "lstm"}
 
 
@@ -132,45 +128,52 @@ def test_one_hot_tokens_and_plain_torch(tmp_path):
     assert_close(library.run(tokens[:, 0].numpy()), expected, TOL, "one-hot")
 
 
-def random_module(cells, sizes, inputs, tokens, linear, bias):
-    """Any chain that can be exported."""
+def random_module(cells, sizes, inputs, tokens, linear, bias, around):
+    """Any chain that can be exported: ``around`` stands in front, after each layer and at the end."""
     parts, size = [], inputs
     if tokens:
         parts.append(torch.nn.Embedding(tokens, inputs))
+    parts += [PARTS[name](size) for name in around[0]]
     for cell, (hidden, layers) in zip(cells, sizes, strict=True):
-        parts.append(CELLS[cell](size, hidden, layers, bias=bias))
-        size = hidden
+        parts.append((CELLS | MORE)[cell](size, hidden, layers, bias=bias))
+        size = features_of(parts[-1])
+        parts += [PARTS[name](size) for name in around[1]]
         if linear:
             parts.append(torch.nn.Linear(size, linear, bias=bias))
             size = linear
-    return torch.nn.Sequential(*parts)
+    return torch.nn.Sequential(*parts, *(PARTS[name](size) for name in around[2]))
 
 
-architectures = st.builds(
-    random_module,
-    st.shared(st.lists(st.sampled_from(list(CELLS)), min_size=1, max_size=2), key="cells"),
-    st.shared(st.lists(st.sampled_from(list(CELLS)), min_size=1, max_size=2), key="cells").flatmap(
-        lambda c: st.lists(
-            st.tuples(st.integers(1, 9), st.integers(1, 2)), min_size=len(c), max_size=len(c)
-        )
-    ),
-    st.integers(1, 6),
-    st.sampled_from([0, 0, 2, 40]),
-    st.sampled_from([0, 1, 5]),
-    st.booleans(),
-)
+def architectures(parts, cells):
+    shared = st.shared(st.lists(st.sampled_from(cells), min_size=1, max_size=2), key=str(cells))
+    few = st.lists(st.sampled_from(parts), max_size=2)
+    return st.builds(
+        random_module,
+        shared,
+        shared.flatmap(
+            lambda c: st.lists(
+                st.tuples(st.integers(1, 9), st.integers(1, 2)), min_size=len(c), max_size=len(c)
+            )
+        ),
+        st.integers(1, 6),
+        st.sampled_from([0, 0, 2, 40]),
+        st.sampled_from([0, 1, 5]),
+        st.booleans(),
+        st.tuples(few, few, few),
+    )
 
 
 def any_input(module, steps):
     first = module[0]
     if isinstance(first, torch.nn.Embedding):
         return torch.randint(first.num_embeddings, (steps, 1))
-    return torch.randn(steps, 1, first.input_size)
+    layer = next(m for m in module if hasattr(m, "input_size"))
+    return torch.randn(steps, 1, layer.input_size)
 
 
 def check_everywhere(module, folder, **options):
     """Warning-free with gcc, clang and C++, and clean under both sanitizers; it checks itself."""
-    x = any_input(module, 1000 if options else 16)
+    x = any_input(module, 1000 if "precision" in options else 16)
     export_c(module, x, folder / "net", name="net", **options)
     for compiler in ("gcc", "clang"):
         program = compile_program(folder / "net", "net", compiler, *SANITIZE)
@@ -179,17 +182,27 @@ def check_everywhere(module, folder, **options):
 
 
 @pytest.mark.device
-@given(architectures)
+@given(architectures(list(PARTS), [*CELLS, *MORE]))
 @settings(max_examples=4)
+@UNPROJECTED
 def test_random_architectures_under_sanitizers(tmp_path_factory, module):
     check_everywhere(module, tmp_path_factory.mktemp("any"))
 
 
 @pytest.mark.slow
 @pytest.mark.device
-@given(architectures)
+@given(architectures(list(PARTS), [*CELLS, *MORE]))
 @settings(max_examples=40)
+@UNPROJECTED
 def test_many_random_architectures_under_sanitizers(tmp_path_factory, module):
+    check_everywhere(module, tmp_path_factory.mktemp("any"))
+
+
+@pytest.mark.slow
+@pytest.mark.device
+@given(architectures(list(INT8_PARTS), list(CELLS)))
+@settings(max_examples=40)
+def test_many_random_architectures_in_integers(tmp_path_factory, module):
     check_everywhere(module, tmp_path_factory.mktemp("any"))
     check_everywhere(module, tmp_path_factory.mktemp("any"), precision="int8")
 

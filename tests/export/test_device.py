@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import bptt
 from bptt import export_c
 from bptt.errors import RunError
 from bptt.experiments.claims import find, run_claim
 from bptt.export.cost import measure_on_board
 from bptt.models import LanguageModel
 from c_code import WARNINGS, call, tool
+from parts_to_export import UNPROJECTED
 
 DEVICE = Path(__file__).parents[2] / "examples" / "device"
 BOARDS = ["cortex-m4f", "cortex-m0"]
@@ -39,7 +41,7 @@ int main(void) {{
 }}
 """
 
-pytestmark = pytest.mark.device
+pytestmark = [pytest.mark.device, UNPROJECTED]
 
 
 def on_board(board, model, program, build, *words):
@@ -56,6 +58,29 @@ def test_same_bits_as_the_host(cell, precision, tmp_path):
     sums have a fixed order, its tanh is made of + * / alone, and C99 mode fuses nothing."""
     model = LanguageModel(27, cell=cell, hidden=19, layers=2, embedding=5)
     torch.nn.init.normal_(model.output.weight)
+    check_same_bits(model, precision, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["parts", "projected", "int8 parts"])
+def test_same_bits_of_what_stands_around(kind, tmp_path):
+    """The own exponential too, and what of <math.h> is exact: roots, powers of two, rounding down."""
+    table, linear = torch.nn.Embedding(27, 5), torch.nn.Linear
+    chains = {
+        "parts": [
+            bptt.nn.LRU(5, 8, 2), torch.nn.LayerNorm(8), bptt.nn.MinGRU(8, 7), linear(7, 6),
+            torch.nn.Softmax(-1),
+        ],
+        "projected": [torch.nn.LSTM(5, 9, proj_size=4), torch.nn.LeakyReLU(0.1), linear(4, 6)],
+        "int8 parts": [
+            linear(5, 8), torch.nn.Tanh(), torch.nn.GRU(8, 7), linear(7, 6), torch.nn.Sigmoid(),
+            torch.nn.LeakyReLU(0.1),
+        ],
+    }  # fmt: skip
+    model = torch.nn.Sequential(table, *chains[kind])
+    check_same_bits(model, "int8" if "int8" in kind else "float32", tmp_path)
+
+
+def check_same_bits(model, precision, tmp_path):
     tokens = torch.randint(27, (1000, 1))
     folder = tmp_path / "net"
     export_c(model, tokens, folder, name="net", precision=precision)

@@ -19,7 +19,7 @@ class Export:
 
     The generated code runs one time step at a time and keeps its state in a struct of yours. With
     --precision int8 the scales come from the run's own training text, and what quantisation costs is
-    measured on its held-out part, the state never reset.
+    measured on its held-out part, the state never reset. The header holds the characters by token.
 
     Example: bptt export runs/play --to c --precision int8 --name play
     """
@@ -111,6 +111,8 @@ def _c(asked: Export, model: Any, vocabulary: Any, settings: Any) -> dict[str, A
     ending = "int8" if asked.precision == "int8" else "c"
     out = asked.out or f"{Path(asked.run)}-{ending}"
     options: dict[str, Any] = {"name": asked.name, "precision": asked.precision}
+    # Of a byte model the token is the byte, and a table would say nothing more.
+    options["symbols"] = getattr(vocabulary, "symbols", None)
     if asked.precision == "float32":
         options["activations"] = asked.activations
         export = export_c(model, _some_tokens(model), out, **options)

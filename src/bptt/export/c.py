@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from bptt.errors import ArgumentError
+from bptt.errors import ArgumentError, DtypeError, optional
 from bptt.export.c_float import float_files
 from bptt.export.c_int8 import int8_files
-from bptt.export.ctext import STEPS, check_name, example_files
+from bptt.export.ctext import STEPS, check_name, example_files, symbol_table
 from bptt.export.extract import read_network, time_first
 from bptt.export.network import Network
 from bptt.export.quantise import QNetwork, Simulator, q_input, quantise
@@ -53,15 +53,19 @@ def export_c(
     calibration: Tensor | None = None,
     output_bits: Literal[8, 16] = 8,
     activations: Literal["own", "libm"] = "own",
+    window: int | None = None,
+    symbols: Sequence[str] | None = None,
 ) -> Export:
     """Write a recurrent module as one C99 header and source, stateful, without heap.
 
     The generated step equals one time step of the module: ``NAME_step(&state, input, output)``, with
-    the state in a struct of the caller's. For a token model the outputs are its logits.
+    the state in a struct of the caller's. For a token model the outputs are its logits. A module with
+    bidirectional layers has no step: ``NAME_window(&state, steps, inputs, outputs)`` runs a window.
 
     Args:
-        module: RNN, GRU, LSTM (any number of layers, one direction), with Linear, Embedding and
-            Dropout around them, or a :class:`bptt.models.LanguageModel`. It needs no training of ours.
+        module: RNN, GRU, LSTM, MinGRU, LRU of any number of layers, in an ``nn.Sequential`` or a forward
+            with Linear, Embedding, Tanh, ReLU, Sigmoid, LeakyReLU, Softmax, LayerNorm, BatchNorm1d and
+            Dropout around them; or a :class:`bptt.models.LanguageModel`. It needs no training of ours.
         example_input: what the module takes; used to check that what is exported computes what the
             module computes, and in the generated ``example.c``. Integers mean tokens, which in front
             of a recurrent or linear layer become one-hot vectors.
@@ -72,7 +76,9 @@ def export_c(
             example input; default: the example input itself.
         output_bits: for int8, 8 or 16 bits an output.
         activations: for float32, ``"own"`` rational tanh and sigmoid, fast and the same on every machine;
-            ``"libm"`` uses ``tanhf`` and ``expf``.
+            ``"libm"`` uses ``tanhf``, ``expf`` and ``erff``.
+        window: the most steps of a window, for a module with bidirectional layers.
+        symbols: the text of every token; the header then holds them as ``NAME_SYMBOLS``.
 
     Returns:
         The files by name, and where they were written.
@@ -105,24 +111,52 @@ def export_c(
         )
     if precision == "float32" and output_bits != 8:
         raise ArgumentError("output_bits for int8 only", str(output_bits), "pass precision='int8'")
+    window = optional("window", window, remedy="give the steps that the layers run over")
+    if window is not None and precision == "int8":
+        raise ArgumentError(
+            "a window for float32 only", "precision='int8'", "export this network in float32"
+        )
     if out is not None:
         check_free(out)
-    network = read_network(module, example_input)
+    network = read_network(module, example_input, both_ways=window is not None)
+    if window is not None and not network.both_ways:
+        raise ArgumentError(
+            "a window for bidirectional layers only", f"window={window} and none", "leave it out"
+        )
+    table = "" if symbols is None else _symbols(name, network, symbols)
     inputs: Any = time_first(network, example_input)
     if precision == "float32":
         if calibration is not None:
             raise ArgumentError(
                 "calibration data for int8 only", "some for float32", "pass precision='int8'"
             )
-        files = float_files(name, network, __version__, libm=activations == "libm")
-        files |= example_files(name, network, inputs)
+        libm = activations == "libm"
+        files = float_files(name, network, __version__, libm=libm, window=window, symbols=table)
+        files |= example_files(name, network, inputs, window=window)
         export = Export(name, files, network)
     else:
         data = inputs if calibration is None else time_first(network, calibration)
         q = quantise(network, data, output_bits)
-        files = int8_files(name, q, __version__) | _example(name, q, inputs)
+        files = int8_files(name, q, __version__, symbols=table) | _example(name, q, inputs)
         export = Export(name, files, network, quantised=q)
     return export if out is None else export.write(out)
+
+
+def _symbols(name: str, network: Network, symbols: Sequence[str]) -> str:
+    if network.tokens is None:
+        raise ArgumentError(
+            "symbols for a model that takes tokens", "a model that takes vectors", "leave them out"
+        )
+    if isinstance(symbols, str) or not all(isinstance(s, str) for s in symbols):
+        raise DtypeError(
+            "symbols as a sequence of strings", type(symbols).__name__, "pass vocabulary.symbols"
+        )
+    if len(symbols) != network.tokens:
+        raise ArgumentError(
+            f"one symbol for each of V={network.tokens} tokens", str(len(symbols)),
+            "pass the vocabulary that the model was trained with",
+        )  # fmt: skip
+    return symbol_table(name.upper(), symbols)
 
 
 def _example(name: str, q: QNetwork, inputs: Any) -> dict[str, str]:

@@ -17,12 +17,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bptt.export import c_parts
 from bptt.export.ctext import fill, float_array, shape
 from bptt.export.network import (
+    LRU,
+    Activation,
+    Both,
     Embedding,
     Floats,
+    Layer,
     Linear,
+    MinGRU,
     Network,
+    Norm,
     OneHot,
     Recurrent,
     looks_up,
@@ -31,23 +38,36 @@ from bptt.export.network import (
 from bptt.ops.cells import BY_KEY
 
 
-def float_files(name: str, network: Network, version: str, *, libm: bool = False) -> dict[str, str]:
+def float_files(
+    name: str,
+    network: Network,
+    version: str,
+    *,
+    libm: bool = False,
+    window: int | None = None,
+    symbols: str = "",
+) -> dict[str, str]:
     """The header and the source.
 
     Args:
         name: checked by :func:`~bptt.export.ctext.check_name`.
         network: what to write.
         version: of this package, for the comment.
-        libm: ``tanhf`` and ``expf`` of ``<math.h>`` in place of the own tanh and sigmoid.
+        libm: ``tanhf``, ``expf`` and ``erff`` of ``<math.h>`` in place of the own functions.
+        window: the most steps of a network with bidirectional layers.
+        symbols: lines of the header with the vocabulary, by :func:`~bptt.export.ctext.symbol_table`.
 
     Returns:
         Texts by file name.
 
     Cost: the size of the text, 14 characters a weight.
     """
-    writer = _Writer(name, network)
+    writer = _Writer(name, network, window)
     writer.chain()
     tokens = network.tokens
+    constants = "" if tokens is None else f"#define {name.upper()}_TOKENS {tokens}\n"
+    if window is not None:
+        constants += f"#define {name.upper()}_WINDOW {window}U\n"
     words = {
         "name": name,
         "guard": name.upper(),
@@ -60,19 +80,23 @@ def float_files(name: str, network: Network, version: str, *, libm: bool = False
         "multiply_adds": f"{multiply_adds(network):,}",
         "input_size": network.input_size,
         "output_size": network.output_size,
-        "constants": "" if tokens is None else f"#define {name.upper()}_TOKENS {tokens}\n",
-        "state_note": "State of one stream: h and c of each recurrent layer.",
+        "constants": constants + symbols,
+        "state_note": "State of one stream: h and c of each recurrent layer."
+        if window is None
+        else "What a window is computed in: states, and the outputs of two layers.",
         "members": "\n".join(f"    float {m}[{size}];" for m, size in writer.members),
         "element": "float",
         "weights": "\n".join(writer.arrays),
-        "activations": writer.functions_used("libm" if libm else "own"),
+        "activations": c_parts.functions_used(writer.code(), "libm" if libm else "own"),
         "products": writer.products_used(),
         "layers": "\n".join(writer.functions),
-        "clear": "".join(_clear(m, size) for m, size in writer.members),
+        "clear": "".join(_clear(m, size) for m, size in writer.members if m not in ("a", "b")),
         "body": "".join(f"    {line}\n" for line in writer.body),
     }
-    words |= interface(name, network, "float")
-    words["many"] = fill("many.c", **words)
+    words |= interface(name, network, "float", window is not None)
+    way = "step" if window is None else "window"
+    words["run"] = fill(f"run_{way}.c", **words)
+    words["calls"] = fill(f"calls_{way}.h", **words).rstrip("\n")
     return {f"{name}.h": fill("header.h", **words), f"{name}.c": fill("float.c", **words)}
 
 
@@ -86,17 +110,35 @@ def summary(network: Network, kind: str) -> str:
             words.append(f"tokens {layer.size}")
         elif isinstance(layer, Linear):
             words.append(f"linear {layer.output_size}")
+        elif isinstance(layer, Recurrent):
+            projected = "" if layer.w_hr is None else f" to {layer.output_size}"
+            words.append(f"{layer.cell.replace('_', ' ')} {layer.hidden}{projected}")
+        elif isinstance(layer, Both):
+            cell = layer.ahead.cell.replace("_", " ")
+            words.append(f"{cell} both ways {layer.output_size}")
+        elif isinstance(layer, Activation):
+            words.append(layer.kind.replace("_", " "))
         else:
-            words.append(f"{layer.cell.replace('_', ' ')} {layer.hidden}")
+            words.append(f"{type(layer).__name__.lower()} {layer.output_size}")
     front = "" if network.tokens else f"input {network.input_size} - "
     return f"{front}{' - '.join(words)}, {kind}"
 
 
-def interface(name: str, network: Network, element: str) -> dict[str, str]:
-    """How input comes in, for tokens and for vectors."""
+def interface(name: str, network: Network, element: str, whole: bool = False) -> dict[str, str]:
+    """How input comes in, for tokens and for vectors; ``whole`` for a window at once."""
     guard = name.upper()
+    usage = (
+        f"one {name}_state a stream, zeroed by {name}_init; then {name}_step for every time step."
+        if not whole
+        else f"one {name}_state in every thread; then {name}_window for every window."
+    )
     if network.tokens:
         return {
+            "usage": usage,
+            "token_note": " or a wrong token",
+            "checks": "    for (size_t t = 0U; t < steps; t++) {\n"
+            f"        if (tokens[t] >= {network.tokens}U) {{\n            return 1;\n        }}\n"
+            "    }\n",
             "step_type": "int",
             "step_comment": "/* One time step. Returns 0; or 1, and changes nothing, for a token that is "
             f"not below\n * {guard}_TOKENS. output[{guard}_OUTPUT_SIZE]. */",
@@ -108,6 +150,9 @@ def interface(name: str, network: Network, element: str) -> dict[str, str]:
             "after": "    return wrong;\n",
         }
     return {
+        "usage": usage,
+        "token_note": "",
+        "checks": "",
         "step_type": "void",
         "step_comment": f"/* One time step: input[{guard}_INPUT_SIZE] to output[{guard}_OUTPUT_SIZE]. */",
         "input_parameter": f"const {element} *input",
@@ -151,6 +196,7 @@ class _Writer:
 
     name: str
     network: Network
+    window: int | None = None
     arrays: list[str] = field(default_factory=list)
     functions: list[str] = field(default_factory=list)
     body: list[str] = field(default_factory=list)
@@ -158,20 +204,15 @@ class _Writer:
     weights_count: int = 0
     widest: int = 0
 
-    def functions_used(self, kind: str) -> str:
-        """tanh and sigmoid, where a cell calls them: an unused function is a warning."""
-        cells = {layer.cell for layer in self.network.recurrent}
-        gated = bool(cells & {"gru", "lstm"})
-        # The own sigmoid is made from tanh; that of the library stands alone.
-        return (fill(f"{kind}_tanh.c") if gated or "rnn_tanh" in cells else "") + (
-            fill(f"{kind}_sigmoid.c") if gated else ""
-        )
+    def code(self) -> str:
+        """All that calls a function."""
+        return "".join(self.functions + self.body)
 
     def products_used(self) -> str:
         """The matrix products that some layer calls."""
-        called = "".join(self.functions + self.body)
-        files = {"add_columns(": "product.c", "add_column(": "column.c"}
-        return "".join(fill(file) for call, file in files.items() if call in called)
+        files = {"add_columns": "product.c", "add_column": "column.c", "copy": "copy.c"}
+        used = c_parts.called(self.code())
+        return "".join(fill(file) for name, file in files.items() if name in used)
 
     @staticmethod
     def product(w: str, x: str, y: str, rows: int, columns: int) -> list[str]:
@@ -184,103 +225,156 @@ class _Writer:
         return lines
 
     def chain(self) -> None:
-        """Write every layer, and the step that calls them."""
+        """Write every layer, and what calls them: a step, or all steps layer by layer."""
         layers = list(self.network.layers)
-        source, width = "input", self.network.input_size
+        source = "input" if self.window is None else "x"
         row: Floats | None = None  # W E of the layer that follows, one row a token
-        if self.network.tokens:
+        if self.network.tokens and self.window is None:
             self.body += [f"if (token >= {self.network.tokens}U) {{", "    return 1;", "}"]
-        for number, layer in enumerate(layers):
+        if looks_up(self.network):
+            first = layers[0]
+            row = first.weight if isinstance(first, Embedding) else np.eye(first.output_size)
+        elif isinstance(layers[0], Embedding):
+            first = layers[0]
+            self.array("embedding", first.weight, "row by token")
+            source = f"&embedding[(size_t)token * {first.output_size}U]"
+        begin = 1 if self.network.tokens else 0
+        if self.window is not None:
+            self.windowed(layers[begin:], source, row)
+            return
+        for number, layer in enumerate(layers[begin:], begin):
             last = number == len(layers) - 1
-            if isinstance(layer, Embedding):
-                if looks_up(self.network):
-                    row = layer.weight
-                else:
-                    self.array("embedding", layer.weight, "row by token")
-                    source, width = (
-                        f"&embedding[(size_t)token * {layer.output_size}U]",
-                        layer.output_size,
-                    )
-            elif isinstance(layer, OneHot):
-                row = np.eye(layer.size)
-            elif isinstance(layer, Linear):
-                y = "output" if last else self.local(number, layer.output_size)
-                self.linear(number, layer, source, width, y, row)
-                source, width, row = y, layer.output_size, None
-            else:
-                h = self.recurrent(number, layer, source, row)
-                source, width, row = h, layer.hidden, None
-        if isinstance(layers[-1], Recurrent):
-            self.body += [
-                f"for (size_t j = 0U; j < {width}U; j++) {{",
-                f"    output[j] = {source}[j];",
-                "}",
-            ]
+            target = "output" if last else f"y{number}"
+            lines, place = self.layer(str(number), layer, source, row, target)
+            if place == f"y{number}":
+                self.local(number, layer.output_size)
+            self.body += lines
+            if last and place != "output":
+                self.body.append(f"copy({place}, output, {layer.output_size}U);")
+            source, row = place, None
         if self.network.tokens:
             self.body.append("return 0;")
 
-    def local(self, number: int, size: int) -> str:
+    def windowed(self, layers: list[Layer], source: str, row: Floats | None) -> None:
+        """All steps of one layer, then all of the next, between two buffers."""
+        before, width = "inputs", self.network.input_size
+        for number, layer in enumerate(layers):
+            last = number == len(layers) - 1
+            after, size = "outputs" if last else f"state->{'ab'[number % 2]}", layer.output_size
+            takes = [f"const float *x = &{before}[t * {width}U];"]
+            if number == 0 and self.network.tokens:
+                takes = ["const uint32_t token = tokens[t];"]
+            parts = (layer.ahead, layer.back) if isinstance(layer, Both) else (layer,)
+            offset = 0
+            for tag, part in zip((str(number), f"{number}_back"), parts, strict=False):
+                y = f"{after}[t * {size}U{f' + {offset}U' if offset else ''}]"
+                lines, place = self.layer(tag, part, source, row, "y")
+                if place != "y":
+                    lines.append(f"copy({place}, y, {part.output_size}U);")
+                back = offset > 0
+                self.body += [
+                    f"for (size_t {'s = steps; s > 0U; s--' if back else 't = 0U; t < steps; t++'}) {{",
+                    *(["    const size_t t = s - 1U;"] if back else []),
+                    *(f"    {line}" for line in [*takes, f"float *y = &{y};", *lines]),
+                    "}",
+                ]
+                offset = part.output_size
+            before, width, source, row = after, size, "x", None
+        widest = max((layer.output_size for layer in layers[:-1]), default=0)
+        buffers = min(len(layers) - 1, 2)
+        self.members += [(name, (self.window or 0) * widest) for name in "ab"[:buffers]]
+
+    def layer(
+        self, tag: str, layer: Layer, x: str, row: Floats | None, y: str
+    ) -> tuple[list[str], str]:
+        """A step of one layer from ``x``, and where its output is: in ``y``, or in the state."""
+        if isinstance(layer, Linear):
+            return self.linear(tag, layer, x, y, row), y
+        if isinstance(layer, Activation):
+            return c_parts.activation(layer, x, y), y
+        if isinstance(layer, Norm):
+            self.array(f"w{tag}", layer.weight, f"{layer.name}: weight")
+            self.array(f"bias{tag}", layer.bias, f"{layer.name}: bias")
+            return c_parts.norm(layer, tag, x, y), y
+        if isinstance(layer, MinGRU | LRU):
+            part = c_parts.linear_recurrence(tag, layer, x, y, self.product)
+            for name, values, comment in part.arrays:
+                self.array(name, values, comment)
+            self.functions.append(part.function)
+            self.members += part.members
+            self.widest = max(self.widest, part.stack)
+            return [part.call], part.place
+        if not isinstance(layer, Recurrent):
+            raise TypeError(f"{type(layer).__name__} has no step")
+        line, place = self.recurrent(tag, layer, x, row)
+        return [line], place
+
+    def local(self, number: int, size: int) -> None:
         """A buffer of the step."""
         self.body.insert(0, f"float y{number}[{size}];")
         self.widest += size
-        return f"y{number}"
 
     def array(self, name: str, values: Floats, comment: str) -> None:
         self.arrays.append(float_array(name, values, f"{shape(*values.shape)}: {comment}"))
         self.weights_count += values.size
 
-    def linear(
-        self, number: int, layer: Linear, source: str, width: int, y: str, row: Floats | None
-    ) -> None:
-        size = layer.output_size
-        self.array(f"bias{number}", layer.bias, f"{layer.name or 'linear'}: bias")
+    def linear(self, tag: str, layer: Linear, x: str, y: str, row: Floats | None) -> list[str]:
+        """y = W x + b."""
+        size, width = layer.weight.shape
+        self.array(f"bias{tag}", layer.bias, f"{layer.name or 'linear'}: bias")
         if row is not None:
-            self.array(f"rows{number}", row @ layer.weight.T, "row by token")
-            value = f"bias{number}[j] + rows{number}[(size_t)token * {size}U + j]"
+            self.array(f"rows{tag}", row @ layer.weight.T, "row by token")
+            value = f"bias{tag}[j] + rows{tag}[(size_t)token * {size}U + j]"
         else:
-            self.array(f"w{number}", layer.weight.T, f"{layer.name or 'linear'}: column by input")
-            value = f"bias{number}[j]"
-        self.body += [f"for (size_t j = 0U; j < {size}U; j++) {{", f"    {y}[j] = {value};", "}"]
-        if row is None:
-            self.body += self.product(f"w{number}", source, y, size, width)
+            self.array(f"w{tag}", layer.weight.T, f"{layer.name or 'linear'}: column by input")
+            value = f"bias{tag}[j]"
+        lines = [f"for (size_t j = 0U; j < {size}U; j++) {{", f"    {y}[j] = {value};", "}"]
+        return lines if row is not None else lines + self.product(f"w{tag}", x, y, size, width)
 
-    def recurrent(self, number: int, layer: Recurrent, source: str, row: Floats | None) -> str:
-        """The layer's arrays and function; returns where its output lies."""
-        H, G = layer.hidden, BY_KEY[layer.cell].gates
+    def recurrent(
+        self, tag: str, layer: Recurrent, source: str, row: Floats | None
+    ) -> tuple[str, str]:
+        """The layer's arrays and function; the call, and where its output lies."""
+        H, G, P = layer.hidden, BY_KEY[layer.cell].gates, layer.output_size
         w_ih, w_hh, start = reorder(layer)
         where = f"{layer.name or layer.cell} layer {layer.layer}"
-        self.array(f"start{number}", start, f"{where}: biases")
+        self.array(f"start{tag}", start, f"{where}: biases")
         if row is not None:
-            self.array(f"rows{number}", row @ w_ih.T, f"{where}: W_ih x, row by token")
-            first = f"start{number}[j] + row[j]"
-            parameter, argument = "const float *row", f"&rows{number}[(size_t)token * {G * H}U]"
+            self.array(f"rows{tag}", row @ w_ih.T, f"{where}: W_ih x, row by token")
+            first = f"start{tag}[j] + row[j]"
+            parameter, argument = "const float *row", f"&rows{tag}[(size_t)token * {G * H}U]"
         else:
-            self.array(f"wx{number}", w_ih.T, f"{where}: W_ih, column by input")
-            first = f"start{number}[j]"
+            self.array(f"wx{tag}", w_ih.T, f"{where}: W_ih, column by input")
+            first = f"start{tag}[j]"
             parameter, argument = "const float *x", source
-        self.array(f"wh{number}", w_hh.T, f"{where}: W_hh, column by unit")
-        states = ["h", "c"] if layer.cell == "lstm" else ["h"]
-        self.members += [(f"{s}{number}", H) for s in states]
+        self.array(f"wh{tag}", w_hh.T, f"{where}: W_hh, column by unit")
+        states = {"h": P, "c": H} if layer.cell == "lstm" else {"h": P}
+        self.members += [(f"{s}{tag}", size) for s, size in states.items()]
         size = len(start)
         self.widest = max(self.widest, size)
         lines = [f"float a[{size}];", f"for (size_t j = 0U; j < {G * H}U; j++) {{"]
         lines += [f"    a[j] = {first};", "}"]
         if size > G * H:
             lines += [f"for (size_t j = {G * H}U; j < {size}U; j++) {{"]
-            lines += [f"    a[j] = start{number}[j];", "}"]
+            lines += [f"    a[j] = start{tag}[j];", "}"]
         if row is None:
             columns = w_ih.shape[1]
-            lines += self.product(f"wx{number}", "x", "a", G * H, columns)
-        lines += self.product(f"wh{number}", "h", _at("a", size - G * H), G * H, H)
+            lines += self.product(f"wx{tag}", "x", "a", G * H, columns)
+        lines += self.product(f"wh{tag}", "h", _at("a", size - G * H), G * H, P)
         lines += [f"for (size_t j = 0U; j < {H}U; j++) {{", *_CELL[layer.cell](H), "}"]
+        if layer.w_hr is not None:
+            # The cell's output stands where its input gate stood; h is its projection.
+            lines = [line.replace("h[j] = ", "a[j] = ") for line in lines]
+            self.array(f"wr{tag}", layer.w_hr.T, f"{where}: W_hr, column by unit")
+            lines += [f"for (size_t j = 0U; j < {P}U; j++) {{", "    h[j] = 0.0f;", "}"]
+            lines += self.product(f"wr{tag}", "a", "h", P, H)
         arguments = ", ".join(f"float *ONLY {s}" for s in states)
         text = "".join(f"    {line}\n" for line in lines)
         self.functions.append(
-            f"/* {where} */\nstatic void layer{number}({parameter}, {arguments})\n{{\n{text}}}\n"
+            f"/* {where} */\nstatic void layer{tag}({parameter}, {arguments})\n{{\n{text}}}\n"
         )
-        actual = ", ".join(f"state->{s}{number}" for s in states)
-        self.body.append(f"layer{number}({argument}, {actual});")
-        return f"state->h{number}"
+        actual = ", ".join(f"state->{s}{tag}" for s in states)
+        return f"layer{tag}({argument}, {actual});", f"state->h{tag}"
 
 
 def _at(name: str, offset: int) -> str:

@@ -17,6 +17,7 @@ from bptt.export.quantise import (
     TABLE_STEP,
     UNIT_BITS,
     Product,
+    QActivation,
     QEmbedding,
     QLinear,
     QNetwork,
@@ -25,13 +26,14 @@ from bptt.export.quantise import (
 )
 
 
-def int8_files(name: str, q: QNetwork, version: str) -> dict[str, str]:
+def int8_files(name: str, q: QNetwork, version: str, symbols: str = "") -> dict[str, str]:
     """The header and the source.
 
     Args:
         name: checked by :func:`~bptt.export.ctext.check_name`.
         q: what to write.
         version: of this package, for the comment.
+        symbols: lines of the header with the vocabulary, by :func:`~bptt.export.ctext.symbol_table`.
 
     Returns:
         Texts by file name.
@@ -65,7 +67,7 @@ def int8_files(name: str, q: QNetwork, version: str) -> dict[str, str]:
         "multiply_adds": f"{multiply_adds(network):,}",
         "input_size": network.input_size,
         "output_size": network.output_size,
-        "constants": "\n".join(lines) + "\n",
+        "constants": "\n".join(lines) + "\n" + symbols,
         "state_note": "State of one stream: h and c of each recurrent layer, 16 bits each.",
         "members": "\n".join(f"    int16_t {m}[{size}];" for m, size in writer.members),
         "element": element,
@@ -79,7 +81,8 @@ def int8_files(name: str, q: QNetwork, version: str) -> dict[str, str]:
         "body": "".join(f"    {line}\n" for line in writer.body),
     }
     words |= interface(name, network, "int8_t")
-    words["many"] = fill("many.c", **words)
+    words["run"] = fill("run_step.c", **words)
+    words["calls"] = fill("calls_step.h", **words).rstrip("\n")
     return {f"{name}.h": fill("header.h", **words), f"{name}.c": fill("int8.c", **words)}
 
 
@@ -111,14 +114,16 @@ class _Writer:
                 self.widened(f"&embedding[(size_t)token * {size}U]", size)
             elif isinstance(layer, QLinear):
                 source = self.linear(number, layer, source, last)
+            elif isinstance(layer, QActivation):
+                source = self.activation(number, layer, source)
             else:
                 source = self.recurrent(number, layer, source)
         final = self.q.layers[-1]
-        if isinstance(final, QRecurrent):
+        if isinstance(final, QRecurrent | QActivation):
             value = f"{source}[j]"
             if self.q.output_bits == 8:
                 value = f"(int8_t)clip(({value} + 128) >> 8, -128, 127)"
-            size = final.hidden
+            size = final.hidden if isinstance(final, QRecurrent) else final.size
             self.body += [f"for (size_t j = 0U; j < {size}U; j++) {{", f"    output[j] = {value};"]
             self.body.append("}")
         if tokens:
@@ -167,6 +172,29 @@ class _Writer:
         self.body += [
             f"for (size_t j = 0U; j < {size}U; j++) {{",
             f"    {y}[j] = ({kind})clip({value}, {-high - 1}, {high});",
+            "}",
+        ]
+        return y
+
+    def activation(self, number: int, layer: QActivation, x: str) -> str:
+        """The function of each number, into a buffer of its own."""
+        y, value = f"y{number}", f"{x}[j]"
+        self.body.insert(0, f"int16_t {y}[{layer.size}];")
+        self.stack += 2 * layer.size
+        if layer.kind in ("tanh", "sigmoid"):
+            up = GATE_BITS - layer.in_shift
+            wide = f"(int64_t){value}"
+            wide = f"{wide} * {1 << min(up, 24)}" if up >= 0 else _down(wide, -up)
+            z = f"limit({wide}, {LARGEST})"
+            value = (
+                f"curve(2 * {z})" if layer.kind == "tanh" else f"clip(sigmoid_of({z}), 0, 32767)"
+            )
+        else:
+            below = _down(f"{value} * {layer.slope}", UNIT_BITS) if layer.slope else "0"
+            value = f"({value} > 0) ? {value} : ({below})"
+        self.body += [
+            f"for (size_t j = 0U; j < {layer.size}U; j++) {{",
+            f"    {y}[j] = (int16_t)({value});",
             "}",
         ]
         return y
@@ -245,7 +273,7 @@ class _Writer:
             comment = "tanh(i / 32) in units of 2^-15"
             text += int_array("int16_t", "table", table(), comment) + "\n"
             text += fill("int8_curve.c", **words)
-        for name in ("sigmoid_of", "clip", "widen"):
+        for name in ("sigmoid_of", "clip", "limit", "widen"):
             if f"{name}(" in called:
                 text += fill(f"int8_{name.split('_')[0]}.c")
         return text

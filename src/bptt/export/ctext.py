@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Sequence
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -67,8 +68,12 @@ def fill(template: str, **values: Any) -> str:
 def float_array(name: str, values: NDArray[Any], comment: str) -> str:
     """A constant float32 array; every number reads back as exactly the float it was."""
     flat = np.asarray(values, dtype=np.float32).ravel()
-    words = [np.format_float_scientific(v, unique=True, trim="0") + "f" for v in flat]
-    return _array("float", name, words, comment)
+    return _array("float", name, [float_text(float(v)) for v in flat], comment)
+
+
+def float_text(value: float) -> str:
+    """A literal that reads back as exactly this float32."""
+    return np.format_float_scientific(np.float32(value), unique=True, trim="0") + "f"
 
 
 def int_array(kind: str, name: str, values: NDArray[Any], comment: str) -> str:
@@ -91,6 +96,38 @@ def _array(kind: str, name: str, words: list[str], comment: str) -> str:
     return f"/* {comment} */\nstatic const {kind} {name}[{len(words)}] = {{\n{body}\n}};\n"
 
 
+def symbol_table(guard: str, symbols: Sequence[str]) -> str:
+    """The vocabulary as an initialiser: what a program does not use, takes no flash.
+
+    Args:
+        guard: the prefix in capitals.
+        symbols: the text of each token.
+    """
+    words = [
+        '"'
+        + "".join(f"\\{byte:03o}" if _escaped(byte) else chr(byte) for byte in s.encode())
+        + '",'
+        for s in symbols
+    ]
+    lines, line = [], "   "
+    for word in words:
+        if len(line) + len(word) + 3 > 98:
+            lines.append(line)
+            line = "   "
+        line += f" {word}"
+    body = "".join(f"{text} \\\n" for text in [*lines, line])
+    return (
+        "/* The text of every token in UTF-8 (a zero byte is an empty string):\n"
+        f" * static const char *const symbols[{guard}_TOKENS] = {guard}_SYMBOLS; */\n"
+        f"#define {guard}_SYMBOLS {{ \\\n{body}}}\n"
+    )
+
+
+def _escaped(byte: int) -> bool:
+    """Whether a byte cannot stand in a C string as it is; ? would begin a trigraph."""
+    return not 32 <= byte < 127 or chr(byte) in '"\\?'
+
+
 def shape(*sizes: int) -> str:
     """Sizes as a comment writes them."""
     return " x ".join(str(size) for size in sizes)
@@ -107,6 +144,7 @@ def example_files(
     inputs: NDArray[np.generic],
     *,
     quantised: tuple[NDArray[np.generic], NDArray[np.generic]] | None = None,
+    window: int | None = None,
 ) -> dict[str, str]:
     """``example.c`` and ``Makefile``.
 
@@ -116,8 +154,9 @@ def example_files(
         inputs: (T, B, I) or tokens (T, B); the first lane's first steps are used.
         quantised: inputs (T, I) and expected outputs (T, O) of the int8 network, which must be met
             exactly.
+        window: the most steps of a network that runs over windows.
     """
-    x = inputs[:STEPS, :1]
+    x = inputs[: min(STEPS, window or STEPS), :1]
     if quantised is not None:
         x, y = quantised[0][:STEPS], quantised[1][:STEPS]
         tolerance = "0.0"
@@ -140,8 +179,14 @@ def example_files(
     else:
         element = f"int{8 * y.dtype.itemsize}_t"
         wanted = int_array(element, "expected", y, comment)
+    at, outputs, whole = "j", f"{name.upper()}_OUTPUT_SIZE", ""
+    step = f"        {step}\n"
+    if window is not None:
+        at, outputs = f"t * (size_t){outputs} + j", f"{len(x)}U * {outputs}"
+        whole, step = f"    wrong |= {name}_window(&state, {len(x)}U, input, output);\n", ""
     words = {
         "name": name, "guard": name.upper(), "steps": len(x), "tolerance": tolerance,
+        "at": at, "outputs": outputs, "whole": whole,
         "inputs": lines, "expected": wanted, "element": element, "step": step,
         "link_note": "" if quantised is not None else " but <math.h>",
     }  # fmt: skip

@@ -1,8 +1,8 @@
 """From a torch module to a :class:`~bptt.export.network.Network`, or an error that names the module.
 
-A module's ``forward`` is a program, and only its children can be read. So the children are taken in
-the order they were registered, and what comes out is compared with what the module itself computes on
-the example input: a ``forward`` that does more than call its children in turn is found out there.
+The parts come in the order in which the module's forward uses them (:mod:`bptt.models.chain`), and what
+they compute is compared with what the module itself computes on the example input: a forward that does
+more than call its parts in turn is found out there.
 
 A weight is read as the layer's own forward reads it, by its name, once, in evaluation mode. So one that
 is computed by a parametrization (held orthogonal, spectral norm, weight norm, one's own; also torch's
@@ -12,8 +12,7 @@ left behind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, cast
 
@@ -27,25 +26,33 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from bptt import nn as ours
 from bptt.errors import ArgumentError, DtypeError, ShapeError, describe
+from bptt.export import network as net
 from bptt.export.network import Embedding, Floats, Layer, Linear, Network, OneHot, Recurrent
 from bptt.models import LanguageModel
+from bptt.models.chain import (
+    NAMES,
+    NOTHING,
+    Chain,
+    evaluating,
+    not_a_chain,
+    outputs_of,
+    read_chain,
+    refuse_others,
+    same_up_to_axes,
+)
 
-SUPPORTED = "RNN, GRU, LSTM (one direction, no proj_size), Linear, Embedding, Dropout, Identity"
 _RECURRENT = (nn.RNN, nn.GRU, nn.LSTM, ours.RNN, ours.GRU, ours.LSTM)
-_NOTHING = (nn.Dropout, nn.Identity)
+_ACTIVATIONS = {nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.ReLU: "relu", nn.Softmax: "softmax"}
 _OLDER_NORMS = (SpectralNorm, WeightNorm)  # torch.nn.utils.spectral_norm and weight_norm, by hooks
-# float32 weights and float64 sums against whatever the module runs in: rounding of one step is 1e-7,
-# and a wrong order of layers, a missing activation or a scaling shows at 1e-2 and above.
-_SAME = 1e-3
 
 
-def read_network(module: nn.Module, example_input: Any) -> Network:
+def read_network(module: nn.Module, example_input: Any, *, both_ways: bool = False) -> Network:
     """Describe a module as a chain of layers, and check that the description computes the same.
 
     Args:
-        module: an RNN, GRU or LSTM, torch's or ours; a :class:`bptt.models.LanguageModel`; an
-            ``nn.Sequential`` of supported modules; or any module whose forward calls its supported
-            children in the order they were registered, with ``(x)`` or ``(x, state)``.
+        module: a recurrent layer, torch's or ours; a :class:`bptt.models.LanguageModel`; an
+            ``nn.Sequential`` of supported modules; or any module whose forward calls supported ones in a
+            row, with ``(x)`` or ``(x, state)``.
         example_input: what the module takes, ``(T, B, I)``, ``(B, T, I)`` with ``batch_first``,
             ``(T, I)``, or integer tokens without the axis I. Integers in front of a recurrent or
             linear layer mean one-hot vectors.
@@ -76,12 +83,11 @@ def read_network(module: nn.Module, example_input: Any) -> Network:
         )
     used: set[int] = set()
     layers: list[Layer] = []
-    batch_first: set[bool] = set()
-    with _evaluating(module):
-        for path, child in _leaves(module, ""):
-            layers.extend(_read(path, child, used))
-            if isinstance(child, nn.RNNBase):
-                batch_first.add(child.batch_first)
+    chain = read_chain(module)
+    with evaluating(module):
+        for part in chain.parts:
+            size = layers[-1].output_size if layers else _first_size(chain)
+            layers.extend(_read(part.path, part.module, used, size, both_ways))
     left = [name for name, p in module.named_parameters() if id(p) not in used]
     if left:
         raise ArgumentError(
@@ -89,19 +95,16 @@ def read_network(module: nn.Module, example_input: Any) -> Network:
             f"{left[0]}, which no layer of the export would hold",
             "move it into a Linear or recurrent layer, or export the part of the model without it",
         )
-    if not any(isinstance(layer, Recurrent) for layer in layers):
+    if not any(isinstance(layer, net.Stateful) for layer in layers):
         raise ArgumentError("at least one recurrent layer", "none", "export another module")
-    if len(batch_first) > 1:
-        raise ArgumentError(
-            "recurrent layers that agree on batch_first", "both kinds", "make them alike"
-        )
+    batch_first = chain.batch_first
     if not example_input.is_floating_point() and not isinstance(layers[0], Embedding):
-        first = layers[0]
-        size = first.weight.shape[1] if isinstance(first, Linear) else first.w_ih.shape[1]  # type: ignore[union-attr]
-        layers.insert(0, OneHot("input", size))
+        layers.insert(0, OneHot("input", net.input_size(layers[0])))
     _check_chain(layers)
-    network = Network(tuple(layers), batch_first.pop())
-    _check_same(module, network, example_input)
+    network = Network(tuple(_simplified(_folded(layers))), batch_first)
+    example = _as_called(module, layers[0], example_input)
+    _check_same(module, chain, network, example_input, example)
+    refuse_others(module, chain)
     return network
 
 
@@ -146,28 +149,24 @@ def time_first(network: Network, inputs: Tensor) -> NDArray[np.generic]:
     return x.double().numpy()
 
 
-def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that hold the parameters, in the order they were registered."""
-    if isinstance(module, nn.RNNBase | nn.Linear | nn.Embedding) or type(module) in _NOTHING:
-        yield path, module
-        return
-    # Not named_children: it leaves out a module that is there twice, and a Sequential may run it twice.
-    children = [(name, child) for name, child in module._modules.items() if child is not None]
-    if not children:
-        _refuse(path, module)
-    for name, child in children:
-        yield from _leaves(child, f"{path}.{name}" if path else name)
+def _first_size(chain: Chain) -> int:
+    """Numbers that come in, for parts in front that do not say it themselves."""
+    for part in chain.parts:
+        for name in ("input_size", "in_features", "num_features"):
+            if isinstance(size := getattr(part.module, name, None), int):
+                return size
+    return 0
 
 
 def _refuse(path: str, module: nn.Module, why: str = "") -> None:
     raise ArgumentError(
-        f"modules among {SUPPORTED}",
+        f"modules among {NAMES}",
         f"{type(module).__name__}{why} at {path or 'the top of the model'}",
         "export the part of the model without it and run the rest beside it",
     )
 
 
-def _read(path: str, module: nn.Module, used: set[int]) -> list[Layer]:
+def _read(path: str, module: nn.Module, used: set[int], size: int, both_ways: bool) -> list[Layer]:
     """One module as layers; the parameters it consumes are entered in ``used``."""
 
     def take(name: str, size: int = 0) -> Floats:
@@ -189,7 +188,7 @@ def _read(path: str, module: nn.Module, used: set[int]) -> list[Layer]:
     if module._forward_hooks or others:
         _refuse(path, module, " with a forward hook")
     kind, layer = parametrize.type_before_parametrizations(module), cast(Any, module)
-    if kind in _NOTHING:
+    if kind in NOTHING:
         return []
     if kind is nn.Embedding:
         if layer.max_norm is not None:
@@ -198,19 +197,126 @@ def _read(path: str, module: nn.Module, used: set[int]) -> list[Layer]:
     if kind is nn.Linear:
         weight = take("weight")
         return [Linear(path, weight, take("bias", len(weight)))]
+    if kind in _ACTIVATIONS:
+        return [net.Activation(path, _ACTIVATIONS[kind], size)]
+    if kind is nn.LeakyReLU:
+        return [net.Activation(path, "leaky_relu", size, float(layer.negative_slope))]
+    if kind is nn.LayerNorm:
+        if len(layer.normalized_shape) != 1:
+            _refuse(path, module, f" over {len(layer.normalized_shape)} axes")
+        (width,) = layer.normalized_shape
+        weight = take("weight") if layer.weight is not None else np.ones(width)
+        return [net.Norm(path, weight, take("bias", width), float(layer.eps))]
+    if kind is nn.BatchNorm1d:
+        return [_scaling(path, module, take)]
+    if kind is ours.MinGRU:
+        H = layer.hidden_size
+        weights = [take(f"weight_ih_l{k}") for k in range(layer.num_layers)]
+        return [
+            net.MinGRU(path, k, w, take(f"bias_ih_l{k}", 2 * H), bool(layer.positive))
+            for k, w in enumerate(weights)
+        ]
+    if kind is ours.LRU:
+        return _lru(path, layer, take)
     if kind not in _RECURRENT:
         _refuse(path, module)
-    if layer.bidirectional:
+    if layer.bidirectional and not both_ways:
         _refuse(path, module, " (bidirectional)")
-    if layer.proj_size:
-        _refuse(path, module, f" (proj_size={layer.proj_size})")
     cell = layer.mode.lower()
-    cells: list[Layer] = []
+
+    def cell_of(k: int, end: str) -> Recurrent:
+        w_ih, w_hh = (take(f"{name}_l{k}{end}") for name in ("weight_ih", "weight_hh"))
+        b_ih, b_hh = (take(f"{name}_l{k}{end}", len(w_ih)) for name in ("bias_ih", "bias_hh"))
+        w_hr = take(f"weight_hr_l{k}{end}") if layer.proj_size else None
+        return Recurrent(path, k, cell, w_ih, w_hh, b_ih, b_hh, w_hr)
+
+    if layer.bidirectional:
+        return [
+            net.Both(path, cell_of(k, ""), cell_of(k, "_reverse")) for k in range(layer.num_layers)
+        ]
+    return [cell_of(k, "") for k in range(layer.num_layers)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Scaling(Linear):
+    """A BatchNorm1d on its way into a matrix: y = weight x + bias for each number, ``weight (O,)``."""
+
+
+def _scaling(path: str, module: Any, take: Any) -> _Scaling:
+    if module.running_mean is None:
+        _refuse(path, module, " without running statistics")
+    width = module.num_features
+    mean, variance = (
+        b.detach().cpu().double().numpy() for b in (module.running_mean, module.running_var)
+    )
+    weight = take("weight") if module.weight is not None else np.ones(width)
+    scale = weight / np.sqrt(variance + module.eps)
+    bias = take("bias", width) - mean * scale
+    if not (np.isfinite(scale).all() and np.isfinite(bias).all()):
+        raise ArgumentError(
+            "finite running statistics", f"NaN or infinity in {path}",
+            "export an earlier checkpoint, from before the training diverged",
+        )  # fmt: skip
+    return _Scaling(path, scale, bias)
+
+
+def _folded(layers: list[Layer]) -> list[Layer]:
+    """Every BatchNorm1d inside the matrix before it or the one after it, or as a diagonal one."""
+    done: list[Layer] = []
+    waiting: _Scaling | None = None
+    for layer in layers:
+        if waiting is not None:
+            if isinstance(layer, Linear) and not isinstance(layer, _Scaling):
+                bias = layer.bias + layer.weight @ waiting.bias
+                layer = replace(layer, weight=layer.weight * waiting.weight, bias=bias)
+            elif isinstance(layer, Recurrent):
+                b_ih = layer.b_ih + layer.w_ih @ waiting.bias
+                layer = replace(layer, w_ih=layer.w_ih * waiting.weight, b_ih=b_ih)
+            else:
+                done.append(Linear(waiting.name, np.diag(waiting.weight), waiting.bias))
+            waiting = None
+        if not isinstance(layer, _Scaling):
+            done.append(layer)
+        elif done and isinstance(before := done[-1], Linear):
+            weight, bias = before.weight * layer.weight[:, None], before.bias * layer.weight
+            done[-1] = replace(before, weight=weight, bias=bias + layer.bias)
+        elif done and isinstance(before, Embedding):
+            done[-1] = replace(before, weight=before.weight * layer.weight + layer.bias)
+        else:
+            waiting = layer
+    if waiting is not None:
+        done.append(Linear(waiting.name, np.diag(waiting.weight), waiting.bias))
+    return done
+
+
+def _simplified(layers: list[Layer]) -> list[Layer]:
+    """The same chain with what stands directly behind tokens computed once a token.
+
+    A OneHot stays one only where the next layer looks up its columns.
+    """
+    first, rest = layers[0], layers[1:]
+    looked_up = rest and isinstance(rest[0], Linear | Recurrent)
+    if isinstance(first, OneHot) and not looked_up:
+        first = Embedding(first.name, np.eye(first.size))
+    while isinstance(first, Embedding) and rest and isinstance(rest[0], net.Activation | net.Norm):
+        first, rest = replace(first, weight=rest[0].of(first.weight)), rest[1:]
+    return [first, *rest]
+
+
+def _lru(path: str, layer: Any, take: Any) -> list[Layer]:
+    """λ, γ B, C and D of each layer, with the GELU that stands between two."""
+    found: list[Layer] = []
     for k in range(layer.num_layers):
-        w_ih, w_hh = (take(f"{name}_l{k}") for name in ("weight_ih", "weight_hh"))
-        b_ih, b_hh = (take(f"{name}_l{k}", len(w_ih)) for name in ("bias_ih", "bias_hh"))
-        cells.append(Recurrent(path, k, cell, w_ih, w_hh, b_ih, b_hh))
-    return cells
+        names = ("nu_log", "theta_log", "gamma_log", "weight_in", "weight_out", "weight_skip")
+        _, _, gamma, into, out, skip = (take(f"{name}_l{k}") for name in names)
+        # As the layer has them: an eigenvalue near 1 multiplies its own rounding error by 1 / (1 - λ).
+        decay = layer.eigenvalues(k).detach().cpu().to(torch.complex128).numpy()
+        b_in = (into[0] + 1j * into[1]) * np.exp(gamma)[:, None]
+        bias = take(f"bias_l{k}", len(skip))
+        found.append(net.LRU(path, k, decay, b_in, out[0] + 1j * out[1], skip, bias))
+        if k < layer.num_layers - 1:
+            found.append(net.Activation(path, "gelu", len(skip)))
+    return found
 
 
 def _weight(module: nn.Module, name: str) -> tuple[Tensor | None, tuple[nn.Parameter, ...]]:
@@ -229,19 +335,6 @@ def _weight(module: nn.Module, name: str) -> tuple[Tensor | None, tuple[nn.Param
     return weight, () if weight is None else (weight,)
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients for a while; then every part is in the mode that it was in."""
-    before = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part, training in before:
-            part.training = training
-
-
 def _check_chain(layers: list[Layer]) -> None:
     """Every layer takes what the one before it gives; tokens only in front."""
     for before, layer in pairwise(layers):
@@ -250,61 +343,34 @@ def _check_chain(layers: list[Layer]) -> None:
             raise ArgumentError(
                 "an Embedding only as the first layer", f"one at {where}", "reorder the model"
             )
-        wanted = layer.weight.shape[1] if isinstance(layer, Linear) else layer.w_ih.shape[1]  # type: ignore[union-attr]
+        wanted = len(layer.weight) if isinstance(layer, _Scaling) else net.input_size(layer)
         if wanted != before.output_size:
             raise ArgumentError(
                 f"layers that follow each other, output {before.output_size} of {before.name!r}",
                 f"input {wanted} at {where}",
-                "register the children in the order in which forward calls them",
+                "make the sizes agree, or register the children in the order in which forward calls them",
             )
 
 
-def _as_called(module: nn.Module, network: Network, example: Tensor) -> Tensor:
+def _as_called(module: nn.Module, first: Layer, example: Tensor) -> Tensor:
     """The example as the module takes it: tokens that stand for one-hot vectors become those."""
-    first = network.layers[0]
-    if not isinstance(first, OneHot):
+    if not isinstance(first, OneHot) or example.is_floating_point():
         return example
+    low, high = (0, 0) if example.numel() == 0 else (int(example.min()), int(example.max()))
+    if low < 0 or high >= first.size:
+        return example  # the network says what is wrong
     dtype = next(module.parameters()).dtype
     return nn.functional.one_hot(example.long(), first.size).to(dtype)
 
 
-def _check_same(module: nn.Module, network: Network, example: Tensor) -> None:
-    """Compare the description with the module itself, where the module can be called."""
+def _check_same(
+    module: nn.Module, chain: Chain, network: Network, example: Tensor, called: Tensor
+) -> None:
+    """Compare the description with the module itself, which is called with ``called``."""
     inputs = time_first(network, example)
-    expected = network.run(inputs).output
-    if type(module) is nn.Sequential:
-        # A Sequential over a recurrent layer has no forward of its own that works: the layer returns
-        # a pair. Its order is its meaning, so there is nothing to compare.
-        return
-    try:
-        with _evaluating(module):
-            result = module(_as_called(module, network, example))
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ArgumentError(
-            "a model that takes the example input",
-            f"{type(error).__name__}: {str(error).splitlines()[0]}",
-            "pass one input as you would call the model with it",
-        ) from None
-    output = result[0] if isinstance(result, tuple | list) else result
-    if not isinstance(output, Tensor):
-        raise ArgumentError(
-            "a model that returns a tensor, or a pair (tensor, state)",
-            type(output).__name__,
-            "export the part of the model that does",
-        )
-    actual = output.detach().cpu().double()
+    expected = torch.from_numpy(network.run(inputs).output)
+    actual = outputs_of(module, chain, called).detach().cpu().double()
     if example.ndim == (1 if network.tokens else 2):
         actual = actual.unsqueeze(-2)
-    batched = torch.from_numpy(expected)
-    candidates = [batched, batched.transpose(0, 1), batched[-1]]
-    for candidate in candidates if not isinstance(module, LanguageModel) else candidates[:1]:
-        if candidate.shape == actual.shape:
-            unit = max(float(candidate.abs().max()), 1e-6)
-            if float((candidate - actual).abs().max()) <= _SAME * unit:
-                return
-    raise ArgumentError(
-        "a forward that calls its layers one after another and nothing else",
-        f"{type(module).__name__}, whose output on the example input is not that of "
-        + ", ".join(layer.name or type(layer).__name__ for layer in network.layers),
-        "export the layers as an nn.Sequential in the right order, and compute the rest beside it",
-    )
+    if not same_up_to_axes(actual, expected, whole=isinstance(module, LanguageModel)):
+        raise not_a_chain(module, chain)

@@ -16,7 +16,17 @@ from torch import Tensor, nn
 
 from bptt.errors import ArgumentError, DependencyError
 from bptt.export.extract import read_network
-from bptt.export.network import Embedding, Floats, Linear, Network, OneHot, Recurrent
+from bptt.export.network import (
+    Activation,
+    Embedding,
+    Floats,
+    Layer,
+    Linear,
+    Network,
+    Norm,
+    OneHot,
+    Recurrent,
+)
 from bptt.files.write import refused, write_file
 
 if TYPE_CHECKING:
@@ -26,6 +36,9 @@ OPSET = 17
 _NODE = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "gru": "GRU", "lstm": "LSTM"}
 # PyTorch's gates r z n and i f g o, in ONNX's order z r h and i o f c.
 _ORDER = {"GRU": (1, 0, 2), "LSTM": (0, 3, 1, 2), "RNN": (0,)}
+_FUNCTION = {
+    "tanh": "Tanh", "sigmoid": "Sigmoid", "relu": "Relu", "leaky_relu": "LeakyRelu", "softmax": "Softmax",
+}  # fmt: skip
 
 
 def export_onnx(
@@ -96,6 +109,21 @@ def build(network: Network, name: str = "model") -> onnx.ModelProto:
         if isinstance(layer, Embedding | OneHot):
             weight = layer.weight if isinstance(layer, Embedding) else np.eye(layer.size)
             value = graph.node("Gather", [graph.constant(f"embedding_{index}", weight), value])
+        elif isinstance(layer, Activation) and layer.kind in _FUNCTION:
+            value = graph.node(_FUNCTION[layer.kind], [value], **_options(layer))
+        elif isinstance(layer, Norm):
+            scale = graph.constant(f"scale_{index}", layer.weight)
+            offset = graph.constant(f"offset_{index}", layer.bias)
+            value = graph.node(
+                "LayerNormalization", [value, scale, offset], axis=-1, epsilon=layer.eps
+            )
+        elif not isinstance(layer, Linear | Recurrent) or getattr(layer, "w_hr", None) is not None:
+            raise ArgumentError(
+                "layers that ONNX has: RNN, GRU, LSTM without proj_size, Linear, Embedding, Tanh, "
+                "Sigmoid, ReLU, LeakyReLU, Softmax, LayerNorm, BatchNorm1d",
+                f"{_kind(layer)} at {layer.name or 'the top of the model'}",
+                "use torch.onnx.export, or export it as C",
+            )
         elif isinstance(layer, Linear):
             matrix = graph.constant(f"weight_{index}", layer.weight.T)
             value = graph.node("MatMul", [value, matrix])
@@ -128,6 +156,20 @@ def _onnx() -> Any:
             "the package onnx", "none", "install it: pip install 'bptt[onnx]'"
         ) from None
     return onnx
+
+
+def _options(layer: Activation) -> dict[str, Any]:
+    """Attributes of an activation's node."""
+    if layer.kind == "softmax":
+        return {"axis": -1}
+    return {"alpha": layer.slope} if layer.kind == "leaky_relu" else {}
+
+
+def _kind(layer: Layer) -> str:
+    """What a layer is called in an error."""
+    if isinstance(layer, Recurrent):
+        return "LSTM with proj_size"
+    return layer.kind if isinstance(layer, Activation) else type(layer).__name__
 
 
 def _grouped(network: Network) -> list[list[Any]]:

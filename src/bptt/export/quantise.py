@@ -7,6 +7,7 @@ The scheme, per matrix row j and with every scale a power of two but that of the
     z     is Q14 (units of 2^-14), tanh and sigmoid are Q15 by a table of 257 entries, h is Q15
     c     of an LSTM and h of a ReLU network: int16 with a scale from the calibration data
     input int8 and output int8 (or int16), with a scale from the calibration data
+    tanh, sigmoid, ReLU and leaky ReLU between layers: int16 to int16, the first two by the table
 
 States are rounded to nearest, not cut off: truncation pulls a state that hardly moves towards zero.
 
@@ -17,14 +18,23 @@ neural networks for efficient integer-arithmetic-only inference.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bptt.errors import ArgumentError
 from bptt.export.c_float import reorder
-from bptt.export.network import Embedding, Floats, Linear, Network, OneHot, looks_up
+from bptt.export.c_parts import check_integers
+from bptt.export.network import (
+    Activation,
+    Embedding,
+    Floats,
+    Linear,
+    Network,
+    OneHot,
+    Recurrent,
+    looks_up,
+)
 from bptt.ops.cells import BY_KEY
 
 Ints = NDArray[np.int64]
@@ -97,7 +107,24 @@ class QEmbedding:
     weight: Ints
 
 
-QLayer = QLinear | QRecurrent | QEmbedding
+@dataclass(frozen=True, eq=False)
+class QActivation:
+    """A function of each number: of x in units of 2^-in_shift.
+
+    Attributes:
+        kind: as :class:`~bptt.export.network.Activation`. shift: a unit of its values is 2^-shift.
+        slope: of ``leaky_relu``, in units of 2^-15.
+    """
+
+    name: str
+    kind: str
+    size: int
+    in_shift: int
+    shift: int
+    slope: int
+
+
+QLayer = QLinear | QRecurrent | QEmbedding | QActivation
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +155,7 @@ def quantise(network: Network, calibration: NDArray[np.generic], output_bits: in
         output_bits: 8 or 16.
 
     Raises:
-        ArgumentError: too little data, or a layer whose sums do not fit 32 bits.
+        ArgumentError: too little data, a layer that int8 has not, or one whose sums do not fit 32 bits.
 
     Cost: one float64 pass over the calibration data.
 
@@ -149,6 +176,8 @@ def quantise(network: Network, calibration: NDArray[np.generic], output_bits: in
         )
     if output_bits not in (8, 16):
         raise ArgumentError("output_bits 8 or 16", str(output_bits), "pass 8 or 16")
+    for layer in network.layers:
+        check_integers(layer)
     trace = network.run(calibration)
     layers: list[QLayer] = []
     # How large a unit of the value that flows along the chain is.
@@ -179,7 +208,11 @@ def quantise(network: Network, calibration: NDArray[np.generic], output_bits: in
                 QLinear(layer.name, product, bias, shift, bits, row is not None, relative)
             )
             unit, peak, row = 2.0**-shift, 2**15, None
-        else:
+        elif isinstance(layer, Activation):
+            found = _activation(layer, unit)
+            layers.append(found)
+            unit, peak = 2.0**-found.shift, 2**15
+        elif isinstance(layer, Recurrent):
             relu = layer.cell == "rnn_relu"
             state_shift = _shift_for(2 * seen, 32767) if relu else UNIT_BITS
             c = trace.cells[number]
@@ -203,8 +236,15 @@ def quantise(network: Network, calibration: NDArray[np.generic], output_bits: in
     if isinstance(final, QLinear):
         output_shift = final.output_shift
     else:
-        output_shift = cast(QRecurrent, final).state_shift - (16 - output_bits)
+        output_shift = round(-np.log2(unit)) - (16 - output_bits)
     return QNetwork(network, tuple(layers), input_shift, output_shift, output_bits)
+
+
+def _activation(layer: Activation, unit: float) -> QActivation:
+    before = round(-np.log2(unit))
+    shift = UNIT_BITS if layer.kind in ("tanh", "sigmoid") else before
+    slope = round(layer.slope * 2.0**UNIT_BITS)
+    return QActivation(layer.name, layer.kind, layer.size, before, shift, slope)
 
 
 def _size(values: NDArray[np.generic]) -> float:
@@ -289,7 +329,7 @@ class Simulator:
         self._float = {
             id(p): np.ascontiguousarray(p.weight.T.astype(np.float64))
             for layer in q.layers
-            if not isinstance(layer, QEmbedding)
+            if isinstance(layer, QLinear | QRecurrent)
             for p in _products(layer)
         }
 
@@ -303,10 +343,12 @@ class Simulator:
             elif isinstance(layer, QLinear):
                 z = self._scaled(layer.product, value, layer.rows) + layer.bias
                 value = relative(z) if layer.relative else saturate(z, layer.bits)
+            elif isinstance(layer, QActivation):
+                value = activated(layer, value)
             else:
                 value = self._recurrent(layer, value, self.states[number])
                 number += 1
-        if isinstance(self.q.layers[-1], QRecurrent) and self.q.output_bits == 8:
+        if not isinstance(self.q.layers[-1], QLinear) and self.q.output_bits == 8:
             value = saturate(value + 128 >> 8, 8)
         return value
 
@@ -348,6 +390,22 @@ class Simulator:
 def q_input(q: QNetwork, x: NDArray[np.floating]) -> Ints:
     """Real input in the units of the int8 network, rounded and held to -128 … 127."""
     return np.clip(np.rint(np.asarray(x, np.float64) * 2.0**q.input_shift), -128, 127).astype(int)
+
+
+def activated(layer: QActivation, x: Ints) -> Ints:
+    """The function of each number; int16 to int16."""
+    if layer.kind in ("tanh", "sigmoid"):
+        z = to_gates(x, layer.in_shift)
+        return saturate(tanh(z) if layer.kind == "tanh" else sigmoid(z), 16)
+    below = down(x * layer.slope, UNIT_BITS) if layer.slope else np.zeros_like(x)
+    return np.where(x > 0, x, below)
+
+
+def to_gates(x: Ints, shift: int) -> Ints:
+    """Units of 2^-shift to Q14, held where tanh and sigmoid are constant."""
+    up = GATE_BITS - shift
+    z = x * 2 ** min(up, 24) if up >= 0 else down(x, -up)
+    return np.clip(z, -LARGEST, LARGEST)
 
 
 def curve(u: Ints) -> Ints:

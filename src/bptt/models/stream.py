@@ -4,21 +4,26 @@ A call of a PyTorch layer costs tens of microseconds before it computes anything
 can be done once is done once: weights copied and packed, buffers laid out, checks that depend on the
 model made. A step is then one call into the kernels.
 
-Limits: recurrent layers in one direction and without projection, on the CPU, in float32 or float64.
-What a subclass adds in a ``forward`` of its own, and what hooks add, is not seen.
+A chain of parts (an encoder, recurrent layers, a head) is stepped part by part: its RNN, GRU and LSTM by
+the kernels, the rest in torch (:mod:`bptt.models.chain`).
+
+Limits: on the CPU, in float32 or float64; bidirectional layers over a window only. What a subclass adds
+in a ``forward`` of its own, and what hooks add, is not seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bptt.errors import ArgumentError, DtypeError, ShapeError, describe, whole
-from bptt.models.weights import Weights
+from bptt.errors import ArgumentError, DtypeError, ShapeError, describe, optional, whole
+from bptt.models.language import LanguageModel
+from bptt.models.weights import Chained, Weights
 from bptt.ops import native
 from bptt.ops.native.check import CELLS, dense, function
 
@@ -27,11 +32,16 @@ class Stream:
     """A layer or language model that is fed one time step at a time.
 
     Args:
-        model: an RNN, GRU or LSTM, torch's or ours, or a :class:`bptt.models.LanguageModel`.
+        model: an RNN, GRU or LSTM, torch's or ours, a :class:`bptt.models.LanguageModel`, or a model
+            whose forward is a chain of these, MinGRU, LRU, Linear, Embedding, Tanh, ReLU, Sigmoid,
+            LeakyReLU, Softmax, LayerNorm, BatchNorm1d and Dropout; the chain is compared with the model.
         batch: B, independent streams stepped together.
+        window: for a model with bidirectional layers: every step runs it over the last ``window`` inputs,
+            from a zero state.
 
     Raises:
-        ArgumentError: what cannot be streamed: bidirectional, projected, on a GPU, another module.
+        ArgumentError: what cannot be streamed, by its path: bidirectional without a window, on a GPU,
+            another module, a forward that does more.
         ShapeError, DtypeError: weights that do not fit what the model says of itself.
 
     Equal to the whole-sequence call of the model in evaluation mode, step for step. The weights are
@@ -42,6 +52,8 @@ class Stream:
     is a stream of its own: it has the state and the weights of the moment, and goes on by itself.
 
     Cost: a step takes B·G·H·(I + H) multiply-adds per layer, of G gates; no allocation, no autograd.
+    The other parts of a chain, MinGRU, LRU and a projected LSTM cost a call of torch's each; a window
+    costs all of its steps.
     The stream holds two copies of the weights, one of them as the kernels read it.
 
     Example:
@@ -54,9 +66,17 @@ class Stream:
         True
     """
 
-    def __init__(self, model: nn.Module, batch: int = 1) -> None:
+    _step: Callable[[Tensor], Tensor]
+    _dtype: torch.dtype
+
+    def __init__(self, model: nn.Module, batch: int = 1, window: int | None = None) -> None:
         batch = whole("batch", batch, remedy="give the number of streams")
+        window = optional("window", window, remedy="give the steps that the layers shall run over")
         self.model = model
+        self._chain: Chained | None = None
+        if not _one_layer(model) or window is not None:
+            self._run_through(Chained(model, batch, window, Stream))
+            return
         weights = Weights.of(model)
         layer = weights.layer
         start = weights.first.new_zeros(layer.num_layers, batch, layer.hidden_size)
@@ -73,6 +93,11 @@ class Stream:
                 fits it no longer.
             ArgumentError, DtypeError: what the constructor refuses.
         """
+        if self._chain is not None:
+            new = Chained(self.model, self.batch, self._chain.window, Stream)
+            new.state = self._chain.state
+            self._run_through(new)
+            return
         weights = Weights.of(self.model)
         if weights.state_of != self._weights.state_of:
             raise ShapeError(
@@ -89,8 +114,9 @@ class Stream:
             x: ``(B, I)``; for a language model tokens ``(B,)`` int64.
 
         Returns:
-            The output ``(B, H)``, or logits ``(B, V)``. The next step overwrites it: clone what you
-            keep.
+            The output ``(B, O)``, of a layer ``(B, H)``, or logits ``(B, V)``. The next step overwrites
+            it: clone what you keep. With a window ``(n, B, O)``: the outputs of the last n inputs, n at
+            most ``window``; the newest is last, and has seen nothing of what comes after it.
 
         Raises:
             ShapeError, DtypeError, ArgumentError: what does not fit, and what to do.
@@ -100,15 +126,23 @@ class Stream:
     @property
     def batch(self) -> int:
         """B, independent streams stepped together."""
-        return self._h.shape[1]
+        return self._h.shape[1] if self._chain is None else self._chain.batch
 
     @property
-    def state(self) -> Tensor | tuple[Tensor, Tensor]:
-        """A copy of the state, as the layer returns it: ``(L, B, H)``, for an LSTM ``(h, c)``."""
+    def state(self) -> Any:
+        """A copy of the state, as the layer returns it: ``(L, B, H)``, for an LSTM ``(h, c)``.
+
+        Of a chain with several recurrent layers a tuple of these; with a window, the inputs in it.
+        """
+        if self._chain is not None:
+            return self._chain.state
         return self._h.clone() if self._c is None else (self._h.clone(), self._c.clone())
 
     @state.setter
-    def state(self, value: Tensor | tuple[Tensor, Tensor]) -> None:
+    def state(self, value: Any) -> None:
+        if self._chain is not None:
+            self._chain.state = value
+            return
         parts = (value,) if isinstance(value, Tensor) else value
         if not isinstance(parts, (tuple, list)) or not all(isinstance(p, Tensor) for p in parts):
             raise DtypeError(
@@ -141,6 +175,9 @@ class Stream:
                 f"{marked.dtype} of shape {describe(marked.shape)}",
                 "mark each stream once",
             )
+        if self._chain is not None:
+            self._chain.reset(lanes)
+            return
         for state in self._states:
             state[:, marked] = 0
 
@@ -153,6 +190,11 @@ class Stream:
         Returns:
             The output of the last step, as :meth:`step` returns it.
         """
+        if self._chain is not None:
+            y = x
+            for x_t in x:
+                y = self.step(x_t)
+            return y
         own = self._weights
         # Autocast would change the numbers of these steps and not of the others.
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
@@ -166,20 +208,39 @@ class Stream:
         # Clones: pickling for another process moves tensors into shared memory, and this stream's
         # state must stay where the kernels have it, and its own.
         kept = {k: value for k, value in self.__dict__.items() if k not in ("_step", "_h", "_c")}
+        if self._chain is not None:
+            return kept
         return {**kept, "states": tuple(state.clone() for state in self._states)}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         self.__dict__.update({k: value for k, value in kept.items() if k != "states"})
-        self._run_on(self._weights, kept["states"])
+        if self._chain is not None:
+            self._run_through(self._chain)
+        else:
+            self._run_on(self._weights, kept["states"])
 
     def __copy__(self) -> Stream:
         twin = type(self).__new__(type(self))
-        twin.__setstate__(self.__getstate__())
+        state = self.__getstate__()
+        if self._chain is not None:
+            state["_chain"] = deepcopy(self._chain)
+        twin.__setstate__(state)
         return twin
 
     @property
     def _states(self) -> tuple[Tensor, ...]:
         return (self._h,) if self._c is None else (self._h, self._c)
+
+    def _run_through(self, chain: Chained) -> None:
+        """Step through these parts from now on."""
+        self._chain = chain
+        self._dtype, self._symbols, self._shape = chain.dtype, chain.symbols, chain.shape
+        self._step = self._chained
+
+    def _chained(self, x: Tensor) -> Tensor:
+        self._check(x)
+        chain: Any = self._chain
+        return chain.step(x)
 
     def _run_on(self, weights: Weights, states: tuple[Tensor, ...]) -> None:
         """Step with these weights from now on, from copies of these states."""
@@ -194,14 +255,14 @@ class Stream:
                 own.copy_(given)
         layer, embedding = weights.layer, weights.embedding
         self._weights = weights
-        self._dtype: torch.dtype = weights.first.dtype
+        self._dtype = weights.first.dtype
         self._symbols = None if embedding is None else embedding.shape[0]
         self._shape = torch.Size(
             mine[0].shape[1:2] + ((layer.input_size,) if self._symbols is None else ())
         )
         self._h = mine[0]
         self._c = mine[1] if len(mine) > 1 else None
-        self._step: Callable[[Tensor], Tensor] = (
+        self._step = (
             self._eager if engine is None else _compiled(engine, self._check, self._shape, weights)
         )
 
@@ -240,6 +301,12 @@ class Stream:
                 f"{int(low)} to {int(high)}",
                 "encode with the model's vocabulary",
             )
+
+
+def _one_layer(model: nn.Module) -> bool:
+    """Whether the kernels' own stream steps all of it; where it cannot after all, it says why."""
+    layer = model.recurrent if isinstance(model, LanguageModel) else model
+    return isinstance(layer, nn.RNNBase) and not layer.proj_size
 
 
 def _engine(weights: Weights, batch: int) -> Any:

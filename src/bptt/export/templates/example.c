@@ -9,15 +9,14 @@ $expected
 int main(void)
 {
     static ${name}_state state;
-    static $element output[${guard}_OUTPUT_SIZE];
+    static $element output[$outputs];
     double worst = 0.0;
     int wrong = 0;
 
     ${name}_init(&state);
-    for (size_t t = 0U; t < ${steps}U; t++) {
-        $step
-        for (size_t j = 0U; j < (size_t)${guard}_OUTPUT_SIZE; j++) {
-            const double difference = (double)output[j]
+$whole    for (size_t t = 0U; t < ${steps}U; t++) {
+$step        for (size_t j = 0U; j < (size_t)${guard}_OUTPUT_SIZE; j++) {
+            const double difference = (double)output[$at]
                 - (double)expected[t * (size_t)${guard}_OUTPUT_SIZE + j];
             const double size = (difference < 0.0) ? -difference : difference;
             worst = (size > worst) ? size : worst;

@@ -22,8 +22,4 @@ void ${name}_init(${name}_state *state)
 {
 $clear}
 
-$step_type ${name}_step(${name}_state *state, $input_parameter, float *output)
-{
-$body}
-
-$many
+$run

@@ -12,8 +12,4 @@ void ${name}_init(${name}_state *state)
 {
 $clear}
 
-$step_type ${name}_step(${name}_state *state, $input_parameter, $element *output)
-{
-$body}
-
-$many
+$run

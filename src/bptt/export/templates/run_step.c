@@ -1,3 +1,7 @@
+$step_type ${name}_step(${name}_state *state, $input_parameter, $element *output)
+{
+$body}
+
 $step_type ${name}_step_many(${name}_state *states, size_t count, $inputs_parameter,
     $element *outputs)
 {

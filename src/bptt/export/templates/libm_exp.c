@@ -1,0 +1,5 @@
+static float exp_of(float x)
+{
+    return expf(x);
+}
+
