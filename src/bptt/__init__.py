@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bptt.export import export_c, export_onnx
     from bptt.models import stream as streaming
     from bptt.models.stream import Stream
-    from bptt.nn import carry, convert
+    from bptt.nn import carry, convert, revert
     from bptt.probes.diagnose import Diagnosis
     from bptt.probes.watch import Flow, watch
     from bptt.recurrence import tick
@@ -40,6 +40,7 @@ _NAMES = {
     "export_onnx": "bptt.export",
     "diagnose": "bptt.experiments.trials",
     "plot": "bptt.report",
+    "revert": "bptt.nn",
     "tick": "bptt.recurrence",
     "watch": "bptt.probes.watch",
 }
@@ -76,6 +77,7 @@ __all__ = [
     "reference",
     "remedies",
     "report",
+    "revert",
     "streaming",
     "tasks",
     "tick",
