@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -13,6 +13,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from bptt.errors import ArgumentError, ConvertWarning
 from bptt.nn.recurrent import GRU, LSTM, RNN
+
+Model = TypeVar("Model", bound=nn.Module)
 
 _OURS: dict[type[nn.Module], type[nn.Module]] = {nn.RNN: RNN, nn.GRU: GRU, nn.LSTM: LSTM}
 _TORCHS = {ours: theirs for theirs, ours in _OURS.items()}
@@ -23,7 +25,7 @@ _FORWARD = (
 )  # fmt: skip
 
 
-def convert(model: nn.Module) -> nn.Module:
+def convert(model: Model) -> Model:
     """Turn every ``torch.nn`` RNN, GRU and LSTM inside a model into ours, in place, weights shared.
 
     A module keeps its identity, parameters, hooks and buffers; only its class changes, so optimisers
@@ -84,7 +86,7 @@ def convert(model: nn.Module) -> nn.Module:
     return model
 
 
-def revert(model: nn.Module) -> nn.Module:
+def revert(model: Model) -> Model:
     """Turn every RNN, GRU and LSTM of ours inside a model into ``torch.nn``'s, in place, weights shared.
 
     The way back from :func:`convert`, for whatever must meet torch's own classes. A module keeps its
@@ -123,8 +125,9 @@ def revert(model: nn.Module) -> nn.Module:
         for child in holder.modules()
     }
     left: list[str] = []
-    for name, module in list(model.named_modules()):
-        if not isinstance(module, tuple(_TORCHS)):
+    found: list[tuple[str, nn.Module]] = list(model.named_modules())
+    for name, module in found:
+        if not isinstance(module, (RNN, GRU, LSTM)):
             continue
         name, holder = name or "the model itself", holders.get(id(module))
         kind = _reverted(module)
@@ -160,8 +163,11 @@ def _reverted(module: nn.Module) -> type[nn.Module] | None:
     before = _original(kind.__bases__[0])
     if before is None:
         return None
-    body = {n: v for n, v in vars(kind).items() if n not in ("__dict__", "__weakref__")}
-    return type(kind)(kind.__name__, (before,), body)
+    body: dict[str, Any] = {
+        n: v for n, v in vars(kind).items() if n not in ("__dict__", "__weakref__")
+    }
+    meta: Any = type(kind)
+    return cast(type[nn.Module], meta(kind.__name__, (before,), body))
 
 
 def _original(kind: Any) -> type[nn.Module] | None:

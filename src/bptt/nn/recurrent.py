@@ -54,7 +54,7 @@ class _Recurrent(nn.RNNBase):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "forward" in vars(cls):  # TorchScript then compiles that one
-            cls.__overloads__ = {}
+            cls.__overloads__ = {}  # type: ignore[attr-defined]
 
     def _get_name(self) -> str:
         """What repr calls the layer: whose it is, and the subclass if it is one."""
@@ -287,7 +287,7 @@ class _Recurrent(nn.RNNBase):
         )
 
 
-class RNN(tools.OneState, _Recurrent, nn.RNN):
+class RNN(tools.OneState, _Recurrent, nn.RNN):  # type: ignore[misc]
     """Elman network, h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), or ReLU in place of tanh.
 
     Takes ``torch.nn.RNN``'s whole signature and state dict; see the module's head for what a call
@@ -306,7 +306,7 @@ class RNN(tools.OneState, _Recurrent, nn.RNN):
     """
 
 
-class GRU(tools.OneState, _Recurrent, nn.GRU):
+class GRU(tools.OneState, _Recurrent, nn.GRU):  # type: ignore[misc]
     """Gated recurrent unit, the reset gate applied after the matrix product, as in PyTorch and cuDNN.
 
     r_t = σ(W_ir x_t + b_ir + W_hr h_{t-1} + b_hr), z_t likewise,
@@ -329,7 +329,7 @@ class GRU(tools.OneState, _Recurrent, nn.GRU):
     """
 
 
-class LSTM(tools.TwoStates, _Recurrent, nn.LSTM):
+class LSTM(tools.TwoStates, _Recurrent, nn.LSTM):  # type: ignore[misc]
     """Long short-term memory with forget gate, and an optional projection of the output.
 
     i, f, o = σ(W x_t + b + U h_{t-1} + u) each, g = tanh(…),

@@ -4,7 +4,7 @@ Such a tool reads a model to run it elsewhere, where our kernels are not. So it 
 operators, with torch's results:
 
 * one that records a call (``torch.jit.trace``, both ways of ``torch.onnx.export``, ``torch.export``) is
-  given torch's forward, see :func:`recorder`;
+  given torch's forward, see :func:`is_recorded`;
 * ``torch.jit.script`` compiles methods that say the same in TorchScript, :class:`OneState` and
   :class:`TwoStates`; their types are also those of a call;
 * ``torch.fx`` keeps a layer as a leaf of its graph, see :func:`as_leaf`.
@@ -29,15 +29,6 @@ if TYPE_CHECKING:
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
-def recorder() -> str | None:
-    """The tool of torch's that records this call to run it elsewhere, or None."""
-    if torch._C._get_tracing_state() is not None:
-        return "torch.onnx.export" if torch.onnx.is_in_onnx_export() else "torch.jit.trace"
-    if torch.compiler.is_exporting():
-        return "torch.onnx.export" if torch.onnx.is_in_onnx_export() else "torch.export"
-    return None
-
-
 def is_recorded(layer: nn.Module, lengths: Any, reset: Any, cut: Any) -> bool:
     """Whether torch's own forward is to make this call, because a tool of torch's records it.
 
@@ -46,9 +37,12 @@ def is_recorded(layer: nn.Module, lengths: Any, reset: Any, cut: Any) -> bool:
     Raises:
         ArgumentError: a tool that can hold torch's operators alone, and an argument that these lack.
     """
-    tool = recorder()
-    if tool is None:
+    traced = torch._C._get_tracing_state() is not None
+    if not traced and not torch.compiler.is_exporting():
         return False
+    tool = "torch.jit.trace" if traced else "torch.export"
+    if torch.onnx.is_in_onnx_export():
+        tool = "torch.onnx.export"
     marks = {"lengths": lengths, "reset": reset, "cut": cut}
     given = ", ".join(f"{name}=" for name, mark in marks.items() if mark is not None)
     if given and tool != "torch.export":
@@ -69,7 +63,8 @@ def as_leaf(layer: nn.Module, input: Any, hx: Any, lengths: Any, reset: Any, cut
     proxy = next((v for v in _flat(input, hx, lengths, reset, cut) if isinstance(v, Proxy)), None)
     if proxy is None:
         return None
-    tracer, name = proxy.tracer, type(layer).__name__
+    tracer: Any = proxy.tracer
+    name = type(layer).__name__
     if type(tracer).__module__.startswith("torch.ao.quantization"):
         raise ArgumentError(
             "torch's own layers, for torch's FX quantiser",
@@ -124,17 +119,17 @@ class OneState(nn.RNNBase):
         weights = self._flat_weights
         if self.mode == "GRU":
             y, h = torch.gru(
-                x, state, weights, self.bias, self.num_layers, self.dropout, self.training,
+                x, state, weights, self.bias, self.num_layers, self.dropout, self.training,  # type: ignore[arg-type]
                 self.bidirectional, self.batch_first,
             )  # fmt: skip
         elif self.mode == "RNN_TANH":
             y, h = torch.rnn_tanh(
-                x, state, weights, self.bias, self.num_layers, self.dropout, self.training,
+                x, state, weights, self.bias, self.num_layers, self.dropout, self.training,  # type: ignore[arg-type]
                 self.bidirectional, self.batch_first,
             )  # fmt: skip
         else:
             y, h = torch.rnn_relu(
-                x, state, weights, self.bias, self.num_layers, self.dropout, self.training,
+                x, state, weights, self.bias, self.num_layers, self.dropout, self.training,  # type: ignore[arg-type]
                 self.bidirectional, self.batch_first,
             )  # fmt: skip
         if not batched:
@@ -155,17 +150,17 @@ class OneState(nn.RNNBase):
         weights = self._flat_weights
         if self.mode == "GRU":
             y, h = torch.gru(
-                x, batch_sizes, state, weights, self.bias, self.num_layers, self.dropout,
+                x, batch_sizes, state, weights, self.bias, self.num_layers, self.dropout,  # type: ignore[arg-type]
                 self.training, self.bidirectional,
             )  # fmt: skip
         elif self.mode == "RNN_TANH":
             y, h = torch.rnn_tanh(
-                x, batch_sizes, state, weights, self.bias, self.num_layers, self.dropout,
+                x, batch_sizes, state, weights, self.bias, self.num_layers, self.dropout,  # type: ignore[arg-type]
                 self.training, self.bidirectional,
             )  # fmt: skip
         else:
             y, h = torch.rnn_relu(
-                x, batch_sizes, state, weights, self.bias, self.num_layers, self.dropout,
+                x, batch_sizes, state, weights, self.bias, self.num_layers, self.dropout,  # type: ignore[arg-type]
                 self.training, self.bidirectional,
             )  # fmt: skip
         return PackedSequence(y, batch_sizes, order, back), self.permute_hidden(h, back)
@@ -194,11 +189,11 @@ class OneState(nn.RNNBase):
             cut: Tensor | ArrayLike | None = None,
         ) -> tuple[PackedSequence, Tensor]: ...
 
-        def forward(self, input: Any, hx: Any = None, **marks: Any) -> Any: ...
+        def forward(self, input: Any, hx: Any = None, **marks: Any) -> Any: ...  # noqa: D102
 
         __call__ = forward
 
-        def forward_tokens(
+        def forward_tokens(  # noqa: D102
             self,
             tokens: Tensor,
             embedding: Tensor,
@@ -231,9 +226,10 @@ class TwoStates(nn.RNNBase):
             )
         else:
             state = hx if batched else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
-        self.check_forward_args(x, state, None)
+        self.check_forward_args(x, state, None)  # type: ignore[arg-type]
+        weights = self._flat_weights
         y, h, c = torch.lstm(
-            x, state, self._flat_weights, self.bias, self.num_layers, self.dropout, self.training,
+            x, state, weights, self.bias, self.num_layers, self.dropout, self.training,  # type: ignore[arg-type]
             self.bidirectional, self.batch_first,
         )  # fmt: skip
         if not batched:
@@ -253,13 +249,14 @@ class TwoStates(nn.RNNBase):
                 torch.zeros(rows, lanes, self.hidden_size, dtype=x.dtype, device=x.device),
             )
         else:
-            state = self.permute_hidden(hx, order)
-        self.check_forward_args(x, state, batch_sizes)
+            state = self.permute_hidden(hx, order)  # type: ignore[arg-type]
+        self.check_forward_args(x, state, batch_sizes)  # type: ignore[arg-type]
+        weights = self._flat_weights
         y, h, c = torch.lstm(
-            x, batch_sizes, state, self._flat_weights, self.bias, self.num_layers, self.dropout,
+            x, batch_sizes, state, weights, self.bias, self.num_layers, self.dropout,  # type: ignore[arg-type]
             self.training, self.bidirectional,
         )  # fmt: skip
-        ended = self.permute_hidden((h, c), back)
+        ended = self.permute_hidden((h, c), back)  # type: ignore[arg-type]
         return PackedSequence(y, batch_sizes, order, back), ended
 
     if TYPE_CHECKING:
@@ -286,11 +283,11 @@ class TwoStates(nn.RNNBase):
             cut: Tensor | ArrayLike | None = None,
         ) -> tuple[PackedSequence, tuple[Tensor, Tensor]]: ...
 
-        def forward(self, input: Any, hx: Any = None, **marks: Any) -> Any: ...
+        def forward(self, input: Any, hx: Any = None, **marks: Any) -> Any: ...  # noqa: D102
 
         __call__ = forward
 
-        def forward_tokens(
+        def forward_tokens(  # noqa: D102
             self,
             tokens: Tensor,
             embedding: Tensor,
