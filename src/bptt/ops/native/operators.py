@@ -287,6 +287,7 @@ class Direct(torch.autograd.Function):
 
 
 torch.library.register_autograd("bptt::recur", _backward, setup_context=_setup_context, lib=library)
-torch.library.register_autocast("bptt::recur", "cpu", torch.float32, lib=library)
+if hasattr(torch.library, "register_autocast"):  # from torch 2.7 on
+    torch.library.register_autocast("bptt::recur", "cpu", torch.float32, lib=library)
 
 __all__ = ["Direct", "library"]
