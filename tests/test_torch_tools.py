@@ -94,6 +94,12 @@ def test_a_mark_that_torchs_operators_lack_is_refused_by_name(kind, mark, take, 
     assert "\n" not in str(said.value)
 
 
+def test_onnx_by_way_of_export_says_the_same():
+    net, x = Marked("GRU", "reset").eval(), torch.randn(X)
+    with pytest.raises(RuntimeError, match=r"torch\.onnx\.export, received reset=.*bptt\.revert"):
+        torch.onnx.export(net, (x, MARKS["reset"]), dynamo=True, verbose=False)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mark", MARKS)
 def test_export_and_fx_keep_marks(kind, mark):

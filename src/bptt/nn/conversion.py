@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from bptt.errors import ArgumentError, ConvertWarning
 from bptt.nn.recurrent import GRU, LSTM, RNN
 
-Model = TypeVar("Model", bound=nn.Module)
+_Model = TypeVar("_Model", bound=nn.Module)
 
 _OURS: dict[type[nn.Module], type[nn.Module]] = {nn.RNN: RNN, nn.GRU: GRU, nn.LSTM: LSTM}
 _TORCHS = {ours: theirs for theirs, ours in _OURS.items()}
@@ -25,7 +25,7 @@ _FORWARD = (
 )  # fmt: skip
 
 
-def convert(model: Model) -> Model:
+def convert(model: _Model) -> _Model:
     """Turn every ``torch.nn`` RNN, GRU and LSTM inside a model into ours, in place, weights shared.
 
     A module keeps its identity, parameters, hooks and buffers; only its class changes, so optimisers
@@ -86,7 +86,7 @@ def convert(model: Model) -> Model:
     return model
 
 
-def revert(model: Model) -> Model:
+def revert(model: _Model) -> _Model:
     """Turn every RNN, GRU and LSTM of ours inside a model into ``torch.nn``'s, in place, weights shared.
 
     The way back from :func:`convert`, for whatever must meet torch's own classes. A module keeps its

@@ -75,6 +75,12 @@ def _recur_fake(
     batch_sizes,
 ):
     _one_device(x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, norms)
+    if torch.onnx.is_in_onnx_export():  # which tries again, by the compiler, what a layer refused
+        raise ArgumentError(
+            "torch's own operators, inside torch.onnx.export",
+            "a call with lengths, reset or cut",
+            "leave them out there: torch's layers, which bptt.revert(model) gives, take none",
+        )
     H = w_hh.shape[1]
     keep = SAVED[cell] * H if save else 0
     if batch_sizes is not None:
@@ -287,7 +293,6 @@ class Direct(torch.autograd.Function):
 
 
 torch.library.register_autograd("bptt::recur", _backward, setup_context=_setup_context, lib=library)
-if hasattr(torch.library, "register_autocast"):  # from torch 2.7 on
-    torch.library.register_autocast("bptt::recur", "cpu", torch.float32, lib=library)
+torch.library.register_autocast("bptt::recur", "cpu", torch.float32, lib=library)
 
 __all__ = ["Direct", "library"]
