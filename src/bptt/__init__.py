@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bptt.export import export_c, export_onnx
     from bptt.models import stream as streaming
     from bptt.models.stream import Stream
-    from bptt.nn import carry, convert
+    from bptt.nn import carry, convert, revert
     from bptt.probes.diagnose import Diagnosis
     from bptt.probes.guard import guard
     from bptt.probes.watch import Flow, watch
@@ -44,6 +44,7 @@ _NAMES = {
     "guard": "bptt.probes.guard",
     "diagnose": "bptt.experiments.trials",
     "plot": "bptt.report",
+    "revert": "bptt.nn",
     "tick": "bptt.recurrence",
     "watch": "bptt.probes.watch",
 }
@@ -83,6 +84,7 @@ __all__ = [
     "reference",
     "remedies",
     "report",
+    "revert",
     "streaming",
     "tasks",
     "tick",

@@ -56,6 +56,8 @@ class LanguageModel(nn.Module):
     Source: T. Mikolov et al., 2010, Recurrent neural network based language model.
     """
 
+    calls_our_layers = True  # bptt.revert leaves them
+
     def __init__(
         self,
         vocabulary_size: int,

@@ -1,8 +1,8 @@
 """Drop-in recurrent layers over the operations of :mod:`bptt.ops`."""
 
-from bptt.nn.conversion import convert
+from bptt.nn.conversion import convert, revert
 from bptt.nn.linear import MinGRU
 from bptt.nn.lru import LRU
 from bptt.nn.recurrent import GRU, LSTM, RNN
 
-__all__ = ["GRU", "LRU", "LSTM", "RNN", "MinGRU", "convert"]
+__all__ = ["GRU", "LRU", "LSTM", "RNN", "MinGRU", "convert", "revert"]

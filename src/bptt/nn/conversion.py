@@ -1,18 +1,23 @@
-"""torch's recurrent layers inside a model become ours, and what cannot is named."""
+"""torch's recurrent layers inside a model become ours, and torch's again; what cannot is named."""
 
 from __future__ import annotations
 
 import functools
 import warnings
-from typing import Any, cast
+from importlib import import_module
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from bptt.errors import ArgumentError, ConvertWarning
 from bptt.nn.recurrent import GRU, LSTM, RNN
 
+_Model = TypeVar("_Model", bound=nn.Module)
+
 _OURS: dict[type[nn.Module], type[nn.Module]] = {nn.RNN: RNN, nn.GRU: GRU, nn.LSTM: LSTM}
+_TORCHS = {ours: theirs for theirs, ours in _OURS.items()}
 # What torch's forward consists of. A subclass that has one of these of its own would lose it.
 _FORWARD = (
     "forward", "__call__", "_call_impl", "_wrapped_call_impl", "check_forward_args", "check_input",
@@ -20,7 +25,7 @@ _FORWARD = (
 )  # fmt: skip
 
 
-def convert(model: nn.Module) -> nn.Module:
+def convert(model: _Model) -> _Model:
     """Turn every ``torch.nn`` RNN, GRU and LSTM inside a model into ours, in place, weights shared.
 
     A module keeps its identity, parameters, hooks and buffers; only its class changes, so optimisers
@@ -70,7 +75,7 @@ def convert(model: nn.Module) -> nn.Module:
             found.append((module, base))
     for module, base in found:
         # Ours hold no attribute beyond torch's, so the instance needs nothing but the class.
-        module.__class__ = _converted(type(module), base)
+        _become(module, _converted(type(module), base))
     if left:
         warnings.warn(
             f"bptt.convert left as they are: {', '.join(left)}; they run in torch as before, and take "
@@ -79,6 +84,96 @@ def convert(model: nn.Module) -> nn.Module:
             stacklevel=2,
         )
     return model
+
+
+def revert(model: _Model) -> _Model:
+    """Turn every RNN, GRU and LSTM of ours inside a model into ``torch.nn``'s, in place, weights shared.
+
+    The way back from :func:`convert`, for whatever must meet torch's own classes. A module keeps its
+    identity, parameters, parametrizations, hooks, buffers and mode; a subclass that was converted is
+    an instance of itself again. A pickle of the model then loads where this package is not installed.
+
+    What cannot go back is left alone, and a warning names it: a class derived from ours, and a layer
+    in a model of this package that calls it as torch's cannot be called.
+
+    Args:
+        model: any module, a recurrent layer itself included.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ArgumentError: the model is not a module.
+
+    Warns:
+        ConvertWarning: once, with the names of our layers that were left as they are, and why.
+
+    Cost: one walk over the modules; no tensor is copied.
+
+    Example:
+        >>> import torch, bptt
+        >>> model = bptt.convert(torch.nn.Sequential(torch.nn.GRU(3, 5)))
+        >>> type(bptt.revert(model)[0])
+        <class 'torch.nn.modules.rnn.GRU'>
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError("a torch.nn.Module", type(model).__name__, "pass the model itself")
+    holders = {
+        id(child): type(holder).__name__
+        for holder in model.modules()
+        if getattr(holder, "calls_our_layers", False)
+        for child in holder.modules()
+    }
+    left: list[str] = []
+    found: list[tuple[str, nn.Module]] = list(model.named_modules())
+    for name, module in found:
+        if not isinstance(module, (RNN, GRU, LSTM)):
+            continue
+        name, holder = name or "the model itself", holders.get(id(module))
+        kind = _reverted(module)
+        if holder is not None:
+            left.append(f"{name} ({holder} calls it as torch's cannot be called)")
+        elif kind is None:
+            left.append(f"{name} ({type(module).__name__} is derived from bptt.nn's class)")
+        else:
+            _become(module, kind)
+    if left:
+        warnings.warn(
+            f"bptt.revert left as they are: {', '.join(left)}; build a model over torch.nn's classes "
+            "and load the state dict into it",
+            ConvertWarning,
+            stacklevel=2,
+        )
+    return model
+
+
+def _become(module: nn.Module, kind: type[nn.Module]) -> None:
+    module.__class__ = kind
+    # What scripting and a call of the other class have noted on the instance.
+    for noted in ("__overloads__", "_used"):
+        module.__dict__.pop(noted, None)
+
+
+def _reverted(module: nn.Module) -> type[nn.Module] | None:
+    """The class of torch's or of the user's that a module of ours was, or None if it never was."""
+    kind = type(module)
+    if not is_parametrized(module):
+        return _original(kind)
+    # torch gives each parametrized module a class of its own, over the one that it had.
+    before = _original(kind.__bases__[0])
+    if before is None:
+        return None
+    body: dict[str, Any] = {
+        n: v for n, v in vars(kind).items() if n not in ("__dict__", "__weakref__")
+    }
+    meta: Any = type(kind)
+    return cast(type[nn.Module], meta(kind.__name__, (before,), body))
+
+
+def _original(kind: Any) -> type[nn.Module] | None:
+    if kind in _TORCHS:
+        return _TORCHS[kind]
+    return next((original for original, made in _made.items() if made is kind), None)
 
 
 def _own(module: nn.Module, base: type[nn.Module]) -> str | None:
@@ -132,3 +227,25 @@ def _reduce(
 def _new(kind: type[nn.Module], base: type[nn.Module]) -> nn.Module:
     made = _converted(kind, base)
     return made.__new__(made)
+
+
+def _revert_before_quantizing() -> None:
+    """Have torch.ao.quantization meet torch's layers, in the copy that it quantises.
+
+    It picks layers by their very class and passes over ours without a word; a subclass can register
+    nothing that it asks for. All of its ways go through one function before they look.
+    """
+    try:
+        quantizer: Any = import_module("torch.ao.quantization.quantize")
+    except ImportError:  # a torch that has given it up
+        return
+    inner = quantizer.propagate_qconfig_
+
+    @functools.wraps(inner)
+    def propagate_qconfig_(module: nn.Module, *arguments: Any, **options: Any) -> Any:
+        return inner(revert(module), *arguments, **options)
+
+    quantizer.propagate_qconfig_ = propagate_qconfig_
+
+
+_revert_before_quantizing()

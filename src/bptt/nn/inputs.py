@@ -339,8 +339,8 @@ def _check_mark(
 
 def _range(numbers: Tensor, fine: int) -> tuple[int, int]:
     """Least and greatest of some integers; a number that is fine where there is none to look at."""
-    # Under torch.func a tensor has no values.
-    if native.transformed() or not numbers.numel():
+    # Under torch.func and torch.export a tensor has no values.
+    if native.transformed() or torch.compiler.is_exporting() or not numbers.numel():
         return fine, fine
     low, high = numbers.aminmax()
     return int(low), int(high)

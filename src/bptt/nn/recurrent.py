@@ -24,6 +24,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from bptt import ops
 from bptt.errors import DtypeError, plain
+from bptt.nn import tools
 from bptt.nn.inputs import Sequence, check_state, normalise, normalise_tokens
 
 # Of one layer and direction: w_ih, w_hh, b_ih, b_hh, and w_hr if projected.
@@ -50,6 +51,17 @@ class _Recurrent(nn.RNNBase):
         # torch takes an int for a size, and nothing that only counts like one.
         super().__init__(*map(plain, sizes), **{n: plain(value) for n, value in options.items()})
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "forward" in vars(cls):  # TorchScript then compiles that one
+            cls.__overloads__ = {}  # type: ignore[attr-defined]
+
+    def _get_name(self) -> str:
+        """What repr calls the layer: whose it is, and the subclass if it is one."""
+        base = next(b for b in type(self).__mro__ if b.__module__ == __name__)
+        ours = f"bptt.nn.{base.__name__}"
+        return ours if type(self) is base else f"{type(self).__name__}[{ours}]"
+
     def forward(
         self,
         input: Tensor | PackedSequence,
@@ -75,6 +87,12 @@ class _Recurrent(nn.RNNBase):
         Raises:
             ShapeError, DtypeError, DeviceError, ArgumentError: what does not fit, and what to do.
         """
+        if type(input) is not Tensor:
+            leaf = tools.as_leaf(self, input, hx, lengths, reset, cut)
+            if leaf is not None:
+                return leaf
+        if tools.is_recorded(self, lengths, reset, cut):
+            return super().forward(input, hx)
         weights = self._read_weights()
         sequence = normalise(
             input,
@@ -117,6 +135,8 @@ class _Recurrent(nn.RNNBase):
         Raises:
             ShapeError, DtypeError, DeviceError, ArgumentError: what does not fit, and what to do.
         """
+        if tools.is_recorded(self, lengths, reset, cut):
+            return super().forward(F.embedding(tokens, embedding), hx)
         weights = self._read_weights()
         sequence = normalise_tokens(
             tokens,
@@ -267,7 +287,7 @@ class _Recurrent(nn.RNNBase):
         )
 
 
-class RNN(_Recurrent, nn.RNN):
+class RNN(tools.OneState, _Recurrent, nn.RNN):  # type: ignore[misc]
     """Elman network, h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), or ReLU in place of tanh.
 
     Takes ``torch.nn.RNN``'s whole signature and state dict; see the module's head for what a call
@@ -286,7 +306,7 @@ class RNN(_Recurrent, nn.RNN):
     """
 
 
-class GRU(_Recurrent, nn.GRU):
+class GRU(tools.OneState, _Recurrent, nn.GRU):  # type: ignore[misc]
     """Gated recurrent unit, the reset gate applied after the matrix product, as in PyTorch and cuDNN.
 
     r_t = σ(W_ir x_t + b_ir + W_hr h_{t-1} + b_hr), z_t likewise,
@@ -309,7 +329,7 @@ class GRU(_Recurrent, nn.GRU):
     """
 
 
-class LSTM(_Recurrent, nn.LSTM):
+class LSTM(tools.TwoStates, _Recurrent, nn.LSTM):  # type: ignore[misc]
     """Long short-term memory with forget gate, and an optional projection of the output.
 
     i, f, o = σ(W x_t + b + U h_{t-1} + u) each, g = tanh(…),

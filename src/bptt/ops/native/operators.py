@@ -10,10 +10,12 @@ taken by autograd through the eager recurrence instead.
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from bptt.errors import ArgumentError, DeviceError
 from bptt.ops import eager
@@ -73,6 +75,12 @@ def _recur_fake(
     batch_sizes,
 ):
     _one_device(x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, norms)
+    if torch.onnx.is_in_onnx_export():  # which tries again, by the compiler, what a layer refused
+        raise ArgumentError(
+            "torch's own operators, inside torch.onnx.export",
+            "a call with lengths, reset or cut",
+            "leave them out there: torch's layers, which bptt.revert(model) gives, take none",
+        )
     H = w_hh.shape[1]
     keep = SAVED[cell] * H if save else 0
     if batch_sizes is not None:
@@ -123,6 +131,39 @@ def _one_device(x: Tensor, *others: Tensor | None) -> None:
     for other in others:
         if other is not None and other.device != x.device:
             raise DeviceError(f"all on {x.device}", f"a tensor on {other.device}", "move it")
+
+
+def _products(x: Tensor, tokens: Tensor | None, w_ih: Tensor | None, w_hh: Tensor) -> list[int]:
+    """Steps of all lanes, padding included, and flops a step of the two products of a cell."""
+    rows = x.shape[0] if x.dim() == 2 and tokens is None else math.prod(x.shape[:2])
+    if tokens is not None:
+        rows = tokens.numel()
+    return [rows, 0 if w_ih is None else 2 * w_ih.numel(), 2 * w_hh.numel()]
+
+
+@register_flop_formula(torch.ops.bptt.recur, get_raw=True)
+def _recur_flops(
+    cell: int, x: Tensor, tokens: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Tensor, *_: Any, **__: Any
+) -> int:
+    """Those of the products, which torch counts for its own layers: of a GRU 6·T·B·H·(I + H)."""
+    rows, input_side, hidden_side = _products(x, tokens, w_ih, w_hh)
+    return rows * (input_side + hidden_side)
+
+
+@register_flop_formula(torch.ops.bptt.recur_backward, get_raw=True)
+def _recur_backward_flops(
+    cell: int, dy: Any, dh_n: Any, dc_n: Any, x: Tensor, tokens: Any, h0: Any, c0: Any, w_ih: Any,
+    w_hh: Tensor, lengths: Any, reset: Any, cut: Any, reverse: bool, batch_major: bool, saved: Any,
+    needs: list[bool], record: bool, batch_sizes: Tensor | None, **_: Any,
+) -> int:  # fmt: skip
+    rows, input_side, hidden_side = _products(x, tokens, w_ih, w_hh)
+    if batch_sizes is None:
+        first = (x if tokens is None else tokens).shape[1]
+    else:
+        first = int(batch_sizes[-1 if reverse else 0])
+    back = rows if needs[1] else rows - first  # products that carry a gradient one step back
+    total = input_side * rows * (needs[0] + needs[3])
+    return total + hidden_side * (back + rows * needs[4])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
