@@ -43,7 +43,7 @@ class Recall(EnvBase):
 
     def _reset(self, tensordict: TensorDict | None, **_) -> TensorDict:
         begin = torch.ones(LANES, dtype=torch.bool)
-        if tensordict is not None and "_reset" in tensordict.keys():
+        if tensordict is not None and tensordict.get("_reset", None) is not None:
             begin = tensordict["_reset"].squeeze(-1)
         self.cue = torch.where(begin, 2.0 * torch.randint(2, (LANES,)) - 1, self.cue)
         self.time = torch.where(begin, 0, self.time)
@@ -65,7 +65,7 @@ class Recall(EnvBase):
 
 
 def train(updates: int, converted: bool) -> tuple[list[float], float]:
-    """The mean return of the episodes in each batch, and the frames trained on in a second of the processor."""
+    """The mean return of each batch, and how many frames a second of the processor trains on."""
     torch.manual_seed(0)
     memory = GRUModule(2, 64, in_key="observation", out_key="features")
     head = TensorDictModule(nn.Linear(64, 2), ["features"], ["logits"])
@@ -107,7 +107,7 @@ def main(updates: int) -> None:
     for name, converted in (("as it is", False), ("converted", True)):
         returns, speed = train(updates, converted)
         got = " ".join(f"{value:.2f}" for value in returns[:: max(1, updates // 10)])
-        print(f"{name}: {speed:,.0f} frames trained on a second; returns {got}")
+        print(f"{name}: {speed:,.0f} frames trained on in a second; returns {got}")
 
 
 if __name__ == "__main__":

@@ -131,5 +131,5 @@ def _made(kind: type) -> type:
 
 
 def _new(kind: type) -> Any:
-    made = _made(kind)
+    made: Any = _made(kind)
     return made.__new__(made)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
