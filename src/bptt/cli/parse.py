@@ -185,7 +185,8 @@ def completion(shell: str, commands: Mapping[str, str]) -> str:
     if shell == "fish":
         return "".join(_fish(commands, options))
     words = [
-        f'        "{name} {option}") COMPREPLY=($(compgen -W "{" ".join(choices)}" -- "$word")); return ;;'
+        f'        "{name} {option}") '
+        f'COMPREPLY=($(compgen -W "{" ".join(choices)}" -- "$word")); return ;;'
         for name, known in options.items()
         for option, choices in known.items()
         if choices
@@ -207,7 +208,9 @@ def _fish(commands: Mapping[str, str], options: Mapping[str, Mapping[str, Any]])
         yield f"complete -c bptt -n __fish_use_subcommand -f -a {name} -d '{said}'\n"
     for name, known in options.items():
         for option, choices in known.items():
-            takes = f" -x -a '{' '.join(choices)}'" if choices else " -r" if choices is not None else ""
+            takes = (
+                f" -x -a '{' '.join(choices)}'" if choices else " -r" if choices is not None else ""
+            )
             within = f"-n '__fish_seen_subcommand_from {name}'"
             yield f"complete -c bptt {within} -l {option.removeprefix('--')}{takes}\n"
 
