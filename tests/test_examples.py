@@ -41,6 +41,21 @@ def test_recurrent_ppo():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["recurrent_sb3", "recurrent_torchrl"])
+def test_a_recurrent_policy_earns_the_same_converted(name):
+    """Real training runs of both libraries, with and without us, at one seed."""
+    printed = run(name, *((1536,) if name == "recurrent_sb3" else (8,)))
+    lines = re.findall(
+        r"^(as it is|converted): ([\d,]+) frames .*; returns ([\d. ]+)$", printed, re.M
+    )
+    assert [which for which, *_ in lines] == ["as it is", "converted"]
+    assert len(lines[0][2].split()) >= 3
+    assert lines[0][2] == lines[1][2]
+    if name == "recurrent_sb3":
+        assert "loaded again: the LSTM is bptt's, the action is the same" in printed
+
+
+@pytest.mark.slow
 def test_windowed_loop():
     printed = run("windowed_loop")
     right = dict(re.findall(r"^(\w+) +([\d.]+)% of the characters", printed, re.M))

@@ -55,6 +55,27 @@ def test_an_error_of_the_users_own_is_passed_on() -> None:
     assert not any(m._forward_hooks for m in model.modules())
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+def test_norms_before_and_after_clipping(parts) -> None:
+    """Of the whole gradient, accumulated over its parts, at the steps that were measured."""
+    model = Classifier()
+    watcher = Watcher(model, every=2 * parts)
+    seen, norms = [], []
+    for _ in range(4):
+        model.zero_grad()
+        for _ in range(parts):
+            model(torch.randn(4, 6, 3)).square().mean().backward()
+        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), 1e-3)))
+        watcher.clipped()
+        seen.append(list(watcher.news()))
+    watcher.stop()
+    assert [len(news) for news in seen] == [1, 0, 1, 0]
+    for news, norm in ((seen[0][0], norms[0]), (seen[2][0], norms[2])):
+        assert math.isclose(news["norm"], norm, rel_tol=1e-6)
+        assert math.isclose(news["norm_clipped"], 1e-3, rel_tol=1e-3)
+    assert not any(p.grad is None for p in model.parameters())
+
+
 def test_stopping_twice() -> None:
     watcher = Watcher(nn.GRU(3, 4))
     with pytest.raises(WatchError, match="forward and backward"):
@@ -121,6 +142,7 @@ def test_lightning(tmp_path) -> None:
     trainer = lightning.Trainer(
         max_epochs=1, accelerator="cpu", logger=logger, callbacks=[callback], log_every_n_steps=1,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        gradient_clip_val=1e-3,
     )  # fmt: skip
     trainer.fit(Module(), torch.utils.data.DataLoader(data, batch_size=4))
     assert [m.step for m in callback.flow.history] == [0, 2, 4]
@@ -128,6 +150,11 @@ def test_lightning(tmp_path) -> None:
     logged = trainer.logged_metrics
     assert float(logged["bptt/horizon"]) == callback.flow.horizon
     assert math.isclose(float(logged["bptt/decay"]), callback.flow.decay, rel_tol=1e-6)  # float32
+    verdict = {"vanishing": -1, "healthy": 0, "exploding": 1}[callback.flow.verdict]
+    assert float(logged["bptt/verdict"]) == verdict
+    norm, clipped = float(logged["bptt/norm"]), float(logged["bptt/norm_clipped"])
+    assert norm > 1e-3
+    assert math.isclose(clipped, 1e-3, rel_tol=1e-3)
 
 
 @pytest.mark.slow
@@ -151,7 +178,7 @@ def test_hugging_face(tmp_path, monkeypatch) -> None:
     callback = for_hugging_face(every=2)
     arguments = TrainingArguments(
         str(tmp_path), per_device_train_batch_size=4, max_steps=5, logging_steps=5, report_to=[],
-        use_cpu=True, save_strategy="no", disable_tqdm=True,
+        use_cpu=True, save_strategy="no", disable_tqdm=True, max_grad_norm=1e-3,
     )  # fmt: skip
     trainer = Trainer(Model(), arguments, train_dataset=data, callbacks=[callback])
     trainer.train()
@@ -160,3 +187,9 @@ def test_hugging_face(tmp_path, monkeypatch) -> None:
     assert lines[-1]["bptt/horizon"] == callback.flow.horizon
     assert callback.flow.modules[0].name == "model.lstm"
     assert bptt.plot(callback.flow).axes
+    assert {r["bptt/verdict"] for r in lines} <= {"vanishing", "healthy", "exploding"}
+    assert all(r["bptt/norm"] > 1e-3 for r in lines)
+    assert all(math.isclose(r["bptt/norm_clipped"], 1e-3, rel_tol=1e-3) for r in lines)
+    # The trainer's own figure, of the last step alone, is the norm before clipping.
+    own = next(r["grad_norm"] for r in trainer.state.log_history if "grad_norm" in r)
+    assert math.isclose(lines[-1]["bptt/norm"], own, rel_tol=1e-5)

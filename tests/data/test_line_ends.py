@@ -86,7 +86,7 @@ def test_counts_across_the_borders_of_blocks(monkeypatch):
     whole = count_line_ends(tokens, vocabulary)
     assert whole == (90, 59)
     for block in range(1, 12):
-        monkeypatch.setattr("bptt.data.line_ends.BLOCK", block)
+        monkeypatch.setattr("bptt.data.source.COUNTED", block)
         assert count_line_ends(tokens, vocabulary) == whole
 
 

@@ -12,6 +12,7 @@ from bptt.shown.text import shown_output
 COMMANDS = {
     "train": "train a language model on texts and leave a run folder",
     "sample": "continue a prompt with a trained model",
+    "runs": "list run folders, and compare them",
     "eval": "score a trained model on a text",
     "diagnose": "see how far back a trained model learns, and what would help",
     "compare": "put remedies side by side on a long-memory task",
@@ -79,6 +80,12 @@ def _run(words: list[str]) -> int:
         print(f"bptt {__version__}")
         return 0
     name, *rest = words
+    if name.partition("=")[0] == "--completion":
+        from bptt.cli.parse import completion
+
+        shell = name.partition("=")[2] if "=" in name else next(iter(rest), "")
+        print(completion(shell, COMMANDS), end="")
+        return 0
     if any("\0" in word for word in words):  # only a program can pass one, and no file has it
         print("bptt: expected words, received one with a NUL: leave it out", file=sys.stderr)
         return 2
@@ -113,5 +120,6 @@ def _help() -> str:
             *lines,
             "",
             "bptt COMMAND --help lists the options and shows an example; bptt --version.",
+            "bptt --completion bash, zsh or fish prints what completes all this in that shell.",
         ]
     )

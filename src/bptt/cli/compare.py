@@ -12,13 +12,22 @@ import tyro
 from bptt.cli.parse import check_place, parse
 from bptt.errors import ArgumentError
 from bptt.experiments.compare import Budget, Grid, Row, summarise
-from bptt.experiments.compare.grid import HEADS, Record, cells_of, run_grid, varying
-from bptt.shown.text import as_json
+from bptt.experiments.compare.grid import (
+    HEADS,
+    TASKS,
+    Record,
+    cells_of,
+    run_grid,
+    table,
+    text_task,
+    varying,
+)
+from bptt.shown.text import as_json, inline
 
 
 @dataclass(frozen=True)
 class Compare:
-    """Train every combination of cells, starts, clips, penalties, gradients … on a task.
+    """Train every combination of cells, starts, clips, penalties, gradients … on a task or a text.
 
     Each is run with several seeds, on all cores. Finished jobs are kept in a file: the same command
     run again goes on where it stopped.
@@ -27,7 +36,8 @@ class Compare:
     """
 
     task: tyro.conf.Positional[str]
-    """remember-first, copy, adding, temporal-order, agreement, recall, digits, japanese-vowels or co2."""
+    """remember-first, copy, adding, temporal-order, agreement, recall, digits, japanese-vowels or co2; or
+    a text of your own, whose next character is to be told."""
     cells: tuple[str, ...] = ("rnn", "gru", "lstm")
     """Among rnn, rnn-relu, gru, lstm, mingru and lru."""
     starts: tuple[str, ...] = ("default",)
@@ -41,7 +51,8 @@ class Compare:
     curricula: tuple[str, ...] = ("none",)
     """none; double: begin short, and double the length whenever the task is solved at the present one."""
     lengths: tuple[int, ...] = ()
-    """Of the task: steps, the delay, the words between, the lag; default its own."""
+    """Of the task: steps, the delay, the words between, the lag, of a text the characters of a chunk;
+    default its own."""
     seeds: int = 3
     """How many of each, from 0."""
     hidden: int = 64
@@ -63,7 +74,9 @@ class Compare:
     ray: str | None = None
     """Run on the Ray cluster at this address in place of processes; auto finds one, local starts one."""
     out: str | None = None
-    """File of finished jobs, one JSON line each; default compare-TASK.jsonl."""
+    """File of finished jobs, one JSON line each; default compare-TASK.jsonl, of a text by its name."""
+    csv: str | None = None
+    """Write the table into this file, with commas."""
     figure: str | None = None
     """Draw the scores into this file, .svg, .png or .pdf."""
     html: str | None = None
@@ -77,8 +90,10 @@ class Compare:
         budget = Budget(
             self.hidden, self.batch, self.updates, self.lr, self.every, self.to_the_end, self.data
         )
+        own = self.task not in TASKS and Path(self.task).is_file()
+        task = text_task(self.task) if own else self.task
         return Grid(
-            self.task, self.cells, self.starts, self.clips, self.penalties, self.gradients,
+            task, self.cells, self.starts, self.clips, self.penalties, self.gradients,
             self.curricula, self.lengths, self.seeds, budget,
         )  # fmt: skip
 
@@ -95,8 +110,9 @@ def run(arguments: list[str]) -> int:
     # Known now, or only after the grid: that the data are there, and what the levels are.
     check_place(asked.figure, (".svg", ".png", ".pdf"))
     check_place(asked.html)
+    check_place(asked.csv)
     try:
-        task = build_task(asked.task, jobs[0].length, asked.data)
+        task = build_task(grid.task, jobs[0].length, asked.data)
     except ArgumentError as error:
         if not asked.lengths:
             raise
@@ -105,7 +121,7 @@ def run(arguments: list[str]) -> int:
             str(jobs[0].length),
             "change --lengths",
         ) from None
-    path = Path(f"compare-{asked.task}.jsonl" if asked.out is None else asked.out)
+    path = Path(f"compare-{Path(asked.task).stem}.jsonl" if asked.out is None else asked.out)
     runner = (
         partial(on_processes, workers=asked.workers)
         if asked.ray is None
@@ -114,8 +130,10 @@ def run(arguments: list[str]) -> int:
     with _Progress(len(jobs)) as progress:
         records = run_grid(jobs, path, runner, progress.finished)
     rows = summarise(records)
-    title = f"{asked.task}: {task.metric}"
+    title = f"{inline(asked.task)}: {task.metric}"
     levels = {"chance": task.chance, "goal": task.goal}
+    if asked.csv is not None:
+        write_file(asked.csv, table(rows))
     if asked.figure is not None or asked.html is not None:
         from bptt.report.chart_figure import draw_figure, write_figure
         from bptt.report.run import chart_comparison, comparison_page
@@ -145,14 +163,14 @@ def _print(rows: list[Row], title: str, levels: dict[str, float]) -> None:
 
     axes = varying(rows)
     said = ", ".join(f"{name} {level:.3g}" for name, level in levels.items())
-    table = Table(
+    shown = Table(
         title=f"{title} ({said})", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     for head in (*axes, *HEADS):
-        table.add_column(head, justify="left" if head in (*axes, "note") else "right")
+        shown.add_column(head, justify="left" if head in (*axes, "note") else "right")
     for row in rows:
-        table.add_row(*cells_of(row, axes))
-    Console().print(table, highlight=True)
+        shown.add_row(*cells_of(row, axes))
+    Console().print(shown, highlight=True)
 
 
 class _Progress:

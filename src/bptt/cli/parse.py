@@ -6,9 +6,12 @@ import contextlib
 import io
 import re
 import sys
+from collections.abc import Mapping
+from dataclasses import fields
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -134,3 +137,95 @@ def _first_line(box: str) -> str:
             break
         words.append(text)
     return " ".join(words).rstrip(".") or "something else"
+
+
+# Completion: the commands, their options, and the words that an option takes; file names elsewhere.
+
+_BASH = """\
+_bptt() {{
+    local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}}
+    COMPREPLY=()
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        COMPREPLY=($(compgen -W "{commands}" -- "$word"))
+        return
+    fi
+    case "${{COMP_WORDS[1]}} $before" in
+{words}
+    esac
+    case "$word" in
+        -*) case "${{COMP_WORDS[1]}}" in
+{options}
+            esac ;;
+        *) COMPREPLY=($(compgen -f -- "$word")) ;;
+    esac
+}}
+complete -o filenames -F _bptt bptt
+"""
+SHELLS = ("bash", "zsh", "fish")
+(_POSITIONAL,) = tyro.conf.Positional[str].__metadata__  # type: ignore[attr-defined]
+
+
+def completion(shell: str, commands: Mapping[str, str]) -> str:
+    """The script that completes ``bptt`` in a shell, made of the options that there are.
+
+    Args:
+        shell: ``"bash"``, ``"zsh"`` or ``"fish"``.
+        commands: what each is for, by name.
+
+    Raises:
+        ArgumentError: another shell.
+    """
+    if shell not in SHELLS:
+        raise ArgumentError(
+            f"--completion with one of {', '.join(SHELLS)}",
+            repr(shell) if shell else "nothing",
+            "name your shell",
+        )
+    options = {name: _options(name) for name in commands}
+    if shell == "fish":
+        return "".join(_fish(commands, options))
+    words = [
+        f'        "{name} {option}") '
+        f'COMPREPLY=($(compgen -W "{" ".join(choices)}" -- "$word")); return ;;'
+        for name, known in options.items()
+        for option, choices in known.items()
+        if choices
+    ]
+    lines = [
+        f'                {name}) COMPREPLY=($(compgen -W "{" ".join(known)}" -- "$word")) ;;'
+        for name, known in options.items()
+    ]
+    script = _BASH.format(
+        commands=" ".join(commands), words="\n".join(words), options="\n".join(lines)
+    )
+    # zsh runs a completion written for bash, once it has been told to.
+    return script if shell == "bash" else f"autoload -U +X bashcompinit && bashcompinit\n{script}"
+
+
+def _fish(commands: Mapping[str, str], options: Mapping[str, Mapping[str, Any]]) -> Any:
+    for name, what in commands.items():
+        said = what.replace("'", r"\'")
+        yield f"complete -c bptt -n __fish_use_subcommand -f -a {name} -d '{said}'\n"
+    for name, known in options.items():
+        for option, choices in known.items():
+            takes = (
+                f" -x -a '{' '.join(choices)}'" if choices else " -r" if choices is not None else ""
+            )
+            within = f"-n '__fish_seen_subcommand_from {name}'"
+            yield f"complete -c bptt {within} -l {option.removeprefix('--')}{takes}\n"
+
+
+def _options(command: str) -> dict[str, tuple[str, ...] | None]:
+    """By option: the words it takes, empty where it takes any; None for a switch."""
+    kind = getattr(import_module(f"bptt.cli.{command}"), command.capitalize())
+    hints = get_type_hints(kind, include_extras=True)
+    found: dict[str, tuple[str, ...] | None] = {"--help": None}
+    for field in fields(kind):
+        hint = hints[field.name]
+        if _POSITIONAL in getattr(hint, "__metadata__", ()):
+            continue
+        parts = [hint, *get_args(hint)]
+        chosen = next((get_args(part) for part in parts if get_origin(part) is Literal), ())
+        switch = hint is bool
+        found["--" + field.name.replace("_", "-")] = None if switch else tuple(map(str, chosen))
+    return found

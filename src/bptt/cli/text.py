@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bptt.data import Corpus, Stream, Vocabulary, count_unknown
-from bptt.data.line_ends import Reading
+from bptt.data.source import Reading
 from bptt.errors import ArgumentError
 from bptt.shown.console import Console
 from bptt.training.build import reading, texts_beside

@@ -6,19 +6,23 @@ import dataclasses
 import errno
 import math
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from bptt.cli.parse import parse
+from bptt.cli.parse import ESCAPED, parse
+from bptt.errors import ArgumentError
+from bptt.files.folder import reason
+from bptt.files.read import read_plain
 from bptt.shown.text import as_json, inline
-from bptt.training.settings import Settings
+from bptt.training.settings import Settings, nearest, read_toml, read_word
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,9 @@ class Train(Settings):
     """Train a language model and leave a run folder behind.
 
     With no file it trains for a minute on the text that every CPython carries.
-    Ctrl-C, or closing the terminal, ends the run cleanly; --resume goes on from there.
+    Ctrl-C, or closing the terminal, ends the run cleanly; --resume goes on from there. Every option
+    but FILES may stand in a file too, see --config, or in the environment: BPTT_HIDDEN=64 is --hidden 64.
+    The environment is stronger than the file, and the command line than both.
 
     Example: bptt train shakespeare.txt --cell lstm --hidden 512 --minutes 10 --out runs/play
     """
@@ -34,6 +40,10 @@ class Train(Settings):
     resume: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
     """Go on with this run. Its settings hold; give a larger budget to train longer, and FILE where its
     text has another name or place now."""
+    config: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Settings for a new run from this file, as a run's config.toml has them; any part of one will do."""
+    log_to: Literal["tensorboard", "wandb", "mlflow"] | None = None
+    """Log to TensorBoard (files in the run folder), Weights & Biases or MLflow as well."""
     sample: int = 300
     """Characters to print from the trained model at the end; 0 for none."""
     json: bool = False
@@ -44,8 +54,8 @@ class Train(Settings):
         self._at_least("sample", 0)
 
 
-OURS = ("resume", "sample", "json")
 BUDGETS = ("minutes", "steps", "epochs")
+NO_SETTINGS = ("BPTT_BACKEND", "BPTT_REQUIRE_NATIVE")  # variables of the package for other things
 # What a resumed run may change; everything else is part of what was trained so far.
 CHANGEABLE = {
     *BUDGETS,
@@ -64,8 +74,9 @@ CHANGEABLE = {
 
 def run(arguments: list[str]) -> int:
     """Train, and print the score and a sample."""
-    asked = parse(Train, "train", arguments)
-    settings, resume, changed = _settings(asked, arguments)
+    given = gather(arguments)
+    asked = given.parse()
+    settings, resume, changed = _settings(asked, given)
 
     from bptt.cli.text import shown_reading
     from bptt.report import write_run_report
@@ -74,8 +85,16 @@ def run(arguments: list[str]) -> int:
     from bptt.training.progress import TerminalReporter
     from bptt.training.run_folder import RunFolder
 
-    with shown_reading(), TerminalReporter(quiet_stdout=asked.json) as reporter:
+    with shown_reading(), ExitStack() as stack:
+        reporter: Any = stack.enter_context(TerminalReporter(quiet_stdout=asked.json))
+        logged = None
+        if asked.log_to is not None:
+            from bptt.integrations.loggers import LoggedReporter
+
+            logged = reporter = stack.enter_context(LoggedReporter(reporter, asked.log_to))
         outcome = train(settings, resume=resume, reporter=reporter)
+        if logged is not None and outcome.valid is not None and not outcome.rank:
+            logged.final(outcome.steps, outcome.valid)
     status = 130 if outcome.interrupted else 0
     if outcome.rank:  # of several processes the first one writes and prints
         return status
@@ -123,12 +142,139 @@ def _document(outcome) -> str:
     return as_json(document)
 
 
-def _settings(asked: Train, arguments: list[str]) -> tuple[Settings, str | None, list[str]]:
+@dataclass(frozen=True)
+class Given:
+    """What was asked for, and where: in a file, in the environment, on the command line.
+
+    Attributes:
+        words: those that the file and the environment come to, before those of the command line; of two
+            that say the same thing the last one holds.
+        files: the file's texts, where the command line names none.
+        sources: by setting, where the value was read, for messages.
+    """
+
+    words: list[str]
+    files: tuple[str, ...]
+    sources: dict[str, str]
+
+    def parse(self, default: Train | None = None) -> Train:
+        """All of it in one record; a complaint about a value says where that stands."""
+        try:
+            asked = parse(Train, "train", self.words, default)
+        except ArgumentError as error:
+            raise self.placed(error) from None
+        return (
+            asked if asked.files or not self.files else dataclasses.replace(asked, files=self.files)
+        )
+
+    def placed(self, error: ArgumentError) -> ArgumentError:
+        """The error, with the place of its values where that is not the command line."""
+        flags = re.findall(r"--([a-z][a-z-]*)", f"{error.expected} {error.received}")
+        named = {self.sources.get(flag.replace("-", "_")) for flag in flags} - {None}
+        if not named:
+            return error
+        where = " and ".join(sorted(map(str, named)))
+        return ArgumentError(error.expected, f"{error.received}, from {where}", error.remedy)
+
+
+def gather(arguments: list[str]) -> Given:
+    """The settings of the file that --config names and those of the environment, as words before the
+    command line's own.
+
+    Raises:
+        ArgumentError: the file cannot be read, or a value in it or in the environment is none.
+        RunError: the file has a setting that is not known, or of the wrong type.
+    """
+    typed = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+    budgets = {f"--{budget}" for budget in BUDGETS}
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for layer, where in ((_from_config(arguments, typed), None), (_from_environment(), "BPTT_")):
+        if set(layer) & set(BUDGETS):
+            values = {name: value for name, value in values.items() if name not in BUDGETS}
+        for name, value in layer.items():
+            values[name] = value
+            place = _config_of(arguments) if where is None else where + name.upper()
+            sources[name] = str(place)
+    if typed & budgets:
+        values = {name: value for name, value in values.items() if name not in BUDGETS}
+    files = tuple(values.pop("files", ()))
+    words = []
+    for name, value in values.items():
+        flag = "--" + name.replace("_", "-")
+        if flag in typed:
+            sources.pop(name, None)
+        elif value is not False:
+            text = str(value).replace("\\", r"\\") if flag in ESCAPED else str(value)
+            words.append(flag if value is True else f"{flag}={text}")
+    return Given([*words, *arguments], files, sources)
+
+
+def _config_of(arguments: list[str]) -> str | None:
+    """The file that --config names, known before the options are read."""
+    found = None
+    for number, word in enumerate(arguments):
+        flag, equals, value = word.partition("=")
+        if flag == "--config":
+            found = value if equals else next(iter(arguments[number + 1 :]), None)
+    return found
+
+
+def _from_config(arguments: list[str], typed: set[str]) -> dict[str, Any]:
+    file = _config_of(arguments)
+    if file is None:
+        return {}
+    if "--resume" in typed:
+        raise ArgumentError(
+            "--config or --resume",
+            "both",
+            "leave --config out: a run goes on with its own settings",
+        )
+    try:
+        text = read_plain(Path(file))
+    except (OSError, ValueError) as error:
+        raise ArgumentError(
+            f"a file that can be read for --config {file}",
+            reason(error) if isinstance(error, OSError) else str(error),
+            "name one that bptt train wrote, RUN/config.toml, or one of your own",
+        ) from None
+    values = read_toml(text, file)
+    own = values.get("out")
+    if own is not None and Path(own).resolve() == Path(file).resolve().parent:
+        del values["out"]  # a run's own file names its folder, and a new run needs another one
+    return values
+
+
+def _from_environment() -> dict[str, Any]:
+    known = {field.name for field in dataclasses.fields(Settings)} - {"files"}
+    found: dict[str, Any] = {}
+    for variable, word in os.environ.items():
+        name = variable.removeprefix("BPTT_").lower()
+        if not variable.startswith("BPTT_") or not word:
+            continue
+        if name not in known:
+            meant = nearest(name, known)
+            if meant is not None and variable not in NO_SETTINGS:
+                raise ArgumentError(
+                    "a setting in the environment",
+                    variable,
+                    f"did you mean BPTT_{meant.upper()}?",
+                )
+            continue  # somebody else's
+        try:
+            found[name] = read_word(name, word)
+        except ValueError as error:
+            raise ArgumentError(
+                f"{error} in {variable}", f"{word!r:.80}", f"change {variable}, or unset it"
+            ) from None
+    return found
+
+
+def _settings(asked: Train, words: Given) -> tuple[Settings, str | None, list[str]]:
     """What to train, the run to go on with, and the words that change that run's own settings."""
     if asked.resume is None:
         return _without_ours(asked), None, []
 
-    from bptt.errors import ArgumentError
     from bptt.training.run_folder import RunFolder
 
     saved = RunFolder.open(asked.resume).read_settings()
@@ -137,10 +283,10 @@ def _settings(asked: Train, arguments: list[str]) -> tuple[Settings, str | None,
             "the run's own --out on --resume", asked.out, "leave it out, or start a new run"
         )
     base = {field.name: getattr(saved, field.name) for field in dataclasses.fields(Settings)}
-    given = [b for b in BUDGETS if any(w.split("=")[0] == f"--{b}" for w in arguments)]
+    given = [b for b in BUDGETS if any(w.split("=")[0] == f"--{b}" for w in words.words)]
     if given:  # a new budget takes the place of the run's own
         base |= dict.fromkeys(BUDGETS) | {given[0]: getattr(asked, given[0])}
-    now = parse(Train, "train", arguments, default=Train(**base))
+    now = words.parse(Train(**base))
     if asked.files:  # by their place: a name that was the text's may be that of another one here
         now = dataclasses.replace(now, files=tuple(map(os.path.abspath, asked.files)))
     changed = {
@@ -148,8 +294,12 @@ def _settings(asked: Train, arguments: list[str]) -> tuple[Settings, str | None,
     }
     if changed - CHANGEABLE:
         flag = "--" + sorted(changed - CHANGEABLE)[0].replace("_", "-")
-        raise ArgumentError(
-            f"the run's own {flag} on --resume", "another one", "leave it out, or start a new run"
+        raise words.placed(
+            ArgumentError(
+                f"the run's own {flag} on --resume",
+                "another one",
+                "leave it out, or start a new run",
+            )
         )
     return _without_ours(now), asked.resume, _changed(now, saved)
 

@@ -7,8 +7,7 @@ from bptt.data.chunk import IGNORED, Chunk, Position
 from bptt.data.corpus import Corpus, Stream, count_unknown
 from bptt.data.fetch import DATA_SETS, DataSet
 from bptt.data.lanes import Lanes, RandomChunks
-from bptt.data.line_ends import LineEnds, count_line_ends
-from bptt.data.source import default_text
+from bptt.data.source import LineEnds, count_line_ends, default_text
 from bptt.data.vocabulary import ByteVocabulary, CharVocabulary, StreamDecoder, Vocabulary
 
 __all__ = [

@@ -31,8 +31,7 @@ import numpy as np
 
 from bptt.data import cache as disk
 from bptt.data.encode import Starts, Survey, encoded, part, survey
-from bptt.data.line_ends import READINGS, Reading
-from bptt.data.source import BLOCK, Source, default_text
+from bptt.data.source import BLOCK, READINGS, Reading, Source, default_text
 from bptt.data.vocabulary import ByteVocabulary, CharVocabulary, Ids, Vocabulary
 from bptt.errors import ArgumentError, DataError, real
 from bptt.files.read import release

@@ -13,6 +13,7 @@ from torch import nn
 
 from bptt.errors import ArgumentError, BpttError, DependencyError
 from bptt.probes.watch import Flow, Watched, watch
+from bptt.recurrence import off_backward, on_backward
 
 # A training loop of your own: a function is told the numbers whenever a step was measured.
 
@@ -20,6 +21,8 @@ from bptt.probes.watch import Flow, Watched, watch
 # as "encoder.lstm/horizon".
 Numbers: TypeAlias = dict[str, Any]
 Tell: TypeAlias = Callable[[int, Numbers], Any]
+# A verdict where only numbers are taken.
+VERDICTS = {"vanishing": -1.0, "healthy": 0.0, "exploding": 1.0}
 
 
 class Watcher:
@@ -44,10 +47,14 @@ class Watcher:
     """
 
     def __init__(self, model: nn.Module, every: int = 50, **options: Any) -> None:
+        self._model = model
         self._watch = watch(model, every=every, **options)
         self.flow: Flow = self._watch.__enter__()
+        on_backward(self._began, self._ended)
+        self._norms: Numbers = {}
         self._told = 0
         self._open = True
+        self._clips = False
         self._warned = False
 
     def news(self) -> Iterator[Numbers]:
@@ -55,6 +62,7 @@ class Watcher:
         self._warn()
         new = self.flow.history[self._told :]
         self._told = len(self.flow.history)
+        norms, self._norms = self._norms, {}
         for measured in new:
             if measured.refusal is not None:
                 self._warn(measured.refusal)
@@ -63,7 +71,32 @@ class Watcher:
             if len(measured.modules) > 1:
                 for module in measured.modules:
                     found |= {f"{module.name}/{name}": v for name, v in _of(module).items()}
-            yield found
+            yield found | (norms if measured is new[-1] and self._clips else {})
+
+    def clipped(self) -> None:
+        """The gradient is clipped now, and not used yet: add both norms to the next numbers.
+
+        Cost: none where no step waits to be told; else one norm of all gradients.
+        """
+        self._clips = True
+        if self._waiting:
+            self._norms["norm_clipped"] = self._norm()
+
+    @property
+    def _waiting(self) -> bool:
+        return len(self.flow.history) > self._told
+
+    def _norm(self) -> float:
+        gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
+        return float(nn.utils.get_total_norm(gradients))
+
+    def _began(self, roots: list[Any], given: list[Any]) -> None:
+        pass
+
+    def _ended(self) -> None:
+        """Of all parts of a gradient that is accumulated, the last one has the whole norm."""
+        if self._waiting:
+            self._norms = {"norm": self._norm()}
 
     def _warn(self, error: BpttError | None = None) -> None:
         """What is observed goes on: a measurement that failed is said once."""
@@ -83,6 +116,7 @@ class Watcher:
         """
         if self._open:
             self._open = False
+            off_backward(self._began, self._ended)
             if self._watch.error is not None:
                 self._warn()
                 failed = True
@@ -143,15 +177,18 @@ def told(
     watcher.stop()
 
 
-# Horizon and decay in the log history of Hugging Face's Trainer.
+# Horizon, verdict and norms in the log history of Hugging Face's Trainer.
 
 
 def for_hugging_face(every: int = 50, **options: Any) -> Any:
     """A callback for ``transformers.Trainer(callbacks=[...])``.
 
-    Each measured step leaves a line ``{"step", "bptt/horizon", "bptt/decay", "bptt/verdict"}`` in
-    ``trainer.state.log_history``; the newest numbers also join the next line that the trainer logs,
-    and so reach the reporters that come after this callback.
+    Each measured step leaves a line ``{"step", "bptt/horizon", "bptt/decay", "bptt/verdict",
+    "bptt/norm", "bptt/norm_clipped"}`` in ``trainer.state.log_history``: the norms of the gradient of
+    all parameters before and after clipping. The newest numbers also join the next line that the trainer
+    logs, and so reach the reporters that come after this callback.
+
+    Limits: with float16 and a scaled loss, the norm before clipping is that of the scaled gradient.
 
     Args:
         every: measure each n-th backward pass; gradient accumulation counts each part.
@@ -184,6 +221,10 @@ def for_hugging_face(every: int = 50, **options: Any) -> Any:
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.watcher = Watcher(kwargs["model"], every, **options)
 
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.watcher is not None:
+                self.watcher.clipped()
+
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if self.watcher is None:
                 raise ArgumentError(
@@ -211,14 +252,18 @@ def for_hugging_face(every: int = 50, **options: Any) -> Any:
     return WatchCallback()
 
 
-# Horizon and decay in Lightning's own log.
+# Horizon, verdict and norms in Lightning's own log.
 
 
 def for_lightning(every: int = 50, **options: Any) -> Any:
     """A callback for ``lightning.Trainer(callbacks=[...])``.
 
-    It logs ``bptt/horizon`` and ``bptt/decay`` to whatever logger the trainer has, after each
-    measured step, and keeps everything in its ``flow``.
+    It logs ``bptt/horizon``, ``bptt/decay``, ``bptt/verdict``, ``bptt/norm`` and
+    ``bptt/norm_clipped`` to whatever logger the trainer has, after each measured step, and keeps
+    everything in its ``flow``. The norms are those of the gradient of all parameters, before and after
+    the trainer clips it. A verdict is a number there: -1 vanishing, 0 healthy, 1 exploding.
+
+    Limits: with manual optimisation there are no norms, because the trainer does not see the clipping.
 
     Args:
         every: measure each n-th backward pass.
@@ -242,11 +287,15 @@ def for_lightning(every: int = 50, **options: Any) -> Any:
         """See :func:`for_lightning`."""
 
         watcher: Watcher | None = None
+        stepped = False
 
         @property
         def flow(self) -> Any:
             """What :func:`bptt.watch` saw; None before training began."""
             return None if self.watcher is None else self.watcher.flow
+
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            self.stepped = pl_module.automatic_optimization
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             self.watcher = Watcher(pl_module, every, **options)
@@ -260,9 +309,13 @@ def for_lightning(every: int = 50, **options: Any) -> Any:
                     "a step before on_train_start",
                     "give the trainer the callback before it starts",
                 )
+            if self.stepped:  # the gradient stays, clipped, until the next batch sets it to zero
+                self.watcher.clipped()
+                self.stepped = False
             for numbers in self.watcher.news():
                 for name, value in numbers.items():
-                    if not isinstance(value, str) and math.isfinite(value):
+                    value = VERDICTS[value] if isinstance(value, str) else value
+                    if math.isfinite(value):
                         pl_module.log(f"bptt/{name}", float(value), on_step=True, on_epoch=False)
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from bptt.data.line_ends import count_line_ends
+from bptt.data.source import count_line_ends
 from bptt.shown.console import Console
 from bptt.shown.text import inline, unescaped
 

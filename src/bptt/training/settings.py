@@ -6,8 +6,9 @@ This file must not import torch: ``bptt train --help`` is built from it.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -255,17 +256,7 @@ class Settings:
         Raises:
             RunError: not TOML, an unknown setting, or a value of the wrong type.
         """
-        if sys.version_info >= (3, 11):
-            import tomllib
-        else:
-            import tomli as tomllib
-        try:
-            values = tomllib.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise RunError(
-                f"TOML in {name}", str(error), "restore the file, or start a new run"
-            ) from None
-        return cls(**{key: _checked(key, value, name) for key, value in values.items()})
+        return cls(**read_toml(text, name, "restore the file, or start a new run"))
 
     @staticmethod
     def _check_form(name: str, text: str, words: Mapping[str, Word]) -> None:
@@ -298,6 +289,69 @@ class Settings:
         raise ArgumentError(f"{expected} for {flag}", str(value), f"change {flag}")
 
 
+def read_toml(text: str, name: str, remedy: str = "mend the file") -> dict[str, Any]:
+    """The settings that a TOML document names, each of its type; no word yet on what fits together.
+
+    Args:
+        text: as :meth:`Settings.to_toml` writes it, or a part of that.
+        name: of the file, for messages.
+        remedy: what to do where it is no TOML.
+
+    Raises:
+        RunError: not TOML, an unknown setting, or a value of the wrong type.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        values = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"TOML in {name}", str(error), remedy) from None
+    return {key: _checked(key, value, name) for key, value in values.items()}
+
+
+def read_word(name: str, word: str) -> Any:
+    """The value of a setting from one word, as in a variable of the environment.
+
+    Raises:
+        ValueError: it is none of this setting; the message says what would be.
+
+    Example:
+        >>> read_word("hidden", "64"), read_word("clip", "auto:10"), read_word("bytes", "yes")
+        (64, 'auto:10', True)
+    """
+    hint = _hints()[name]
+    kinds = get_args(hint) or (hint,)
+    if hint is bool:
+        known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+        if word.lower() not in known:
+            raise ValueError("1 or 0")
+        return known[word.lower()]
+    if get_origin(hint) is Literal:
+        if word not in kinds:
+            raise ValueError(_choices(hint))
+        return word
+    for kind in (kind for kind in (int, float) if kind in kinds):
+        try:
+            return kind(word)
+        except ValueError:
+            continue
+    if str not in kinds:
+        raise ValueError("a number" if float in kinds else "a whole number")
+    return word
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that was meant, if one is close.
+
+    Example:
+        >>> nearest("hiden", ("hidden", "layers")), nearest("colour", ("hidden", "layers"))
+        ('hidden', None)
+    """
+    return next(iter(difflib.get_close_matches(word, list(known), 1, 0.75)), None)
+
+
 @cache
 def _hints() -> dict[str, Any]:
     return get_type_hints(Settings)
@@ -310,7 +364,9 @@ def _choices(hint: Any) -> str:
 def _checked(name: str, value: Any, file: str) -> Any:
     hint = _hints().get(name)
     if hint is None:
-        raise RunError(f"known settings in {file}", shown(name, 200), "remove that line")
+        meant = nearest(name.replace("-", "_"), _hints())
+        remedy = "remove that line" if meant is None else f"did you mean {meant}?"
+        raise RunError(f"known settings in {file}", shown(name, 200), remedy)
     if name == "files":
         fits = isinstance(value, list) and all(isinstance(item, str) for item in value)
     elif get_origin(hint) is Literal:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 import itertools
 import json
 import math
+import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +50,10 @@ TASKS: dict[str, int | None] = {
 }
 # Real data: an image is read by 8 rows or 64 pixels, and none of them has short forms to begin with.
 REAL = ("digits", "japanese-vowels", "co2")
+TEXT = "text:"  # a text of one's own: text:FINGERPRINT:PATH, so that a changed text is another task
+TEXT_LENGTH = 64
+_TEXT = re.compile(TEXT + r"[0-9a-f]{16}:.+", re.S)
+MADE_UP = tuple(name for name in TASKS if name not in REAL)
 DIGITS = (8, 64)
 
 MOST_JOBS = 1_000_000  # years of work; the list of them still fits into memory
@@ -111,7 +119,7 @@ class Grid:
     """The axes; every combination is one job for every seed.
 
     Attributes:
-        task: one of ``TASKS``.
+        task: one of ``TASKS``, or a text of one's own, from :func:`text_task`.
         cells, starts, clips, penalties, gradients: what to combine, in the forms of
             :mod:`bptt.choices`.
         curricula: ``"none"``, or ``"double"``: begin at a short length, and double it whenever the
@@ -141,8 +149,12 @@ class Grid:
     budget: Budget = Budget()
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ArgumentError(f"a task: {', '.join(TASKS)}", repr(self.task), "pick one of them")
+        if self.task not in TASKS and not _TEXT.fullmatch(self.task):
+            raise ArgumentError(
+                f"a task: {', '.join(TASKS)}, or a text",
+                repr(self.task),
+                "pick one of them, or name a file that is there",
+            )
         for name in ("cells", "starts", "clips", "penalties", "gradients", "curricula"):
             if not getattr(self, name):
                 raise ArgumentError(f"at least one value for --{name}", "none", "name one")
@@ -155,11 +167,12 @@ class Grid:
             raise ArgumentError(
                 f"--curricula among {', '.join(CURRICULA)}", repr(unknown[0]), "pick one"
             )
-        if set(self.curricula) != {"none"} and self.task in REAL:
+        if set(self.curricula) != {"none"} and self.task not in MADE_UP:
+            what = "a text" if self.task.startswith(TEXT) else self.task
             raise ArgumentError(
-                f"no curriculum for {self.task}", f"{self.curricula}", "its lengths cannot grow"
+                f"no curriculum for {what}", f"{self.curricula}", "its lengths cannot grow"
             )
-        if self.lengths and TASKS[self.task] is None:
+        if self.lengths and TASKS.get(self.task, TEXT_LENGTH) is None:
             raise ArgumentError(
                 f"no --lengths for {self.task}",
                 f"{self.lengths}",
@@ -187,7 +200,7 @@ class Grid:
                 "ask for fewer",
             )
         hidden, batch = self.budget.hidden, self.budget.batch
-        length = max(self.lengths, default=TASKS[self.task] or 1)
+        length = max(self.lengths, default=TASKS.get(self.task, TEXT_LENGTH) or 1)
         require(
             4 * hidden * hidden + 4 * batch * max(length, 1) * (hidden + 1),
             f"--hidden {hidden} --batch {batch} at length {length}",
@@ -213,7 +226,7 @@ class Grid:
 
     def jobs(self) -> list[Job]:
         """Every job, the seeds of a point next to each other, short lengths first."""
-        lengths: list[int | None] = [*sorted(self.lengths)] or [TASKS[self.task]]
+        lengths: list[int | None] = [*sorted(self.lengths)] or [TASKS.get(self.task, TEXT_LENGTH)]
         points = itertools.product(
             lengths, self.cells, self.starts, self.clips, self.penalties, self.gradients,
             self.curricula, range(self.seeds),
@@ -222,6 +235,23 @@ class Grid:
             Job(self.task, *point, budget=self.budget)  # the fields of Job, in this order
             for point in points
         ]
+
+
+def text_task(path: str) -> str:
+    """The task of a text, by its name and by what is in it.
+
+    Raises:
+        ArgumentError: it cannot be read.
+    """
+    try:
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except (OSError, ValueError) as error:
+        raise ArgumentError(
+            f"a text that can be read at {path}",
+            reason(error) if isinstance(error, OSError) else str(error),
+            "name another file",
+        ) from None
+    return f"{TEXT}{digest[:16]}:{path}"
 
 
 # The file of finished jobs, one JSON line each, and the table made of it. No torch in here.
@@ -380,6 +410,21 @@ def summarise(records: Iterable[Record]) -> list[Row]:
             )
         )
     return rows
+
+
+def table(rows: Iterable[Row]) -> str:
+    """All rows as CSV, every axis in a column; the scores of a row stand by seed, with spaces."""
+    text = io.StringIO()
+    names = [field.name for field in fields(Row)]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        values = (getattr(row, name) for name in names)
+        writer.writerow(
+            " ".join(map(str, v)) if isinstance(v, tuple) else "" if v is None else v
+            for v in values
+        )
+    return text.getvalue()
 
 
 def varying(rows: Sequence[Row]) -> list[str]:

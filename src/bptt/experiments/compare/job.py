@@ -8,19 +8,23 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bptt import gradients, tasks
-from bptt.errors import ArgumentError, BpttError, DependencyError, RunError
-from bptt.experiments.compare.grid import Job
+from bptt.data import Corpus
+from bptt.errors import ArgumentError, BpttError, DataError, DependencyError, RunError
+from bptt.experiments.compare.grid import TEXT, TEXT_LENGTH, Job, text_task
 from bptt.experiments.pool import count_cores, run_in_processes, use_one_thread
 from bptt.gradients import Estimator
 from bptt.models import CELLS, Classifier, Forecaster
 from bptt.remedies import Clip, Regulariser, build_clip, build_regulariser, start_recurrent
-from bptt.tasks import Batch, Task
+from bptt.tasks import Batch, ClassTask, Task
+from bptt.tasks.task import check_answer, symbols
 from bptt.training.fit import Update, fit_step
 
 # The length a curriculum begins with: every task has it, and next to nothing vanishes over it.
@@ -31,6 +35,8 @@ PATIENCE = 20
 
 def build_task(name: str, length: int | None, folder: str | None = None) -> Task:
     """A task by its name, of a length where it has one."""
+    if name.startswith(TEXT):
+        return OwnText(name, length or TEXT_LENGTH)
     if name == "digits":
         return tasks.Digits("row" if length == 8 else "pixel", folder)
     if name == "japanese-vowels":
@@ -237,3 +243,89 @@ def on_ray(jobs: list[Job], address: str = "local") -> Iterator[dict[str, Any]]:
 def _run_alone(job: dict[str, Any]) -> dict[str, Any]:
     use_one_thread()
     return run_job(Job.from_dict(job))
+
+
+@dataclass(frozen=True, eq=False)
+class OwnText(ClassTask):
+    """A text of one's own: chunks of it from anywhere, each begun with an empty state.
+
+    Attributes:
+        task: as :func:`bptt.experiments.compare.grid.text_task` names it.
+        steps: T, characters of a chunk. The last tenth of the text is held out; a score is its mean
+            over up to 512 chunks of that, in bits per character.
+
+    Raises:
+        DataError: the text has changed, or is shorter than a chunk of each part.
+    """
+
+    task: str
+    steps: int
+    name: ClassVar[str] = "text"
+    metric: ClassVar[str] = "bits per character"
+    rises: ClassVar[bool] = False
+    _train: Tensor = field(init=False, repr=False)
+    _valid: Tensor = field(init=False, repr=False)
+    _symbols: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        path = self.task.split(":", 2)[2]
+        if text_task(path) != self.task:
+            raise DataError(f"{path} as it was when the grid began", "another text", "start again")
+        corpus = Corpus.open([path], valid_fraction=0)
+        whole = torch.from_numpy(np.array(corpus.train.tokens, np.int64))
+        parts = whole.split([len(whole) - len(whole) // 10, len(whole) // 10])
+        for kept, tokens in zip(("_train", "_valid"), parts, strict=True):
+            if len(tokens) <= self.steps:
+                raise DataError(
+                    f"more than {10 * (self.steps + 1)} characters in {path}, for chunks of {self.steps}",
+                    f"{len(whole)}",
+                    "give a smaller --lengths, or a longer text",
+                )
+            object.__setattr__(self, kept, tokens)
+        object.__setattr__(self, "_symbols", corpus.vocabulary.size)
+
+    @property
+    def inputs(self) -> int:
+        """V, one-hot."""
+        return self._symbols
+
+    @property
+    def outputs(self) -> int:
+        """V."""
+        return self._symbols
+
+    @property
+    def chance(self) -> float:
+        """Bits of whoever knows how often each character stands in what is trained on, and no more."""
+        known = self._train.bincount(minlength=self._symbols).double() + 1
+        return float(-(known / known.sum()).log2()[self._valid].mean())
+
+    @property
+    def best(self) -> float:
+        """Nobody knows; none is less."""
+        return 0.0
+
+    @property
+    def goal(self) -> float:
+        """Never reached: jobs go on to the end of their updates."""
+        return 0.0
+
+    def batch(self, generator: torch.Generator, size: int) -> Batch:
+        """Chunks of the training part."""
+        first = torch.randint(len(self._train) - self.steps, (size,), generator=generator)
+        return self._chunks(self._train, first)
+
+    def held_out(self) -> Batch:
+        """Chunks of the held-out part, evenly apart."""
+        room = len(self._valid) - self.steps
+        count = min(512, max(1, len(self._valid) // self.steps))
+        return self._chunks(self._valid, torch.linspace(0, room - 1, count).long())
+
+    def score(self, output: Tensor, targets: Tensor) -> float:
+        """Mean bits per character of ``(T, B, V)`` logits."""
+        check_answer(output, targets, targets.dim() + 1)
+        return float(self.loss(output, targets)) / math.log(2)
+
+    def _chunks(self, tokens: Tensor, first: Tensor) -> Batch:
+        chunk = tokens[first + torch.arange(self.steps + 1)[:, None]]
+        return Batch(symbols(chunk[:-1], self._symbols), chunk[1:])
