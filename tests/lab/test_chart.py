@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from bptt.errors import ArgumentError
-from bptt.report.chart import Band, Chart, Line, Mark
-from bptt.report.chart_svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw_svg
+from bptt.report.chart import HEIGHT, WIDTH, Band, Chart, Line, Mark
+from bptt.report.chart_svg import BOTTOM, LEFT, RIGHT, TOP, draw_svg
 
 
 def paths(text):

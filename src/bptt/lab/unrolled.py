@@ -17,8 +17,8 @@ from bptt.errors import ArgumentError
 from bptt.nn import RNN
 from bptt.reference import LanguageTrace, LanguageWeights, Pair, language
 from bptt.remedies import start_recurrent
-from bptt.report.chart import Chart, Color, Line, Mark, number, raised
-from bptt.report.chart_svg import WIDTH, frame_figure, paint, swatch
+from bptt.report.chart import WIDTH, Chart, Color, Line, Mark, number, raised
+from bptt.report.chart_svg import frame_figure, paint, swatch
 from bptt.report.words import percent
 
 ALPHABET = string.ascii_lowercase

@@ -27,6 +27,7 @@ COLORS = {
 }  # fmt: skip
 Color = Literal["blue", "orange", "green", "purple", "sky", "ink", "white"]
 CYCLE: tuple[Color, ...] = ("blue", "orange", "green", "purple", "sky")
+WIDTH, HEIGHT = 440, 280  # of a picture, in units of its own
 Dash = Literal["", "dashed", "dotted", "none"]
 Limits = tuple[float, float]
 Ticks = Sequence[tuple[float, str]]
@@ -138,7 +139,7 @@ class Chart:
     xticks: Ticks | None = None
     yticks: Ticks | None = None
     grid: bool = True
-    height: float = 280
+    height: float = HEIGHT
 
 
 @dataclass(frozen=True)

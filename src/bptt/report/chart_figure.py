@@ -17,8 +17,10 @@ from bptt.report.chart import (
     BLUE,
     COLORS,
     CYCLE,
+    HEIGHT,
     INK,
     ORANGE,
+    WIDTH,
     Band,
     Bars,
     Chart,
@@ -104,7 +106,7 @@ def draw_figure(*charts: Chart) -> Figure:
     """
     with style() as figure:
         tallest = max(chart.height for chart in charts)
-        made, axes = panels(figure, len(charts), PANEL[1] + (tallest - 280) * PANEL[0] / 440)
+        made, axes = panels(figure, len(charts), PANEL[1] + (tallest - HEIGHT) * PANEL[0] / WIDTH)
         for place, chart in zip(axes, charts, strict=True):
             draw_axes(place, chart)
     return made

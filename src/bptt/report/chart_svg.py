@@ -16,6 +16,7 @@ import numpy as np
 
 from bptt.report.chart import (
     COLORS,
+    WIDTH,
     Axes,
     Band,
     Bars,
@@ -30,7 +31,6 @@ from bptt.report.chart import (
     fit,
 )
 
-WIDTH, HEIGHT = 440, 280
 LEFT, RIGHT, TOP, BOTTOM = 54, 10, 10, 42
 LETTER = 6.6  # how wide a letter is, about
 ROW = 15  # between two lines of text
