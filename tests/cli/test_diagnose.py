@@ -40,6 +40,27 @@ def refuse(capsys, *words: str) -> str:
     return captured.err
 
 
+@pytest.mark.parametrize("cell", ["lru", "mingru"])
+def test_a_linear_recurrence_is_trained_watched_and_diagnosed(cell, tmp_path, capsys) -> None:
+    out = train(tmp_path, "--cell", cell, "--hidden", "8", "--horizon-every", "10")
+    lines = (Path(out) / "metrics.jsonl").read_text("utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    measured = [r for r in records if "horizon" in r]
+    assert measured, "the progress line has its horizon"
+    assert all(1 <= r["horizon"] <= 8 for r in measured)
+    capsys.readouterr()
+    page = tmp_path / "page.html"
+    words = ["--steps", "20", "--lanes", "2", "--try-for", "0", "--html", str(page)]
+    assert main(["diagnose", out, *words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["modules"][0]["kind"] == {"lru": "LRU", "mingru": "MinGRU"}[cell]
+    one = found["text"]["predictions"][0]
+    assert len(one["connectivity"]) == one["at"] + 1
+    assert set(found["text"]["symbols"]) <= set(TEXT)
+    assert found["text"]["units"]
+    assert "The prediction of" in page.read_text("utf-8")
+
+
 def test_json(run, capsys) -> None:
     assert (
         main(["diagnose", run, "--json", "--steps", "30", "--lanes", "3", "--try-for", "0.1"]) == 0

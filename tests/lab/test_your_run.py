@@ -116,6 +116,7 @@ def test_the_measurement_is_that_of_the_package_on_the_same_seed(made):
     assert found.diagnosis.main.watched.spectrum.norms.equal(wanted.main.watched.spectrum.norms)
     assert [step for step, _ in found.texts] == checkpoints.steps(path / "checkpoints")
     assert all(len(text) == lab.LENGTH for _, text in found.texts)
+    assert "The prediction of" in lab.draw_reading(found.reading, 3)
     html = lab.draw_measured(found)
     assert value(html, "norms_now") == wanted.main.watched.spectrum.norms.tolist()
     assert value(html, "horizon_now") == wanted.main.watched.horizon
@@ -234,6 +235,9 @@ def test_a_run_in_the_browser(chromium, made, tmp_path):
         *_, last = lab.measure(copy)
         assert view.value("norms_now") == last.frame.diagnosis.main.watched.spectrum.norms.tolist()
         assert view.value("samples") == repr(last.frame.texts)
+        reading = last.frame.reading
+        view.settle("read_at", reading.farthest())
+        assert view.value("read_symbols") == "".join(reading.symbols)
         assert view.pick("run", "runs/play", changes="run") == "play"
         view.settle("last_step", 40.0)
         file = place / "drop.txt"

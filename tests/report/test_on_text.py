@@ -255,6 +255,15 @@ def test_shades_are_logarithmic_over_two_decades():
     assert drawing.shades(torch.zeros(2)) == [0.0, 0.0]
     assert drawing.shades(torch.tensor([float("nan"), 2.0])) == [0.0, 1.0]
     assert drawing.signed(torch.tensor([1.0, 3.0, 2.0])) == [-1.0, 1.0, 0.0]
+    assert drawing.signed(torch.tensor([1.0, float("nan")])) == [0.0, 0.0]
+
+
+def test_a_model_that_has_diverged_is_drawn_without_an_error():
+    model, tokens = model_of(), torch.randint(9, (T + 1,))
+    nn.init.constant_(model.output.weight, float("nan"))
+    nn.init.constant_(model.recurrent.weight_hh_l0, float("nan"))
+    reading = read_text(model, tokens, list("abcdefghijklm"))
+    assert next(s for _, _, s in drawing.pictures(reading, [3])).endswith("was read.")
 
 
 def test_a_diagnosis_with_a_reading_is_told_everywhere(tmp_path):

@@ -73,7 +73,7 @@ def shades(norms: Tensor) -> list[float]:
 
 def signed(values: Tensor) -> list[float]:
     """-1 to 1: away from the mean, as a share of the largest."""
-    away = values.double() - values.double().mean()
+    away = (values.double() - values.double().mean()).nan_to_num(0.0, 0.0, 0.0)
     top = float(away.abs().max()) or 1.0
     return [round(float(v) / top, 6) for v in away]
 

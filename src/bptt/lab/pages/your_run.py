@@ -87,13 +87,11 @@ def _(folder, listed, measure, measuring, set_measured):
 @app.cell
 def _(get_measured):
     reading = None if get_measured() is None else get_measured().reading
-    symbol = None
-    if reading is not None:
-        symbol = mo.ui.slider(
-            1, len(reading.losses), value=reading.farthest() + 1, show_value=True, full_width=True,
-            label="Prediction of symbol", debounce=False,
-        )  # fmt: skip
-        layout.controls(symbol=symbol)
+    count, first = (1, 1) if reading is None else (len(reading.losses), reading.farthest() + 1)
+    symbol = mo.ui.slider(
+        1, count, value=first, show_value=True, full_width=True, label="Prediction of symbol"
+    )
+    layout.show("" if reading is None else layout.controls(symbol=symbol).text)
     return reading, symbol
 
 
