@@ -17,6 +17,7 @@
 #include "owned_stream.h"
 
 namespace nb = nanobind;
+using nb::literals::operator""_a;
 using bptt::Cell;
 using bptt::Problem;
 
@@ -152,11 +153,15 @@ struct Binding {
     }
 
     static void define(nb::module_& m, const std::string& suffix) {
-        const auto def = [&](const char* name, auto function) {
-            m.def((name + suffix).c_str(), function, nb::call_guard<nb::gil_scoped_release>());
+        const auto def = [&](const char* name, auto function, auto... arguments) {
+            m.def((name + suffix).c_str(), function, nb::call_guard<nb::gil_scoped_release>(), arguments...);
         };
-        def("forward", &forward);
-        def("backward", &backward);
+        // Names, as in kernels.h: nobody counts sixteen positions.
+        def("forward", &forward, "cell"_a, "problem"_a, "xp"_a, "ldx"_a, "tokens"_a, "b_ih"_a, "b_hh"_a,
+            "w_hh"_a, "h0"_a, "c0"_a, "y"_a, "saved"_a, "lds"_a, "hn"_a, "cn"_a, "work"_a);
+        def("backward", &backward, "cell"_a, "problem"_a, "dy"_a, "dy_step"_a, "dy_lane"_a, "dhn"_a,
+            "dcn"_a, "saved"_a, "lds"_a, "h0"_a, "c0"_a, "w_hh"_a, "dz"_a, "dh0"_a, "dc0"_a, "db"_a,
+            "norms"_a, "work"_a);
         def("workspace", &workspace);
         def("scatter_add", &scatter_add);
         define_stream(m, suffix);

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from bptt.errors import ArgumentError
-from bptt.ops.native.check import CELLS, LSTM, is_batch_major, missing
+from bptt.ops.native.check import CELLS, LSTM, Call, is_batch_major, missing
 
 if missing is None:
     from bptt.ops.native import operators
@@ -116,21 +116,22 @@ def recur(
     save = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, h0, c0, w_ih, w_hh, b_ih, b_hh)
     )
-    arguments = (
-        number, x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh,
-        None if lengths is None else lengths.to(torch.int64),
-        reset, cut, norms, reverse, batch_major, save, batch_sizes,
+    if lengths is not None:
+        lengths = lengths.to(torch.int64)
+    call = Call(
+        number, x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, norms, reverse,
+        batch_major, save, batch_sizes,
     )  # fmt: skip
-    if _watched() or any(type(t) not in _PLAIN for t in arguments[1:13]):
-        y, h_n, c_n, _ = torch.ops.bptt.recur(*arguments)
+    if _watched() or any(type(t) not in _PLAIN for t in call if isinstance(t, Tensor)):
+        y, h_n, c_n, _ = torch.ops.bptt.recur(*call)
     elif save:
-        y, h_n, c_n, _ = operators.Direct.apply(*arguments)
+        y, h_n, c_n, _ = operators.Direct.apply(*call)
     else:
-        y, h_n, c_n, _ = forward(*arguments)
+        y, h_n, c_n, _ = forward(call)
     return y, ((h_n, c_n) if number == LSTM else (h_n,))
 
 
-_PLAIN = (Tensor, torch.nn.Parameter, type(None))
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _watched() -> bool:
