@@ -18,7 +18,17 @@ from torch import Tensor
 
 from bptt.errors import ArgumentError, DeviceError
 from bptt.ops import eager
-from bptt.ops.native.check import CELLS, DIFFERENTIABLE, GATES, LSTM, SAVED, BackwardCall, Call
+from bptt.ops.native.check import (
+    CELLS,
+    DIFFERENTIABLE,
+    GATES,
+    LSTM,
+    SAVED,
+    BackwardCall,
+    Call,
+    dense,
+    extension,
+)
 from bptt.ops.native.kernels import backward, forward
 
 _KINDS = {
@@ -188,9 +198,18 @@ def _differentiable_gradients(
         CELLS[call.cell], xs, state, (w_ih, w_hh, b_ih, b_hh), lengths=call.lengths,
         reset=call.reset, cut=call.cut, reverse=call.reverse, batch_sizes=call.batch_sizes,
     )  # fmt: skip
-    cotangents = (call.dy, call.dh_n, call.dc_n)
-    pairs = [(o, g) for o, g in zip((y, *final), cotangents, strict=False) if g is not None]
-    wanted = [v for v, needed in zip(views, needs, strict=True) if needed and v is not None]
+    return _gradients((y, *final), (call.dy, call.dh_n, call.dc_n), views, needs)
+
+
+def _gradients(
+    outputs: tuple[Tensor, ...],
+    cotangents: tuple[Tensor | None, ...],
+    inputs: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Of each input that is needed, as a graph that can be differentiated again; None of the others."""
+    pairs = [(o, g) for o, g in zip(outputs, cotangents, strict=False) if g is not None]
+    wanted = [v for v, needed in zip(inputs, needs, strict=True) if needed and v is not None]
     found = iter(
         torch.autograd.grad(
             [o for o, _ in pairs],
@@ -200,7 +219,10 @@ def _differentiable_gradients(
             allow_unused=True,
         )
     )
-    return [next(found) if needed else None for needed in needs]
+    return [
+        next(found) if needed and v is not None else None
+        for v, needed in zip(inputs, needs, strict=True)
+    ]
 
 
 class Direct(torch.autograd.Function):
@@ -223,7 +245,125 @@ class Direct(torch.autograd.Function):
         return _backward(ctx, *cotangents)
 
 
+class Steps(torch.autograd.Function):
+    """One time step of a stack of layers whose outputs, ``extension.step``'s, are there already.
+
+    Its tensors are x, h0, c0 (``(L, B, H)`` or None) and each layer's weights, as the kernels take them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, cell: int, biased: bool, batch_first: bool, outputs: Any, *tensors: Any):
+        """The outputs, which now have a gradient."""
+        y, h_n, c_n, saved = outputs
+        ctx.form = cell, biased, batch_first
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(saved, *tensors)
+        return (y, h_n) if c_n is None else (y, h_n, c_n)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None = None):
+        """The gradients of the tensors."""
+        none = (None,) * 4
+        saved, *tensors = ctx.saved_tensors
+        needs = ctx.needs_input_grad[len(none) :]
+        if dy is None and dh_n is None and dc_n is None:
+            return (*none, *[None] * len(tensors))
+        if torch.is_grad_enabled():
+            return (*none, *_step_twice(ctx.form, tensors, needs, (dy, dh_n, dc_n)))
+        found = None
+        if not any(map(_is_batched, (dy, dh_n, dc_n))):
+            x, h0, c0, *weights = tensors
+            found = extension.step_back(
+                *ctx.form, dense(dy), dense(dh_n), dense(dc_n), saved, needs, x, h0, c0,
+                tuple(weights),
+            )  # fmt: skip
+        if found is None:
+            found = _step_by_operators(ctx.form, tensors, needs, (dy, dh_n, dc_n), saved)
+        return (*none, *found)
+
+
+Form = tuple[int, bool, bool]  # cell, biased, batch_first
+
+
+def _rows(form: Form, tensors: Sequence[Tensor | None]) -> list[tuple[Tensor | None, ...]]:
+    """``(w_ih, w_hh, b_ih, b_hh)`` of each layer."""
+    each = 4 if form[1] else 2
+    weights = tensors[3:]
+    rows = [tuple(weights[i : i + each]) for i in range(0, len(weights), each)]
+    return rows if form[1] else [(*row, None, None) for row in rows]
+
+
+def _step_twice(
+    form: Form,
+    tensors: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    cotangents: tuple[Tensor | None, ...],
+) -> list[Tensor | None]:
+    """A step's gradients through the eager recurrence, to be differentiated again."""
+    cell, _, batch_first = form
+    views = [None if t is None else t.view_as(t) for t in tensors]
+    x = cast(Tensor, views[0])
+    y = x.transpose(0, 1) if batch_first else x
+    finals = []
+    for layer, row in enumerate(_rows(form, views)):
+        w_hh = cast(Tensor, row[1])
+        zeros = w_hh.new_zeros(y.shape[1], w_hh.shape[1])
+        given = views[1:3] if cell == LSTM else views[1:2]
+        state = tuple(zeros if s is None else s[layer] for s in given)
+        y, final = eager.recur(CELLS[cell], y, state, row)
+        finals.append(final)
+    y = y.transpose(0, 1) if batch_first else y
+    ended = tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
+    return _gradients((y, *ended), cotangents, views, needs)
+
+
+def _step_by_operators(
+    form: Form,
+    tensors: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    cotangents: tuple[Tensor | None, ...],
+    saved: Tensor,
+) -> list[Tensor | None]:
+    """A step's gradients layer by layer: operators have rules for several cotangents at once."""
+    cell, _, batch_first = form
+    dy, dh_n, dc_n = cotangents
+    x, h0, c0 = cast(Tensor, tensors[0]), tensors[1], tensors[2]
+    rows = _rows(form, tensors)
+    H = cast(Tensor, rows[0][1]).shape[1]
+    dy = dy.transpose(0, 1) if dy is not None and batch_first else dy
+    by_layer: list[Any] = []
+    for layer in reversed(range(len(rows))):
+        below = (
+            (x.transpose(0, 1) if batch_first else x)
+            if not layer
+            else saved[layer - 1, None, :, -H:]
+        )
+
+        def of(states: Tensor | None, layer: int = layer) -> Tensor | None:
+            return None if states is None else states[layer]
+
+        *found, _ = torch.ops.bptt.recur_backward(
+            *BackwardCall(
+                cell=cell, dy=dy, dh_n=of(dh_n), dc_n=of(dc_n), x=below, tokens=None, h0=of(h0),
+                c0=of(c0), w_ih=rows[layer][0], w_hh=cast(Tensor, rows[layer][1]), lengths=None,
+                reset=None, cut=None, reverse=False, batch_major=False, saved=saved[layer],
+                needs=[True, True, cell == LSTM, True, True, True, True], record=False,
+                batch_sizes=None,
+            )
+        )  # fmt: skip
+        dy = found[0]
+        by_layer.insert(0, found)
+    gradients = [by_layer[0][0].transpose(0, 1) if batch_first else by_layer[0][0]]
+    gradients += [torch.stack([layer[i] for layer in by_layer]) for i in (1, 2)]
+    each = 4 if form[1] else 2
+    gradients += [gradient for layer in by_layer for gradient in layer[3 : 3 + each]]
+    return [
+        gradient if needed and tensor is not None else None
+        for gradient, tensor, needed in zip(gradients, tensors, needs, strict=True)
+    ]
+
+
 torch.library.register_autograd("bptt::recur", _backward, setup_context=_setup_context, lib=library)
 torch.library.register_autocast("bptt::recur", "cpu", torch.float32, lib=library)
 
-__all__ = ["Direct", "library"]
+__all__ = ["Direct", "Steps", "library"]
