@@ -4,6 +4,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "kernels.h"
+#include "step.h"
 
 namespace bptt {
 namespace BPTT_ISA {
@@ -37,7 +38,8 @@ template <class C>
 Kernels<typename C::T> kernels_of() {
     using T = typename C::T;
     return {forward<C>,        backward<C>,     packed_size<C>, pack_forward<C>, workspace<C>,
-            columns_padded<T>, pack_columns<T>, row_product<T>};
+            columns_padded<T>, pack_columns<T>, row_product<T>, step<C>,        step_back<C>,
+            step_workspace<C>};
 }
 
 }  // namespace BPTT_ISA

@@ -122,22 +122,12 @@ size_t packed_size(int64_t H) {
     return size_t(panels_size<C>(H) + 4 * padded<typename C::T>(H));
 }
 
-// W_hh (G*H, H) as panels: for each block of NR units, one panel a gate. Behind them the biases as
-// ForwardLanes takes them.
+// Biases as ForwardLanes takes them, (4, padded(H)).
 template <class C>
-void pack_forward(int64_t H, const typename C::T* w, const typename C::T* b_ih,
-                  const typename C::T* b_hh, typename C::T* out, int threads) {
+void pack_bias(int64_t H, const typename C::T* b_ih, const typename C::T* b_hh, typename C::T* bias) {
     using T = typename C::T;
-    constexpr int64_t NR = Tile<T>::NR, G = gates_of(C::kind);
-    const int64_t panels = panels_of<T>(H) * G, ld = padded<T>(H);
-    if (panels * H * NR < smallest_parallel) threads = 1;
-    parallel(threads, [&](int i) {
-        for (int64_t q = panels * i / threads; q < panels * (i + 1) / threads; ++q) {
-            const int64_t j = q / G * NR, left = H - j;
-            pack_panel<T>(w + (q % G * H + j) * H, 1, H, H, left < NR ? left : NR, out + q * H * NR);
-        }
-    });
-    T* bias = out + panels_size<C>(H);
+    constexpr int64_t G = gates_of(C::kind);
+    const int64_t ld = padded<T>(H);
     for (int64_t g = 0; g < 4; ++g) {
         const bool gru_n = C::kind == Cell::gru && g == 2, gru_hn = C::kind == Cell::gru && g == 3;
         const T* x = b_ih && g < G ? b_ih + g * H : nullptr;
@@ -145,6 +135,24 @@ void pack_forward(int64_t H, const typename C::T* w, const typename C::T* b_ih,
         for (int64_t j = 0; j < ld; ++j)
             bias[g * ld + j] = j < H ? (x ? x[j] : T(0)) + (h ? h[j] : T(0)) : T(0);
     }
+}
+
+// W_hh (G*H, H) as panels: for each block of NR units, one panel a gate. Behind them the biases as
+// ForwardLanes takes them.
+template <class C>
+void pack_forward(int64_t H, const typename C::T* w, const typename C::T* b_ih,
+                  const typename C::T* b_hh, typename C::T* out, int threads) {
+    using T = typename C::T;
+    constexpr int64_t NR = Tile<T>::NR, G = gates_of(C::kind);
+    const int64_t panels = panels_of<T>(H) * G;
+    if (panels * H * NR < smallest_parallel) threads = 1;
+    parallel(threads, [&](int i) {
+        for (int64_t q = panels * i / threads; q < panels * (i + 1) / threads; ++q) {
+            const int64_t j = q / G * NR, left = H - j;
+            pack_panel<T>(w + (q % G * H + j) * H, 1, H, H, left < NR ? left : NR, out + q * H * NR);
+        }
+    });
+    pack_bias<C>(H, b_ih, b_hh, out + panels_size<C>(H));
 }
 
 // The workspace, in one place: what is counted is what is used.

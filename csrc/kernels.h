@@ -83,6 +83,30 @@ struct Backward {
     void* work;
 };
 
+// One time step of one layer, on weights as torch holds them; all arrays are contiguous.
+template <class T>
+struct Step {
+    const T* x;  // (B, I)
+    int64_t I;
+    const T *w_ih, *w_hh;  // (G*H, I), (G*H, H)
+    const T *b_ih, *b_hh;  // (G*H) or null
+    const T *h0, *c0;      // (B, H) or null = zeros
+    T *h, *c;              // (B, H), and none of the arrays above
+    T* saved;              // (B, saved_of(cell)*H) or null, as Forward's
+    void* work;
+};
+
+// What is null is not wanted, but for dy, dhn, dcn and the states, which are zeros.
+template <class T>
+struct StepBack {
+    const T *dy, *dhn, *dcn;  // (B, H)
+    const T* x;               // (B, I), rows ldx elements apart
+    int64_t I, ldx;
+    const T *w_ih, *w_hh, *h0, *c0, *saved;
+    T *dx, *dh0, *dc0, *dw_ih, *dw_hh, *db_ih, *db_hh;
+    void* work;
+};
+
 // One cell in one element type, compiled for one instruction set.
 template <class T>
 struct Kernels {
@@ -98,6 +122,10 @@ struct Kernels {
     int64_t (*columns_padded)(int64_t N);
     void (*pack_columns)(int64_t N, int64_t K, const T* w, T* out);
     void (*row_product)(const T* a, int64_t K, const T* packed, int64_t N, T* c);
+    // A single time step, and the bytes of work that it needs forward or backward.
+    void (*step)(int64_t B, int64_t H, int threads, const Step<T>&);
+    void (*step_back)(int64_t B, int64_t H, const StepBack<T>&);
+    size_t (*step_workspace)(int64_t B, int64_t I, int64_t H, int threads, bool backward);
 };
 
 // The kernels of the instruction set in use; `isa()` names it, `isas()` lists those this machine

@@ -39,6 +39,17 @@ void pack_panel(const T* w, int64_t sk, int64_t sn, int64_t K, int64_t n, T* out
     int64_t k = 0;
     if (n == NR && sn == 1) {
         for (; k < K; ++k) __builtin_memcpy(out + k * NR, w + k * sk, NR * sizeof(T));
+    } else if (n == NR && sk == 1) {
+        constexpr int L = Tile<T>::L;
+        for (; k + L <= K; k += L)
+            for (int c = 0; c < NR; c += L) {
+                Vec<T> v[L];
+                BPTT_UNROLL
+                for (int i = 0; i < L; ++i) v[i] = load(w + k + (c + i) * sn);
+                transpose<T>(v);
+                BPTT_UNROLL
+                for (int i = 0; i < L; ++i) store(out + (k + i) * NR + c, v[i]);
+            }
     } else if (n == NR) {
         // A cache line of each column at a time, so that the lines read and written stay in L1.
         for (; k + line <= K; k += line)

@@ -15,8 +15,10 @@
 
 #include "kernels.h"
 #include "owned_stream.h"
+#include "plain_steps.h"
 
 namespace nb = nanobind;
+using nb::literals::operator""_a;
 using bptt::Cell;
 using bptt::Problem;
 
@@ -152,11 +154,15 @@ struct Binding {
     }
 
     static void define(nb::module_& m, const std::string& suffix) {
-        const auto def = [&](const char* name, auto function) {
-            m.def((name + suffix).c_str(), function, nb::call_guard<nb::gil_scoped_release>());
+        const auto def = [&](const char* name, auto function, auto... arguments) {
+            m.def((name + suffix).c_str(), function, nb::call_guard<nb::gil_scoped_release>(), arguments...);
         };
-        def("forward", &forward);
-        def("backward", &backward);
+        // Names, as in kernels.h: nobody counts sixteen positions.
+        def("forward", &forward, "cell"_a, "problem"_a, "xp"_a, "ldx"_a, "tokens"_a, "b_ih"_a, "b_hh"_a,
+            "w_hh"_a, "h0"_a, "c0"_a, "y"_a, "saved"_a, "lds"_a, "hn"_a, "cn"_a, "work"_a);
+        def("backward", &backward, "cell"_a, "problem"_a, "dy"_a, "dy_step"_a, "dy_lane"_a, "dhn"_a,
+            "dcn"_a, "saved"_a, "lds"_a, "h0"_a, "c0"_a, "w_hh"_a, "dz"_a, "dh0"_a, "dc0"_a, "db"_a,
+            "norms"_a, "work"_a);
         def("workspace", &workspace);
         def("scatter_add", &scatter_add);
         define_stream(m, suffix);
@@ -186,6 +192,27 @@ int64_t bad_token(const Problem& p, Ptr tokens, int64_t V) {
     return -1;
 }
 
+// y, h_n and an LSTM's c_n of one time step of a module's layers, whose __dict__ this is; where a gradient
+// may be asked for, y, h_n, c_n, what is saved, and the weights. None where the call is not plain.
+nb::object step(int cell, int64_t layers, nb::dict own, int threads, bool grad, nb::handle x, nb::handle h0,
+                nb::handle c0) {
+    const bool biased = bptt::own_value(own, "bias") == Py_True;
+    const bool batch_first = bptt::own_value(own, "batch_first") == Py_True;
+    const nb::object weights = bptt::own_weights(own);
+    if (!weights) return nb::none();
+    const bptt::PlainCall call(cell_of(cell), biased, batch_first, x, h0, c0, nb::cast<nb::tuple>(weights));
+    // A second direction, or a projection, has weights of its own.
+    if (!call || !call.has_layers(layers)) return nb::none();
+    return call.forward(threads, grad && call.requires_grad(), batch_first);
+}
+
+nb::object step_back(int cell, bool biased, bool batch_first, nb::handle dy, nb::handle dhn, nb::handle dcn,
+                     nb::handle saved, nb::tuple needs, nb::handle x, nb::handle h0, nb::handle c0,
+                     nb::tuple weights) {
+    const bptt::PlainCall call(cell_of(cell), biased, batch_first, x, h0, c0, weights);
+    return call ? call.backward(dy, dhn, dcn, saved, needs) : nb::none();
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -212,6 +239,10 @@ NB_MODULE(_native, m) {
     Binding<double>::define(m, "_f64");
     m.def("unpack_sizes", &unpack_sizes);
     m.def("bad_token", &bad_token);
+    const auto none = [](const char* name) { return nb::arg(name).none(); };
+    m.def("step", &step, "cell"_a, "layers"_a, "own"_a, "threads"_a, "grad"_a, "x"_a, none("h0"), none("c0"));
+    m.def("step_back", &step_back, "cell"_a, "biased"_a, "batch_first"_a, none("dy"), none("dhn"), none("dcn"),
+          "saved"_a, "needs"_a, "x"_a, none("h0"), none("c0"), "weights"_a);
     m.attr("isa") = bptt::isa();
     m.attr("isas") = bptt::isas();
 }

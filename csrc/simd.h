@@ -83,6 +83,62 @@ BPTT_INLINE Vec<T> splat(T s) {
     return s - Vec<T>{};
 }
 
+// Of two vectors a and b, blocks of S elements in turn: `first` takes those of a at even blocks, and b's
+// even blocks between them; `second` a's and b's odd ones. After log2(L) rounds rows have become columns.
+template <int... i>
+struct Indices {};
+template <int n, int... i>
+struct Counted : Counted<n - 1, n - 1, i...> {};
+template <int... i>
+struct Counted<0, i...> {
+    using type = Indices<i...>;
+};
+template <class T, int S, bool second, int... i>
+BPTT_INLINE Vec<T> interleave(Vec<T> a, Vec<T> b, Indices<i...>) {
+    constexpr int L = Simd<T>::L;
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, ((i & S ? L + i - S : i) + (second ? S : 0))...);
+#else
+    typedef typename Simd<T>::I I;
+    return __builtin_shuffle(a, b, I{((i & S ? L + i - S : i) + (second ? S : 0))...});
+#endif
+}
+
+template <class T, int S, bool second>
+BPTT_INLINE Vec<T> interleave(Vec<T> a, Vec<T> b) {
+    return interleave<T, S, second>(a, b, typename Counted<Simd<T>::L>::type{});
+}
+
+// Element r of the result is the sum of v[r]'s elements; v is spoiled.
+template <class T, int S = 1>
+BPTT_INLINE Vec<T> sums(Vec<T>* v) {
+    constexpr int L = Simd<T>::L;
+    if constexpr (S == L) {
+        return v[0];
+    } else {
+        BPTT_UNROLL
+        for (int r = 0; r < L; r += 2 * S)
+            v[r] = interleave<T, S, false>(v[r], v[r + S]) + interleave<T, S, true>(v[r], v[r + S]);
+        return sums<T, 2 * S>(v);
+    }
+}
+
+// L vectors of L elements: element c of v[r] and element r of v[c] change places.
+template <class T, int S = 1>
+BPTT_INLINE void transpose(Vec<T>* v) {
+    constexpr int L = Simd<T>::L;
+    if constexpr (S < L) {
+        BPTT_UNROLL
+        for (int r = 0; r < L; ++r)
+            if (!(r & S)) {
+                const Vec<T> a = v[r], b = v[r + S];
+                v[r] = interleave<T, S, false>(a, b);
+                v[r + S] = interleave<T, S, true>(a, b);
+            }
+        transpose<T, 2 * S>(v);
+    }
+}
+
 // How much of a vector lies inside the array: all of it, or its first n elements. Masked loads
 // and stores do not touch memory beyond.
 struct Whole {};

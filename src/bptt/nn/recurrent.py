@@ -14,6 +14,7 @@ written for ``torch.nn.GRU`` works on ``bptt.nn.GRU`` as it is. What they add, i
 
 from __future__ import annotations
 
+import functools
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -93,6 +94,13 @@ class _Recurrent(nn.RNNBase):
                 return leaf
         if tools.is_recorded(self, lengths, reset, cut):
             return super().forward(input, hx)
+        plain = lengths is None and reset is None and cut is None
+        if plain and not torch.compiler.is_compiling() and _reads_plainly(cast(Any, type(self))):
+            # A step of one layer takes less time than all that follows. Only calls with nothing
+            # special about them come back from there with an answer, and it is the same.
+            found = ops.step(self, input, hx)
+            if found is not None:
+                return found
         weights = self._read_weights()
         sequence = normalise(
             input,
@@ -349,6 +357,18 @@ class LSTM(tools.TwoStates, _Recurrent, nn.LSTM):  # type: ignore[misc]
     Source: S. Hochreiter and J. Schmidhuber, 1997, Long short-term memory; F. Gers et al., 2000,
     Learning to forget.
     """
+
+
+@functools.cache
+def _reads_plainly(kind: Any) -> bool:
+    """Whether a weight of such a layer is what stands in ``_parameters``: no class computes it."""
+    names = ("weight_", "bias_")
+    return (
+        getattr(kind, "__getattr__", None) is nn.Module.__getattr__
+        and kind.__getattribute__ is object.__getattribute__
+        and kind.all_weights is nn.RNNBase.all_weights
+        and not any(name.startswith(names) for base in kind.__mro__ for name in vars(base))
+    )
 
 
 def _turn(mark: Tensor | None, lengths: Tensor | None) -> Tensor | None:

@@ -7,6 +7,8 @@ linear recurrences. Streams call the kernels themselves, one step at a time.
 
 from bptt.ops.backend import Backend, backend, set_backend
 from bptt.ops.eager import State
-from bptt.ops.recur import leaves_to_torch, recur, recur_tokens
+from bptt.ops.recur import leaves_to_torch, recur, recur_tokens, step
 
-__all__ = ["Backend", "State", "backend", "leaves_to_torch", "recur", "recur_tokens", "set_backend"]
+__all__ = [
+    "Backend", "State", "backend", "leaves_to_torch", "recur", "recur_tokens", "set_backend", "step",
+]  # fmt: skip

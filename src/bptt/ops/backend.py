@@ -74,12 +74,23 @@ def backend() -> Backend:
     elif native.missing is not None:
         runs, why = "eager", native.missing
     else:
-        runs, why = "native", _covered() if _setting == "auto" else "asked for"
+        runs, why = "native", _COVERED if _setting == "auto" else "asked for"
     return Backend(_setting, runs, why, native.isa())
 
 
-def _covered() -> str:
-    return f"the kernels cover the call, compiled for {native.isa()}"
+_COVERED = f"the kernels cover the call, compiled for {native.isa()}"
+_CHOSEN, _ASKED = ("native", _COVERED), ("native", "asked for")
+
+
+def is_eager() -> bool:
+    """Whether plain torch was asked for by name."""
+    return _setting == "eager"
+
+
+def note_native() -> None:
+    """A call ran on the kernels, which it may: :func:`decide` would have found no reason against it."""
+    global _last
+    _last = _ASKED if _setting == "native" else _CHOSEN
 
 
 def decide(reason: str | None) -> bool:
@@ -92,7 +103,7 @@ def decide(reason: str | None) -> bool:
     if _setting == "eager":
         chosen = ("eager", "asked for")
     elif reason is None:
-        chosen = ("native", "asked for" if _setting == "native" else _covered())
+        chosen = _ASKED if _setting == "native" else _CHOSEN
     elif _setting == "native":
         raise BackendError(
             "a call the native backend covers", reason, "use set_backend('auto') for this call"

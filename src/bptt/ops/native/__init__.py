@@ -1,7 +1,7 @@
 """Torch operators over the compiled kernels."""
 
 from bptt.ops.native.check import isa, isas, missing
-from bptt.ops.native.seam import covers, forward_mode, recur, recur_tokens, transformed
+from bptt.ops.native.seam import covers, forward_mode, recur, recur_tokens, step, transformed
 
 __all__ = [
     "covers",
@@ -11,5 +11,6 @@ __all__ = [
     "missing",
     "recur",
     "recur_tokens",
+    "step",
     "transformed",
 ]

@@ -1,12 +1,17 @@
-"""What a kernel call needs: the compiled extension, and arguments checked before any pointer is
-passed."""
+"""A kernel call as one record, the compiled extension, and what memory safety asks of a call.
+
+The order of a call's arguments stands in :class:`Call` and :class:`BackwardCall` alone: the operators'
+schemas are made from them. What a user may pass is checked where users come in, in :mod:`bptt.nn` and
+:func:`bptt.ops.recur`. Here stands what the kernels, which trust sizes and pointers, must be sure of:
+types, devices, shapes, and the values of lengths and tokens.
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 # torch first: the extension then shares torch's OpenMP runtime and its pool of threads.
 import torch
@@ -41,17 +46,68 @@ def isas() -> tuple[str, ...]:
     return () if extension is None else tuple(extension.isas.split())
 
 
-# What a kernel call needs, checked before any pointer is passed.
-#
-# The kernels trust sizes and pointers, so this is where every tensor is looked at once: type, device,
-# shape, and the values of lengths and tokens.
-
 # By the number of a cell in the kernels: its mode, G, and the widths of what is saved and of dz.
 CELLS = tuple(cell.mode for cell in cells.CELLS)
 GATES = tuple(cell.gates for cell in cells.CELLS)
 SAVED = tuple(cell.saved for cell in cells.CELLS)
 DZ = tuple(cell.dz for cell in cells.CELLS)
 GRU, LSTM = CELLS.index("GRU"), CELLS.index("LSTM")
+
+
+class Call(NamedTuple):
+    """One layer in one direction, forward: what ``bptt::recur`` takes, in its order.
+
+    :func:`bptt.ops.native.recur` says what each is. ``save`` keeps what the backward pass needs.
+    """
+
+    cell: int
+    x: Tensor
+    tokens: Tensor | None
+    h0: Tensor | None
+    c0: Tensor | None
+    w_ih: Tensor | None
+    w_hh: Tensor
+    b_ih: Tensor | None
+    b_hh: Tensor | None
+    lengths: Tensor | None
+    reset: Tensor | None
+    cut: Tensor | None
+    norms: Tensor | None
+    reverse: bool
+    batch_major: bool
+    save: bool
+    batch_sizes: Tensor | None
+
+
+class BackwardCall(NamedTuple):
+    """The same layer backward: what ``bptt::recur_backward`` takes, in its order.
+
+    ``needs`` says of each name in :data:`DIFFERENTIABLE` whether its gradient is wanted, ``record``
+    whether the norms are.
+    """
+
+    cell: int
+    dy: Tensor | None
+    dh_n: Tensor | None
+    dc_n: Tensor | None
+    x: Tensor
+    tokens: Tensor | None
+    h0: Tensor | None
+    c0: Tensor | None
+    w_ih: Tensor | None
+    w_hh: Tensor
+    lengths: Tensor | None
+    reset: Tensor | None
+    cut: Tensor | None
+    reverse: bool
+    batch_major: bool
+    saved: Tensor
+    needs: list[bool]
+    record: bool
+    batch_sizes: Tensor | None
+
+
+DIFFERENTIABLE = ("x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh")
 
 
 @dataclass(frozen=True)
@@ -141,24 +197,13 @@ def _shape(name: str, tensor: Tensor | None, *expected: int) -> None:
         )
 
 
-def check(
-    cell: int,
-    x: Tensor,
-    tokens: Tensor | None,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    w_ih: Tensor | None,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    lengths: Tensor | None,
-    reset: Tensor | None,
-    cut: Tensor | None,
-    norms: Tensor | None,
-    batch_major: bool,
-    counts: Tensor | None = None,
-) -> Sizes:
+def check(call: Call | BackwardCall) -> Sizes:
     """Raise unless the kernels can run on exactly these tensors; return the call's sizes."""
+    cell, x, w_hh, w_ih, h0, c0 = call.cell, call.x, call.w_hh, call.w_ih, call.h0, call.c0
+    tokens, counts = call.tokens, call.batch_sizes
+    b_ih, b_hh, norms = (
+        (call.b_ih, call.b_hh, call.norms) if isinstance(call, Call) else (None, None, None)
+    )
     if not 0 <= cell < len(CELLS):
         raise ArgumentError(f"a cell number 0..{len(CELLS) - 1}", str(cell), "use bptt.ops.recur")
     if x is None or w_hh is None:  # the dispatcher lets None pass for a tensor
@@ -170,22 +215,22 @@ def check(
             continue
         if tensor.dtype != w_hh.dtype:
             raise DtypeError(f"{w_hh.dtype} like w_hh", str(tensor.dtype), "convert one of them")
-        if tensor.device.type != "cpu":
+        if not tensor.is_cpu:
             raise DeviceError(
                 "a CPU tensor", str(tensor.device), "move it, or use the eager backend"
             )
     for name, tensor, dtype in (
         ("tokens", tokens, torch.int64),
-        ("lengths", lengths, torch.int64),
-        ("reset", reset, torch.bool),
-        ("cut", cut, torch.bool),
+        ("lengths", call.lengths, torch.int64),
+        ("reset", call.reset, torch.bool),
+        ("cut", call.cut, torch.bool),
         ("batch_sizes", counts, torch.int64),
     ):
         if tensor is None:
             continue
         if tensor.dtype != dtype:
             raise DtypeError(f"{name} of {dtype}", str(tensor.dtype), f"convert it to {dtype}")
-        if tensor.device.type != "cpu":
+        if not tensor.is_cpu:
             raise DeviceError(f"{name} on the CPU", str(tensor.device), "move it")
     if w_hh.ndim != 2:
         raise ShapeError("w_hh (G*H, H)", describe(w_hh.shape), "pass torch's weight_hh")
@@ -225,13 +270,13 @@ def check(
     _shape("c0", c0, B, H)
     _shape("b_ih", b_ih, width)
     _shape("b_hh", b_hh, width)
-    _shape("lengths", lengths, B)
-    _shape("reset", reset, T, B)
-    _shape("cut", cut, T, B)
+    _shape("lengths", call.lengths, B)
+    _shape("reset", call.reset, T, B)
+    _shape("cut", call.cut, T, B)
     _shape("norms", norms, T, B)
     if c0 is not None and cell != LSTM:
         raise ArgumentError("one state", f"c0 with {CELLS[cell]}", "pass h0 alone")
-    return Sizes(cell, T, B, H, batch_major, None if counts is None else x.shape[0])
+    return Sizes(cell, T, B, H, call.batch_major, None if counts is None else x.shape[0])
 
 
 def unpack_sizes(sizes: Sizes, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -300,31 +345,27 @@ def dense(tensor: Tensor | None) -> Tensor | None:
     return (tensor.resolve_neg() if tensor.is_neg() else tensor).contiguous()
 
 
-def check_backward(
-    sizes: Sizes,
-    w_hh: Tensor,
-    dy: Tensor | None,
-    dh_n: Tensor | None,
-    dc_n: Tensor | None,
-    saved: Tensor,
-    needs: list[bool],
-) -> None:
+def check_backward(sizes: Sizes, call: BackwardCall) -> None:
     """Raise unless what goes back fits what went forward. Autograd hands on what fits; others may not."""
-    H = sizes.H
+    H, w_hh, saved = sizes.H, call.w_hh, call.saved
     if not isinstance(saved, Tensor):
         raise DtypeError("saved as a tensor", "None", "pass what the forward operator returned")
-    for tensor in (dy, dh_n, dc_n, saved):
-        if tensor is not None and (tensor.dtype != w_hh.dtype or tensor.device.type != "cpu"):
+    for tensor in (call.dy, call.dh_n, call.dc_n, saved):
+        if tensor is not None and (tensor.dtype != w_hh.dtype or not tensor.is_cpu):
             raise DtypeError(
                 f"{w_hh.dtype} on the CPU like w_hh",
                 f"{tensor.dtype} on {tensor.device}",
                 "pass what the forward operator returned",
             )
     rows = (sizes.T, sizes.B) if sizes.packed is None else (sizes.packed,)
-    _shape("dy", dy, *rows, H)
+    _shape("dy", call.dy, *rows, H)
     _shape("saved", saved, sizes.rows, SAVED[sizes.cell] * H)
-    _shape("dh_n", dh_n, sizes.B, H)
+    _shape("dh_n", call.dh_n, sizes.B, H)
     if sizes.cell == LSTM:  # others have no cell state, and nobody looks at what stands here
-        _shape("dc_n", dc_n, sizes.B, H)
-    if len(needs) != 7:
-        raise ArgumentError("7 needs", f"{len(needs)}", "say of each input whether it is needed")
+        _shape("dc_n", call.dc_n, sizes.B, H)
+    if len(call.needs) != len(DIFFERENTIABLE):
+        raise ArgumentError(
+            f"{len(DIFFERENTIABLE)} needs",
+            f"{len(call.needs)}",
+            "say of each input whether it is needed",
+        )

@@ -12,6 +12,8 @@ from bptt.ops.native.check import (
     GRU,
     LSTM,
     SAVED,
+    BackwardCall,
+    Call,
     Sizes,
     check,
     check_backward,
@@ -27,37 +29,17 @@ from bptt.ops.native.check import (
 # Forward of one layer: one large product for all steps, then the kernel.
 
 
-def forward(
-    cell: int,
-    x: Tensor,
-    tokens: Tensor | None,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    w_ih: Tensor | None,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    lengths: Tensor | None,
-    reset: Tensor | None,
-    cut: Tensor | None,
-    norms: Tensor | None,
-    reverse: bool,
-    batch_major: bool,
-    save: bool,
-    counts: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def forward(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``(y, h_n, c_n, saved)``; ``c_n`` and ``saved`` have no elements where there is nothing in them."""
-    sizes = check(
-        cell, x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, norms, batch_major,
-        counts,
-    )  # fmt: skip
+    sizes = check(call)
+    cell, x, w_ih, counts, save = call.cell, call.x, call.w_ih, call.batch_sizes, call.save
     B, H, width = sizes.B, sizes.H, sizes.width
-    lengths, reset, tokens_ = dense(lengths), dense(reset), dense(tokens)
+    lengths, reset, tokens = dense(call.lengths), dense(call.reset), dense(call.tokens)
     starts = None
     if counts is not None:
         lengths, starts = unpack_sizes(sizes, counts)
-    problem = sizes.problem(lengths, reset, None, reverse, starts)
-    check_values(problem, sizes, lengths, tokens_, x.shape[0])
+    problem = sizes.problem(lengths, reset, None, call.reverse, starts)
+    check_values(problem, sizes, lengths, tokens, x.shape[0])
 
     # Time-major always: torch's is, and dropout draws its mask in the order of memory. No view, or
     # autograd lets nobody write to it in place.
@@ -73,7 +55,7 @@ def forward(
         if save:
             rows = saved
         else:
-            in_place = width == H and not batch_major
+            in_place = width == H and not sizes.batch_major
             rows = sizes.flat(y) if in_place else x.new_empty(sizes.rows, width)
         ldx = rows.shape[1]
         xp = rows[:, :width]
@@ -82,12 +64,14 @@ def forward(
         torch.mm(sizes.flat(x), w_ih.t(), out=xp)
     h_n = x.new_empty(B, H)
     c_n = x.new_empty((B, H) if cell == LSTM else 0)
-    h0, c0, w_hh, b_ih, b_hh = dense(h0), dense(c0), dense(w_hh), dense(b_ih), dense(b_hh)
+    h0, c0, w_hh = dense(call.h0), dense(call.c0), dense(call.w_hh)
+    b_ih, b_hh = dense(call.b_ih), dense(call.b_hh)
     work = workspace(cell, problem, w_hh.dtype, backward=False)
     function("forward", w_hh.dtype)(
-        cell, problem, xp.data_ptr(), ldx, pointer(tokens_), pointer(b_ih), pointer(b_hh),
-        w_hh.data_ptr(), pointer(h0), pointer(c0), y.data_ptr(),
-        saved.data_ptr() if keep else 0, keep, h_n.data_ptr(), c_n.data_ptr(), work.data_ptr(),
+        cell, problem, xp=xp.data_ptr(), ldx=ldx, tokens=pointer(tokens), b_ih=pointer(b_ih),
+        b_hh=pointer(b_hh), w_hh=w_hh.data_ptr(), h0=pointer(h0), c0=pointer(c0), y=y.data_ptr(),
+        saved=saved.data_ptr() if keep else 0, lds=keep, hn=h_n.data_ptr(), cn=c_n.data_ptr(),
+        work=work.data_ptr(),
     )  # fmt: skip
     hand_on(lengths, (h0, h_n), (c0, c_n))
     return y, h_n, c_n, saved
@@ -96,74 +80,55 @@ def forward(
 # Backward of one layer: the kernel gives dz for all steps, large products do the rest.
 
 
-def backward(
-    cell: int,
-    dy: Tensor | None,
-    dh_n: Tensor | None,
-    dc_n: Tensor | None,
-    x: Tensor,
-    tokens: Tensor | None,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    w_ih: Tensor | None,
-    w_hh: Tensor,
-    lengths: Tensor | None,
-    reset: Tensor | None,
-    cut: Tensor | None,
-    reverse: bool,
-    batch_major: bool,
-    saved: Tensor,
-    needs: list[bool],
-    record: bool,
-    counts: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of ``x, h0, c0, w_ih, w_hh, b_ih, b_hh`` and ‖dL/dh_t‖ ``(T, B)``.
+def backward(call: BackwardCall) -> tuple[Tensor, ...]:
+    """Gradients of :data:`DIFFERENTIABLE` and ‖dL/dh_t‖ ``(T, B)``.
 
     Those that ``needs`` (and ``record``) do not ask for have no elements.
     """
-    sizes = check(
-        cell, x, tokens, h0, c0, w_ih, w_hh, None, None, lengths, reset, cut, None, batch_major,
-        counts,
-    )  # fmt: skip
+    sizes = check(call)
+    cell, x, w_ih, reverse, counts = call.cell, call.x, call.w_ih, call.reverse, call.batch_sizes
     T, B, H, width = sizes.T, sizes.B, sizes.H, sizes.width
-    lengths, reset, cut, tokens_ = dense(lengths), dense(reset), dense(cut), dense(tokens)
+    lengths, reset, tokens = dense(call.lengths), dense(call.reset), dense(call.tokens)
+    cut = dense(call.cut)
     starts = None
     if counts is not None:
         lengths, starts = unpack_sizes(sizes, counts)
-    check_backward(sizes, w_hh, dy, dh_n, dc_n, saved, needs)
-    need_x, need_h0, need_c0, need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs
+    check_backward(sizes, call)
+    need_x, need_h0, need_c0, need_w_ih, need_w_hh, need_b_ih, need_b_hh = call.needs
     problem = sizes.problem(lengths, reset, cut, reverse, starts)
-    check_values(problem, sizes, lengths, tokens_, x.shape[0])
+    check_values(problem, sizes, lengths, tokens, x.shape[0])
 
     def room(wanted: bool, *shape: int) -> Tensor:
-        return w_hh.new_empty(shape if wanted else 0)
+        return x.new_empty(shape if wanted else 0)
 
     dz = room(True, sizes.rows, DZ[cell] * H)
     dh0, dc0 = room(need_h0, B, H), room(need_c0, B, H)
     db = room(need_b_ih or need_b_hh, DZ[cell] * H)
-    norms = room(record, T, B)
+    norms = room(call.record, T, B)
+    dy = call.dy
     if dy is not None and (dy.is_neg() or (H > 1 and dy.stride(-1) != 1)):
         dy = dense(dy)
-    dh_n, dc_n, h0, c0, w_hh = dense(dh_n), dense(dc_n), dense(h0), dense(c0), dense(w_hh)
-    saved = dense(saved)
+    dh_n, dc_n, h0, c0 = dense(call.dh_n), dense(call.dc_n), dense(call.h0), dense(call.c0)
+    w_hh, saved = dense(call.w_hh), dense(call.saved)
     states = saved[:, -H:]  # h_t of each row
     # dh0 is what makes the last product of the chain; only LSTM's c0 comes without it.
     work = workspace(cell, problem, w_hh.dtype, backward=True)
+    step, lane = (0, 0) if dy is None else dy.stride()[:2]
     function("backward", w_hh.dtype)(
-        cell, problem, pointer(dy), *((0, 0) if dy is None else dy.stride()[:2]), pointer(dh_n),
-        pointer(dc_n), pointer(saved), saved.shape[-1], pointer(h0), pointer(c0),
-        w_hh.data_ptr(), dz.data_ptr(), dh0.data_ptr(), dc0.data_ptr(), db.data_ptr(),
-        norms.data_ptr(), work.data_ptr(),
+        cell, problem, dy=pointer(dy), dy_step=step, dy_lane=lane, dhn=pointer(dh_n),
+        dcn=pointer(dc_n), saved=pointer(saved), lds=saved.shape[-1], h0=pointer(h0),
+        c0=pointer(c0), w_hh=w_hh.data_ptr(), dz=dz.data_ptr(), dh0=dh0.data_ptr(),
+        dc0=dc0.data_ptr(), db=db.data_ptr(), norms=norms.data_ptr(), work=work.data_ptr(),
     )  # fmt: skip
 
     hand_on(lengths, (dh_n, dh0), (dc_n, dc0))
     x_side = dz[:, :width]
     if not need_x:
         dx = room(False)
-    elif tokens_ is not None:
+    elif tokens is not None:
         dx = torch.zeros_like(x, memory_format=torch.contiguous_format)
         add = function("scatter_add", w_hh.dtype)
-        add(problem, tokens_.data_ptr(), dz.data_ptr(), dz.shape[1], width, dx.data_ptr())
+        add(problem, tokens.data_ptr(), dz.data_ptr(), dz.shape[1], width, dx.data_ptr())
     elif w_ih is None:
         dx = sizes.unflat(x_side.contiguous() if cell == GRU else x_side.clone())
     else:

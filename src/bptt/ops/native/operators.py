@@ -11,7 +11,8 @@ taken by autograd through the eager recurrence instead.
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, cast, get_type_hints
 
 import torch
 from torch import Tensor
@@ -19,26 +20,37 @@ from torch.utils.flop_counter import register_flop_formula
 
 from bptt.errors import ArgumentError, DeviceError
 from bptt.ops import eager
-from bptt.ops.native.check import CELLS, GATES, LSTM, SAVED
+from bptt.ops.native.check import (
+    CELLS,
+    DIFFERENTIABLE,
+    GATES,
+    LSTM,
+    SAVED,
+    BackwardCall,
+    Call,
+    dense,
+    extension,
+)
 from bptt.ops.native.kernels import backward, forward
 
+_KINDS = {
+    int: "int", bool: "bool", Tensor: "Tensor", Tensor | None: "Tensor?", list[bool]: "bool[]",
+}  # fmt: skip
+
+
+def _schema(record: type) -> str:
+    """A record's fields as an operator's arguments."""
+    return ", ".join(f"{_KINDS[kind]} {name}" for name, kind in get_type_hints(record).items())
+
+
 library = torch.library.Library("bptt", "DEF")
+library.define(f"recur({_schema(Call)}) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor saved)")
 library.define(
-    "recur(int cell, Tensor x, Tensor? tokens, Tensor? h0, Tensor? c0, Tensor? w_ih, Tensor w_hh,"
-    " Tensor? b_ih, Tensor? b_hh, Tensor? lengths, Tensor? reset, Tensor? cut, Tensor? norms,"
-    " bool reverse, bool batch_major, bool save, Tensor? batch_sizes)"
-    " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor saved)"
+    f"recur_backward({_schema(BackwardCall)})"
+    f" -> ({', '.join(f'Tensor d_{name}' for name in DIFFERENTIABLE)}, Tensor norms)"
 )
-library.define(
-    "recur_backward(int cell, Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor x, Tensor? tokens,"
-    " Tensor? h0, Tensor? c0, Tensor? w_ih, Tensor w_hh, Tensor? lengths, Tensor? reset, Tensor? cut,"
-    " bool reverse, bool batch_major, Tensor saved, bool[] needs, bool record,"
-    " Tensor? batch_sizes)"
-    " -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor dw_ih, Tensor dw_hh, Tensor db_ih, Tensor db_hh,"
-    " Tensor norms)"
-)
-library.impl("recur", forward, "CPU")
-library.impl("recur_backward", backward, "CPU")
+library.impl("recur", lambda *arguments: forward(Call(*arguments)), "CPU")
+library.impl("recur_backward", lambda *arguments: backward(BackwardCall(*arguments)), "CPU")
 
 
 @torch.library.register_vmap("bptt::recur_backward", lib=library)
@@ -55,61 +67,43 @@ def _recur_backward_of_each(info: Any, in_dims: tuple[Any, ...], *arguments: Any
 
 
 @torch.library.register_fake("bptt::recur", lib=library)
-def _recur_fake(
-    cell,
-    x,
-    tokens,
-    h0,
-    c0,
-    w_ih,
-    w_hh,
-    b_ih,
-    b_hh,
-    lengths,
-    reset,
-    cut,
-    norms,
-    reverse,
-    batch_major,
-    save,
-    batch_sizes,
-):
-    _one_device(x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, norms)
+def _recur_fake(*arguments: Any):
+    call = Call(*arguments)
+    _one_device(call)
     if torch.onnx.is_in_onnx_export():  # which tries again, by the compiler, what a layer refused
         raise ArgumentError(
             "torch's own operators, inside torch.onnx.export",
             "a call with lengths, reset or cut",
             "leave them out there: torch's layers, which bptt.revert(model) gives, take none",
         )
-    H = w_hh.shape[1]
-    keep = SAVED[cell] * H if save else 0
-    if batch_sizes is not None:
-        B, N = h0.shape[0], x.shape[0]
-        c_n = x.new_empty((B, H) if cell == LSTM else 0)
+    x, H = call.x, call.w_hh.shape[1]
+    keep = SAVED[call.cell] * H if call.save else 0
+    if call.batch_sizes is not None and call.h0 is not None:
+        B, N = call.h0.shape[0], x.shape[0]
+        c_n = x.new_empty((B, H) if call.cell == LSTM else 0)
         return x.new_empty(N, H), x.new_empty(B, H), c_n, x.new_empty(N, keep)
-    T, B = (x if tokens is None else tokens).shape[:2]
-    c_n = x.new_empty((B, H) if cell == LSTM else 0)
+    T, B = (x if call.tokens is None else call.tokens).shape[:2]
+    c_n = x.new_empty((B, H) if call.cell == LSTM else 0)
     return x.new_empty(T, B, H), x.new_empty(B, H), c_n, x.new_empty(T * B, keep)
 
 
 @torch.library.register_fake("bptt::recur_backward", lib=library)
-def _recur_backward_fake(
-    cell, dy, dh_n, dc_n, x, tokens, h0, c0, w_ih, w_hh, lengths, reset, cut, reverse, batch_major,
-    saved, needs, record, batch_sizes,
-):  # fmt: skip
-    _one_device(x, tokens, h0, c0, w_ih, w_hh, lengths, reset, cut, dy, dh_n, dc_n, saved)
-    if batch_sizes is not None:
-        T, B = batch_sizes.shape[0], h0.shape[0]
+def _recur_backward_fake(*arguments: Any):
+    call = BackwardCall(*arguments)
+    _one_device(call)
+    x, w_hh, needs = call.x, call.w_hh, call.needs
+    if call.batch_sizes is not None and call.h0 is not None:
+        T, B = call.batch_sizes.shape[0], call.h0.shape[0]
     else:
-        T, B = (x if tokens is None else tokens).shape[:2]
-    H, width = w_hh.shape[1], GATES[cell] * w_hh.shape[1]
+        T, B = (x if call.tokens is None else call.tokens).shape[:2]
+    H, width = w_hh.shape[1], GATES[call.cell] * w_hh.shape[1]
 
     def room(wanted, *shape):
         return w_hh.new_empty(shape if wanted else 0)
 
-    if not needs[0] or tokens is not None:
+    if not needs[0] or call.tokens is not None:
         dx = room(needs[0], *x.shape)
-    elif batch_major:
+    elif call.batch_major:
         dx = w_hh.new_empty(B, T, x.shape[2]).transpose(0, 1)
     else:
         dx = w_hh.new_empty(x.shape)
@@ -117,20 +111,24 @@ def _recur_backward_fake(
         dx,
         room(needs[1], B, H),
         room(needs[2], B, H),
-        room(needs[3], width, 0 if w_ih is None else w_ih.shape[1]),
+        room(needs[3], width, 0 if call.w_ih is None else call.w_ih.shape[1]),
         room(needs[4], width, H),
         room(needs[5], width),
         room(needs[6], width),
-        room(record, T, B),
+        room(call.record, T, B),
     )
 
 
-def _one_device(x: Tensor, *others: Tensor | None) -> None:
+def _one_device(call: Call | BackwardCall) -> None:
     # One argument on "meta" is enough for torch to call the fake operator, and what it made for the
-    # others' device would be memory that nobody wrote to.
-    for other in others:
-        if other is not None and other.device != x.device:
-            raise DeviceError(f"all on {x.device}", f"a tensor on {other.device}", "move it")
+    # others' device would be memory that nobody wrote to. Counts of packed rows are always the CPU's.
+    for other in call[:-1]:
+        if isinstance(other, Tensor) and other.device != call.x.device:
+            raise DeviceError(f"all on {call.x.device}", f"a tensor on {other.device}", "move it")
+
+
+# What the two records have in common, and backward reads again.
+_KEPT = ("x", "tokens", "h0", "c0", "w_ih", "w_hh", "lengths", "reset", "cut", "batch_sizes")
 
 
 def _products(x: Tensor, tokens: Tensor | None, w_ih: Tensor | None, w_hh: Tensor) -> list[int]:
@@ -167,68 +165,52 @@ def _recur_backward_flops(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    (
-        ctx.cell, x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, ctx.norms,
-        ctx.reverse, ctx.batch_major, ctx.save, batch_sizes,
-    ) = inputs  # fmt: skip
-    saved = output[3]
-    ctx.direct = False
+    call = Call(*inputs)
+    ctx.cell, ctx.reverse, ctx.batch_major, ctx.save = (
+        call.cell, call.reverse, call.batch_major, call.save,
+    )  # fmt: skip
+    ctx.norms, ctx.direct = call.norms, False
     # Not None for outputs without a gradient: the kernel takes null for zeros.
     ctx.set_materialize_grads(False)
     # Not y: it is the caller's, who may write over it. What backward needs of it is in saved.
-    ctx.save_for_backward(
-        x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, saved, batch_sizes
-    )
-
-
-# Places of (x, h0, c0, w_ih, w_hh, b_ih, b_hh) among the operator's arguments.
-_DIFFERENTIABLE = (1, 3, 4, 5, 6, 7, 8)
-_ARGUMENTS = 17
+    ctx.save_for_backward(*(getattr(call, n) for n in _KEPT), call.b_ih, call.b_hh, output[3])
 
 
 def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, _: Any):
-    (
-        x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, saved, batch_sizes,
-    ) = ctx.saved_tensors  # fmt: skip
-    needs = [bool(ctx.needs_input_grad[i]) for i in _DIFFERENTIABLE]
-    gradients: list[Tensor | None] = [None] * _ARGUMENTS
+    *kept, b_ih, b_hh, saved = ctx.saved_tensors
+    needs = [bool(ctx.needs_input_grad[Call._fields.index(name)]) for name in DIFFERENTIABLE]
     if dy is None and dh_n is None and dc_n is None:
-        return tuple(gradients)
+        return (None,) * len(Call._fields)
     if not ctx.save:
         raise ArgumentError(
             "save=True", "save=False in a call that is differentiated", "pass save=True"
         )
     twice = torch.is_grad_enabled()
+    call = BackwardCall(
+        **dict(zip(_KEPT, kept, strict=True)),
+        cell=ctx.cell, dy=dy, dh_n=dh_n, dc_n=dc_n, reverse=ctx.reverse,
+        batch_major=ctx.batch_major, saved=saved, needs=[False] * len(needs) if twice else needs,
+        record=ctx.norms is not None,
+    )  # fmt: skip
+    found: Sequence[Tensor | None] = ()
     if twice:
-        tensors = (x, h0, c0, w_ih, w_hh, b_ih, b_hh)
-        options = {
-            "lengths": lengths,
-            "reset": reset,
-            "cut": cut,
-            "reverse": ctx.reverse,
-            "batch_sizes": batch_sizes,
-        }
-        found = _differentiable_gradients(
-            ctx.cell, tensors, tokens, needs, (dy, dh_n, dc_n), options
-        )
-        for place, gradient in zip(_DIFFERENTIABLE, found, strict=True):
-            gradients[place] = gradient
-    if not twice or ctx.norms is not None:
+        found = _differentiable_gradients(call, b_ih, b_hh, needs)
+    if not twice or call.record:
         with torch.no_grad():
             # What batches cotangents (vmap, is_grads_batched) has rules for operators alone.
-            direct = ctx.direct and not any(map(_is_batched, (dy, dh_n, dc_n)))
-            operator = backward if direct else torch.ops.bptt.recur_backward
-            *found, norms = operator(
-                ctx.cell, dy, dh_n, dc_n, x, tokens, h0, c0, w_ih, w_hh, lengths, reset, cut,
-                ctx.reverse, ctx.batch_major, saved, [False] * 7 if twice else needs,
-                ctx.norms is not None, batch_sizes,
-            )  # fmt: skip
-        if ctx.norms is not None:
+            if ctx.direct and not any(map(_is_batched, (dy, dh_n, dc_n))):
+                *gradients, norms = backward(call)
+            else:
+                *gradients, norms = torch.ops.bptt.recur_backward(*call)
+        if call.record:
             ctx.norms.copy_(norms)
-        if not twice:
-            for place, gradient, needed in zip(_DIFFERENTIABLE, found, needs, strict=True):
-                gradients[place] = gradient if needed else None
-    return tuple(gradients)
+        found = found or gradients
+    needed = {
+        name: gradient
+        for name, gradient, wanted in zip(DIFFERENTIABLE, found, needs, strict=True)
+        if wanted
+    }
+    return tuple(needed.get(name) for name in Call._fields)
 
 
 def _is_batched(tensor: Tensor | None) -> bool:
@@ -240,26 +222,35 @@ def _is_batched(tensor: Tensor | None) -> bool:
 
 
 def _differentiable_gradients(
-    cell: int,
-    tensors: tuple[Tensor | None, ...],
-    tokens: Tensor | None,
-    needs: list[bool],
-    cotangents: tuple[Tensor | None, ...],
-    options: dict[str, Any],
+    call: BackwardCall, b_ih: Tensor | None, b_hh: Tensor | None, needs: list[bool]
 ) -> list[Tensor | None]:
     """The same gradients through the eager recurrence, as a graph that can be differentiated again."""
     # Views, so that one tensor passed in two places is still two variables here.
+    tensors = (call.x, call.h0, call.c0, call.w_ih, call.w_hh, b_ih, b_hh)
     views = [None if t is None else t.view_as(t) for t in tensors]
     h0, c0, w_ih, b_ih, b_hh = views[1], views[2], views[3], views[5], views[6]
     x, w_hh = cast(Tensor, views[0]), cast(Tensor, views[4])
-    xs = x if tokens is None else x[tokens]
+    xs = x if call.tokens is None else x[call.tokens]
     if w_ih is None:
         w_ih = torch.eye(w_hh.shape[0], dtype=w_hh.dtype, device=w_hh.device)
     zeros = w_hh.new_zeros(xs.shape[1], w_hh.shape[1])
-    state = tuple(zeros if s is None else s for s in ((h0, c0) if cell == LSTM else (h0,)))
-    y, final = eager.recur(CELLS[cell], xs, state, (w_ih, w_hh, b_ih, b_hh), **options)
-    pairs = [(o, g) for o, g in zip((y, *final), cotangents, strict=False) if g is not None]
-    wanted = [v for v, needed in zip(views, needs, strict=True) if needed and v is not None]
+    state = tuple(zeros if s is None else s for s in ((h0, c0) if call.cell == LSTM else (h0,)))
+    y, final = eager.recur(
+        CELLS[call.cell], xs, state, (w_ih, w_hh, b_ih, b_hh), lengths=call.lengths,
+        reset=call.reset, cut=call.cut, reverse=call.reverse, batch_sizes=call.batch_sizes,
+    )  # fmt: skip
+    return _gradients((y, *final), (call.dy, call.dh_n, call.dc_n), views, needs)
+
+
+def _gradients(
+    outputs: tuple[Tensor, ...],
+    cotangents: tuple[Tensor | None, ...],
+    inputs: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Of each input that is needed, as a graph that can be differentiated again; None of the others."""
+    pairs = [(o, g) for o, g in zip(outputs, cotangents, strict=False) if g is not None]
+    wanted = [v for v, needed in zip(inputs, needs, strict=True) if needed and v is not None]
     found = iter(
         torch.autograd.grad(
             [o for o, _ in pairs],
@@ -269,7 +260,10 @@ def _differentiable_gradients(
             allow_unused=True,
         )
     )
-    return [next(found) if needed else None for needed in needs]
+    return [
+        next(found) if needed and v is not None else None
+        for v, needed in zip(inputs, needs, strict=True)
+    ]
 
 
 class Direct(torch.autograd.Function):
@@ -281,7 +275,7 @@ class Direct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
         """The operator's outputs."""
-        output = forward(*inputs)
+        output = forward(Call(*inputs))
         _setup_context(ctx, inputs, output)
         ctx.direct = True
         return output
@@ -292,7 +286,125 @@ class Direct(torch.autograd.Function):
         return _backward(ctx, *cotangents)
 
 
+class Steps(torch.autograd.Function):
+    """One time step of a stack of layers whose outputs, ``extension.step``'s, are there already.
+
+    Its tensors are x, h0, c0 (``(L, B, H)`` or None) and each layer's weights, as the kernels take them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, cell: int, biased: bool, batch_first: bool, outputs: Any, *tensors: Any):
+        """The outputs, which now have a gradient."""
+        y, h_n, c_n, saved = outputs
+        ctx.form = cell, biased, batch_first
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(saved, *tensors)
+        return (y, h_n) if c_n is None else (y, h_n, c_n)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None = None):
+        """The gradients of the tensors."""
+        none = (None,) * 4
+        saved, *tensors = ctx.saved_tensors
+        needs = ctx.needs_input_grad[len(none) :]
+        if dy is None and dh_n is None and dc_n is None:
+            return (*none, *[None] * len(tensors))
+        if torch.is_grad_enabled():
+            return (*none, *_step_twice(ctx.form, tensors, needs, (dy, dh_n, dc_n)))
+        found = None
+        if not any(map(_is_batched, (dy, dh_n, dc_n))):
+            x, h0, c0, *weights = tensors
+            found = extension.step_back(
+                *ctx.form, dense(dy), dense(dh_n), dense(dc_n), saved, needs, x, h0, c0,
+                tuple(weights),
+            )  # fmt: skip
+        if found is None:
+            found = _step_by_operators(ctx.form, tensors, needs, (dy, dh_n, dc_n), saved)
+        return (*none, *found)
+
+
+Form = tuple[int, bool, bool]  # cell, biased, batch_first
+
+
+def _rows(form: Form, tensors: Sequence[Tensor | None]) -> list[tuple[Tensor | None, ...]]:
+    """``(w_ih, w_hh, b_ih, b_hh)`` of each layer."""
+    each = 4 if form[1] else 2
+    weights = tensors[3:]
+    rows = [tuple(weights[i : i + each]) for i in range(0, len(weights), each)]
+    return rows if form[1] else [(*row, None, None) for row in rows]
+
+
+def _step_twice(
+    form: Form,
+    tensors: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    cotangents: tuple[Tensor | None, ...],
+) -> list[Tensor | None]:
+    """A step's gradients through the eager recurrence, to be differentiated again."""
+    cell, _, batch_first = form
+    views = [None if t is None else t.view_as(t) for t in tensors]
+    x = cast(Tensor, views[0])
+    y = x.transpose(0, 1) if batch_first else x
+    finals = []
+    for layer, row in enumerate(_rows(form, views)):
+        w_hh = cast(Tensor, row[1])
+        zeros = w_hh.new_zeros(y.shape[1], w_hh.shape[1])
+        given = views[1:3] if cell == LSTM else views[1:2]
+        state = tuple(zeros if s is None else s[layer] for s in given)
+        y, final = eager.recur(CELLS[cell], y, state, row)
+        finals.append(final)
+    y = y.transpose(0, 1) if batch_first else y
+    ended = tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
+    return _gradients((y, *ended), cotangents, views, needs)
+
+
+def _step_by_operators(
+    form: Form,
+    tensors: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    cotangents: tuple[Tensor | None, ...],
+    saved: Tensor,
+) -> list[Tensor | None]:
+    """A step's gradients layer by layer: operators have rules for several cotangents at once."""
+    cell, _, batch_first = form
+    dy, dh_n, dc_n = cotangents
+    x, h0, c0 = cast(Tensor, tensors[0]), tensors[1], tensors[2]
+    rows = _rows(form, tensors)
+    H = cast(Tensor, rows[0][1]).shape[1]
+    dy = dy.transpose(0, 1) if dy is not None and batch_first else dy
+    by_layer: list[Any] = []
+    for layer in reversed(range(len(rows))):
+        below = (
+            (x.transpose(0, 1) if batch_first else x)
+            if not layer
+            else saved[layer - 1, None, :, -H:]
+        )
+
+        def of(states: Tensor | None, layer: int = layer) -> Tensor | None:
+            return None if states is None else states[layer]
+
+        *found, _ = torch.ops.bptt.recur_backward(
+            *BackwardCall(
+                cell=cell, dy=dy, dh_n=of(dh_n), dc_n=of(dc_n), x=below, tokens=None, h0=of(h0),
+                c0=of(c0), w_ih=rows[layer][0], w_hh=cast(Tensor, rows[layer][1]), lengths=None,
+                reset=None, cut=None, reverse=False, batch_major=False, saved=saved[layer],
+                needs=[True, True, cell == LSTM, True, True, True, True], record=False,
+                batch_sizes=None,
+            )
+        )  # fmt: skip
+        dy = found[0]
+        by_layer.insert(0, found)
+    gradients = [by_layer[0][0].transpose(0, 1) if batch_first else by_layer[0][0]]
+    gradients += [torch.stack([layer[i] for layer in by_layer]) for i in (1, 2)]
+    each = 4 if form[1] else 2
+    gradients += [gradient for layer in by_layer for gradient in layer[3 : 3 + each]]
+    return [
+        gradient if needed and tensor is not None else None
+        for gradient, tensor, needed in zip(gradients, tensors, needs, strict=True)
+    ]
+
+
 torch.library.register_autograd("bptt::recur", _backward, setup_context=_setup_context, lib=library)
 torch.library.register_autocast("bptt::recur", "cpu", torch.float32, lib=library)
 
-__all__ = ["Direct", "library"]
+__all__ = ["Direct", "Steps", "library"]

@@ -7,14 +7,14 @@ Limits: CPU, float32 and float64, no LSTM projection, no forward-mode differenti
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from bptt.errors import ArgumentError
-from bptt.ops.native.check import CELLS, LSTM, is_batch_major, missing
+from bptt.ops.native.check import CELLS, LSTM, Call, extension, is_batch_major, missing
 
 if missing is None:
     from bptt.ops.native import operators
@@ -116,21 +116,22 @@ def recur(
     save = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, h0, c0, w_ih, w_hh, b_ih, b_hh)
     )
-    arguments = (
-        number, x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh,
-        None if lengths is None else lengths.to(torch.int64),
-        reset, cut, norms, reverse, batch_major, save, batch_sizes,
+    if lengths is not None:
+        lengths = lengths.to(torch.int64)
+    call = Call(
+        number, x, tokens, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reset, cut, norms, reverse,
+        batch_major, save, batch_sizes,
     )  # fmt: skip
-    if _watched() or any(type(t) not in _PLAIN for t in arguments[1:13]):
-        y, h_n, c_n, _ = torch.ops.bptt.recur(*arguments)
+    if _watched() or any(type(t) not in _PLAIN for t in call if isinstance(t, Tensor)):
+        y, h_n, c_n, _ = torch.ops.bptt.recur(*call)
     elif save:
-        y, h_n, c_n, _ = operators.Direct.apply(*arguments)
+        y, h_n, c_n, _ = operators.Direct.apply(*call)
     else:
-        y, h_n, c_n, _ = forward(*arguments)
+        y, h_n, c_n, _ = forward(call)
     return y, ((h_n, c_n) if number == LSTM else (h_n,))
 
 
-_PLAIN = (Tensor, torch.nn.Parameter, type(None))
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _watched() -> bool:
@@ -138,9 +139,58 @@ def _watched() -> bool:
     return (
         torch.compiler.is_compiling()
         or torch.is_autocast_enabled("cpu")
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._get_tracing_state() is not None
+        or _dispatched() > 0
+        or _traced() is not None
     )
+
+
+def step(own: dict[str, Any], x: Tensor, state: Sequence[Tensor | None]) -> Any:
+    """A whole stack of layers over one time step, or None where the call is not of the plainest kind.
+
+    A step takes the kernels a few microseconds, and every look that Python takes costs a tenth of one.
+    So one native function looks at all tensors, and answers None, with nothing done, unless each is a
+    plain one that fits. The caller then goes the usual way.
+
+    Args:
+        own: the ``__dict__`` of an ``nn.RNNBase``, whose own parameters are the weights.
+        x: ``(1, B, I)``, or ``(B, 1, I)`` where the module says batch_first.
+        state: ``(h0, c0)``, each ``(L, B, H)`` or None for zeros; c0 None but for an LSTM.
+
+    Returns:
+        ``y, h_n`` and for an LSTM ``c_n``, as the module returns them.
+    """
+    # Functions that are transformed, replaced or timed must be torch's own.
+    if (
+        missing is not None
+        or torch.is_autocast_enabled("cpu")
+        or _dispatched()
+        or _traced() is not None
+        or _transforms()
+        or forward_ad._current_level >= 0
+        or _replaced()
+        or _timed()
+    ):
+        return None
+    layers, cell = own["num_layers"], _NUMBERS[own["mode"]]
+    if layers > 1 and own["dropout"] > 0 and own["training"]:
+        return None
+    h0, c0 = state
+    found = extension.step(
+        cell, layers, own, torch.get_num_threads(), torch.is_grad_enabled(), x, h0, c0
+    )
+    if found is None or len(found) < 4:
+        return found
+    outputs, weights = found[:4], found[4]
+    biased, batch_first = own["bias"], own["batch_first"]
+    return operators.Steps.apply(cell, biased, batch_first, outputs, x, h0, c0, *weights)
+
+
+_NUMBERS = {mode: number for number, mode in enumerate(CELLS)}
+_transforms = torch._C._are_functorch_transforms_active
+_replaced = torch._C._len_torch_function_stack
+_timed = torch.autograd._profiler_enabled
+_dispatched = torch._C._len_torch_dispatch_stack
+_traced = torch._C._get_tracing_state
 
 
 def recur_tokens(

@@ -1,0 +1,354 @@
+// One time step of a stack of layers, from torch's tensors as Python holds them.
+//
+// A call of one step takes less time than checking it in Python would. So here a tensor's own attributes
+// are asked, and its address is taken, in one place: what is plain, dense, of one dtype and of shapes that
+// fit is run, and nothing else. For all else the answer is None, nothing was done, and the caller goes the
+// usual way, which runs the call or says what is wrong with it.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "kernels.h"
+
+namespace bptt {
+
+namespace nb = nanobind;
+
+// What torch calls the things that are asked for; made at the first call, and never freed.
+struct Torch {
+    nb::object tensor, parameter, float32, float64;
+    PyObject *dtype, *is_cpu, *is_contiguous, *is_neg, *shape, *data_ptr, *new_empty, *requires_grad;
+
+    static const Torch& get() {
+        static const Torch* const torch = new Torch();
+        return *torch;
+    }
+
+private:
+    Torch() {
+        const nb::module_ torch = nb::module_::import_("torch");
+        tensor = torch.attr("Tensor");
+        parameter = torch.attr("nn").attr("Parameter");
+        float32 = torch.attr("float32");
+        float64 = torch.attr("float64");
+        dtype = PyUnicode_InternFromString("dtype");
+        is_cpu = PyUnicode_InternFromString("is_cpu");
+        is_contiguous = PyUnicode_InternFromString("is_contiguous");
+        is_neg = PyUnicode_InternFromString("is_neg");
+        shape = PyUnicode_InternFromString("shape");
+        data_ptr = PyUnicode_InternFromString("data_ptr");
+        new_empty = PyUnicode_InternFromString("new_empty");
+        requires_grad = PyUnicode_InternFromString("requires_grad");
+    }
+};
+
+// A tensor that a kernel may read: no subclass, on the CPU, dense, as its address shows it.
+class PlainTensor {
+public:
+    // False where it is anything else; an error that torch raises on the way is the usual way's to tell.
+    bool read(nb::handle given) {
+        const Torch& torch = Torch::get();
+        const auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(given.ptr()));
+        if (type != torch.tensor.ptr() && type != torch.parameter.ptr()) return false;
+        // Sparse, nested and opaque tensors, and those inside a transform, have no address to give.
+        const bool plain = read_kind(given, torch) && ask(given, torch.is_cpu, Py_True) &&
+                           call(given, torch.is_contiguous, Py_True) && call(given, torch.is_neg, Py_False) &&
+                           read_shape(given, torch) && read_address(given, torch);
+        if (!plain) PyErr_Clear();
+        return plain;
+    }
+    // The address alone, of what x.new_empty has made here.
+    bool find(nb::handle made) {
+        if (read_address(made, Torch::get())) return true;
+        PyErr_Clear();
+        return false;
+    }
+    bool is(bool wide, int64_t a, int64_t b = -1, int64_t c = -1) const {
+        return wide == wide_ && axes_ == (b < 0 ? 1 : c < 0 ? 2 : 3) && size_[0] == a &&
+               (b < 0 || size_[1] == b) && (c < 0 || size_[2] == c);
+    }
+    bool wide() const { return wide_; }
+    int axes() const { return axes_; }
+    int64_t size(int axis) const { return size_[axis]; }
+    template <class T>
+    T* at() const {
+        return reinterpret_cast<T*>(address_);
+    }
+
+private:
+    static bool ask(nb::handle given, PyObject* name, PyObject* wanted) {
+        const nb::object value = nb::steal(PyObject_GetAttr(given.ptr(), name));
+        return value.ptr() == wanted;
+    }
+    static bool call(nb::handle given, PyObject* name, PyObject* wanted) {
+        const nb::object value = nb::steal(PyObject_CallMethodNoArgs(given.ptr(), name));
+        return value.ptr() == wanted;
+    }
+    bool read_kind(nb::handle given, const Torch& torch) {
+        const nb::object value = nb::steal(PyObject_GetAttr(given.ptr(), torch.dtype));
+        wide_ = value.ptr() == torch.float64.ptr();
+        return wide_ || value.ptr() == torch.float32.ptr();
+    }
+    bool read_shape(nb::handle given, const Torch& torch) {
+        const nb::object value = nb::steal(PyObject_GetAttr(given.ptr(), torch.shape));
+        if (!value.ptr() || !PyTuple_Check(value.ptr())) return false;
+        axes_ = int(PyTuple_GET_SIZE(value.ptr()));
+        if (axes_ < 1 || axes_ > 3) return false;
+        for (int i = 0; i < axes_; ++i) {
+            size_[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(value.ptr(), i));
+            // No product of two sizes and 6 gates overflows. An empty tensor has no memory to check.
+            if (size_[i] < 1 || size_[i] > std::numeric_limits<int32_t>::max() / 8) return false;
+        }
+        return true;
+    }
+    bool read_address(nb::handle given, const Torch& torch) {
+        const nb::object value = nb::steal(PyObject_CallMethodNoArgs(given.ptr(), torch.data_ptr));
+        if (!value.ptr()) return false;
+        address_ = uintptr_t(PyLong_AsUnsignedLongLong(value.ptr()));
+        return address_ != 0 && !PyErr_Occurred();
+    }
+
+    bool wide_ = false;
+    int axes_ = 0;
+    int64_t size_[3] = {};
+    uintptr_t address_ = 0;
+};
+
+// Memory for a kernel to work in; small pieces stay with the thread.
+class Room {
+public:
+    explicit Room(size_t bytes) {
+        constexpr size_t most = 1 << 20;
+        static thread_local std::vector<uint8_t> kept;
+        if (bytes > most) own_.reset(new uint8_t[bytes]);
+        else if (kept.size() < bytes) kept.resize(bytes);
+        at_ = own_ ? own_.get() : kept.data();
+    }
+    void* at() const { return at_; }
+
+private:
+    std::unique_ptr<uint8_t[]> own_;
+    uint8_t* at_;
+};
+
+// The tensors of one call, checked against each other. Weights stand layer after layer: w_ih, w_hh and,
+// with biases, b_ih, b_hh.
+class PlainCall {
+public:
+    PlainCall(Cell cell, bool biased, bool batch_first, nb::handle x, nb::handle h0, nb::handle c0,
+              nb::tuple weights)
+        : cell_(cell), each_(biased ? 4 : 2), x_(x), h0_(h0), c0_(c0), weights_(weights) {
+        ok_ = read(batch_first);
+    }
+    explicit operator bool() const { return ok_; }
+    bool has_layers(int64_t count) const { return layers == count; }
+
+    // Whether a gradient of any of the tensors may be asked for.
+    bool requires_grad() const {
+        for (const nb::handle given : {x_, h0_, c0_})
+            if (!given.is_none() && asks_grad(given)) return true;
+        for (const nb::handle given : weights_)
+            if (asks_grad(given)) return true;
+        return false;
+    }
+
+    nb::object forward(int threads, bool save, bool batch_first) const {
+        const int64_t shape[2][3] = {{1, B, H}, {B, 1, H}};
+        const nb::object y = make(shape[batch_first][0], shape[batch_first][1], H), h = make(layers, B, H);
+        const nb::object c = lstm() ? make(layers, B, H) : nb::object(nb::none());
+        const nb::object saved = save ? make(layers, B, saved_of(cell_) * H) : nb::object(nb::none());
+        PlainTensor y_out, h_out, c_out, saved_out;
+        if (!y_out.find(y) || !h_out.find(h) || (lstm() && !c_out.find(c)) || (save && !saved_out.find(saved)))
+            return nb::none();
+        if (x_in.wide()) run<double>(threads, y_out, h_out, c_out, saved_out);
+        else run<float>(threads, y_out, h_out, c_out, saved_out);
+        if (save) return nb::make_tuple(y, h, c, saved, weights_);
+        return lstm() ? nb::make_tuple(y, h, c) : nb::make_tuple(y, h);
+    }
+
+    // Gradients of x, h0, c0 and each weight, None where needs says so; None for what does not fit.
+    nb::object backward(nb::handle dy, nb::handle dhn, nb::handle dcn, nb::handle saved, nb::tuple needs) const {
+        PlainTensor dy_in, dhn_in, dcn_in, saved_in;
+        const bool wide = x_in.wide();
+        const bool fits = (dy.is_none() || (dy_in.read(dy) && (dy_in.is(wide, 1, B, H) || dy_in.is(wide, B, 1, H)))) &&
+                          (dhn.is_none() || (dhn_in.read(dhn) && dhn_in.is(wide, layers, B, H))) &&
+                          (dcn.is_none() || (lstm() && dcn_in.read(dcn) && dcn_in.is(wide, layers, B, H))) &&
+                          saved_in.read(saved) && saved_in.is(wide, layers, B, saved_of(cell_) * H) &&
+                          nb::len(needs) == size_t(3 + layers * each_);
+        if (!fits) return nb::none();
+        const size_t count = nb::len(needs);
+        std::vector<nb::object> found(count, nb::object(nb::none()));
+        std::vector<PlainTensor> out(count);
+        for (size_t i = 0; i < count; ++i) {
+            const nb::handle like = i == 0 ? x_ : i == 1 ? h0_ : i == 2 ? c0_ : nb::handle(weights_[i - 3]);
+            if (!nb::cast<bool>(needs[i]) || like.is_none()) continue;
+            const PlainTensor& in = i == 0 ? x_in : i == 1 ? h_in : i == 2 ? c_in : weight[i - 3];
+            const nb::tuple shape = in.axes() == 1   ? nb::make_tuple(in.size(0))
+                                    : in.axes() == 2 ? nb::make_tuple(in.size(0), in.size(1))
+                                                     : nb::make_tuple(in.size(0), in.size(1), in.size(2));
+            found[i] = x_.attr("new_empty")(shape);
+            if (!out[i].find(found[i])) return nb::none();
+        }
+        if (wide) run_back<double>(dy_in, dhn_in, dcn_in, saved_in, out);
+        else run_back<float>(dy_in, dhn_in, dcn_in, saved_in, out);
+        nb::list all;
+        for (const nb::object& gradient : found) all.append(gradient);
+        return nb::tuple(all);
+    }
+
+private:
+    static bool asks_grad(nb::handle given) {
+        const nb::object value = nb::steal(PyObject_GetAttr(given.ptr(), Torch::get().requires_grad));
+        if (!value.ptr()) throw nb::python_error();
+        return value.ptr() == Py_True;
+    }
+    bool lstm() const { return cell_ == Cell::lstm; }
+
+    bool read(bool batch_first) {
+        if (!x_in.read(x_) || x_in.axes() != 3 || x_in.size(batch_first) != 1) return false;
+        const size_t count = nb::len(weights_);
+        if (count == 0 || count % size_t(each_)) return false;
+        layers = int64_t(count) / each_;
+        B = x_in.size(!batch_first);
+        I = x_in.size(2);
+        const bool wide = x_in.wide();
+        weight.resize(count);
+        for (size_t i = 0; i < count; ++i)
+            if (!weight[i].read(weights_[i])) return false;
+        if (weight[1].axes() != 2) return false;
+        H = weight[1].size(1);
+        const int64_t width = gates_of(cell_) * H;
+        for (int64_t l = 0; l < layers; ++l) {
+            const PlainTensor* const w = &weight[size_t(l * each_)];
+            if (!w[0].is(wide, width, l ? H : I) || !w[1].is(wide, width, H)) return false;
+            if (each_ == 4 && (!w[2].is(wide, width) || !w[3].is(wide, width))) return false;
+        }
+        if (!h0_.is_none() && (!h_in.read(h0_) || !h_in.is(wide, layers, B, H))) return false;
+        return c0_.is_none() || (lstm() && c_in.read(c0_) && c_in.is(wide, layers, B, H));
+    }
+
+    nb::object make(int64_t a, int64_t b, int64_t c) const {
+        const nb::object sizes[] = {nb::int_(a), nb::int_(b), nb::int_(c)};
+        PyObject* const words[] = {x_.ptr(), sizes[0].ptr(), sizes[1].ptr(), sizes[2].ptr()};
+        PyObject* const made = PyObject_VectorcallMethod(Torch::get().new_empty, words, 4, nullptr);
+        if (!made) throw nb::python_error();
+        return nb::steal(made);
+    }
+
+    // A step is mostly over before the interpreter's lock would have been handed over and back.
+    template <class F>
+    void unlocked(F&& body) const {
+        if (layers * B * H * gates_of(cell_) * (H + I) < 4000000) return body();
+        const nb::gil_scoped_release released;
+        body();
+    }
+
+    template <class T>
+    static T* part(const PlainTensor& tensor, int64_t at) {
+        T* const start = tensor.at<T>();
+        return start ? start + at : nullptr;
+    }
+
+    template <class T>
+    void run(int threads, const PlainTensor& y, const PlainTensor& h, const PlainTensor& c,
+             const PlainTensor& saved) const {
+        const Kernels<T>& k = kernels<T>(cell_);
+        const Room room(k.step_workspace(B, H > I ? H : I, H, threads, false));
+        const int64_t state = B * H, keep = state * saved_of(cell_);
+        unlocked([&] {
+            const T* x = x_in.at<T>();
+            for (int64_t l = 0; l < layers; ++l) {
+                const PlainTensor* const w = &weight[size_t(l * each_)];
+                Step<T> step{};
+                step.x = x;
+                step.I = l ? H : I;
+                step.w_ih = w[0].at<T>();
+                step.w_hh = w[1].at<T>();
+                if (each_ == 4) step.b_ih = w[2].at<T>(), step.b_hh = w[3].at<T>();
+                step.h0 = part<T>(h_in, l * state);
+                step.c0 = part<T>(c_in, l * state);
+                step.h = part<T>(h, l * state);
+                step.c = part<T>(c, l * state);
+                step.saved = part<T>(saved, l * keep);
+                step.work = room.at();
+                k.step(B, H, threads, step);
+                x = step.h;
+            }
+            __builtin_memcpy(y.at<T>(), x, size_t(state) * sizeof(T));
+        });
+    }
+
+    template <class T>
+    void run_back(const PlainTensor& dy, const PlainTensor& dhn, const PlainTensor& dcn, const PlainTensor& saved,
+                  const std::vector<PlainTensor>& out) const {
+        const Kernels<T>& k = kernels<T>(cell_);
+        const int64_t state = B * H, wide = saved_of(cell_) * H;
+        const size_t bytes = k.step_workspace(B, H > I ? H : I, H, 1, true);
+        const Room room(bytes + 2 * size_t(state) * sizeof(T) + 64);
+        // What goes back from a layer to the one below, in two places in turn, before the kernel's room.
+        T* const between = static_cast<T*>(room.at());
+        unlocked([&] {
+            const T* arrives = dy.at<T>();
+            for (int64_t l = layers - 1; l >= 0; --l) {
+                const PlainTensor *const w = &weight[size_t(l * each_)], *const d = &out[size_t(3 + l * each_)];
+                StepBack<T> step{};
+                step.dy = arrives;
+                step.dhn = part<T>(dhn, l * state);
+                step.dcn = part<T>(dcn, l * state);
+                // The input of all layers but the first is the state of the one below.
+                step.x = l ? part<T>(saved, (l - 1) * B * wide + wide - H) : x_in.at<T>();
+                step.ldx = l ? wide : I;
+                step.I = l ? H : I;
+                step.w_ih = w[0].at<T>();
+                step.w_hh = w[1].at<T>();
+                step.h0 = part<T>(h_in, l * state);
+                step.c0 = part<T>(c_in, l * state);
+                step.saved = part<T>(saved, l * B * wide);
+                step.dx = l ? between + (l & 1) * state : out[0].at<T>();
+                step.dh0 = part<T>(out[1], l * state);
+                step.dc0 = part<T>(out[2], l * state);
+                step.dw_ih = d[0].at<T>();
+                step.dw_hh = d[1].at<T>();
+                if (each_ == 4) step.db_ih = d[2].at<T>(), step.db_hh = d[3].at<T>();
+                step.work = between + 2 * state;
+                k.step_back(B, H, step);
+                arrives = step.dx;
+            }
+        });
+    }
+
+    Cell cell_;
+    int64_t each_;
+    nb::handle x_, h0_, c0_;
+    nb::tuple weights_;
+    PlainTensor x_in, h_in, c_in;
+    std::vector<PlainTensor> weight;
+    int64_t layers = 0, B = 0, I = 0, H = 0;
+    bool ok_ = false;
+};
+
+// What a module's own dictionary says of it; null, without an error, where it says nothing.
+inline PyObject* own_value(nb::dict own, const char* name) { return PyDict_GetItemString(own.ptr(), name); }
+
+// The weights of a module as a tuple; null unless each is among its parameters, and nothing of its name in
+// the instance's own dictionary stands before it.
+inline nb::object own_weights(nb::dict own) {
+    PyObject *const parameters = own_value(own, "_parameters"), *const names = own_value(own, "_flat_weights_names");
+    if (!parameters || !PyDict_Check(parameters) || !names || !PyList_Check(names)) return {};
+    const Py_ssize_t count = PyList_GET_SIZE(names);
+    nb::object found = nb::steal(PyTuple_New(count));
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        PyObject* const name = PyList_GET_ITEM(names, i);
+        PyObject* const held = PyDict_GetItem(parameters, name);
+        if (!held || held == Py_None || PyDict_Contains(own.ptr(), name) != 0) return {};
+        PyTuple_SET_ITEM(found.ptr(), i, Py_NewRef(held));
+    }
+    return found;
+}
+
+}  // namespace bptt
