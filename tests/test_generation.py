@@ -8,7 +8,7 @@ from torch import nn
 
 from bptt.data import ByteVocabulary, CharVocabulary
 from bptt.errors import ArgumentError, DataError, NonFiniteError
-from bptt.models.generate import default_prompt, generate
+from bptt.models.language import default_prompt, generate
 
 VOCABULARY = CharVocabulary.from_text("abcde")
 

@@ -15,7 +15,7 @@ from bptt.data import Stream as Text
 from bptt.errors import ArgumentError, BpttError, NumberError, optional, plain, real, whole
 from bptt.experiments.claims import run_claims
 from bptt.experiments.trials import model_variants, try_remedies
-from bptt.models.generate import generate
+from bptt.models.language import generate
 from bptt.recurrence import Recorder, assemble, trace
 
 X = torch.randn(40, 2, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures.process import BrokenProcessPool
 
-from bptt.experiments.pool import run_in_processes
+from bptt.experiments import run_in_processes
 
 # The items are Python here, and the work is to run them: it has to be found in a fresh process.
 THREADS = "__import__('torch').get_num_threads()"

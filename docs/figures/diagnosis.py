@@ -6,7 +6,7 @@ from panels import train
 import bptt
 from bptt.models import Classifier
 from bptt.report.chart_figure import draw_figure
-from bptt.report.sections import module_charts
+from bptt.report.pages import module_charts
 from bptt.tasks import Recall
 
 K = 8

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from bptt import integrations as callbacks
     from bptt.errors import ConvertWarning, LoopError, LoopWarning
     from bptt.experiments import claims
     from bptt.experiments.trials import diagnose

@@ -6,7 +6,7 @@ import json
 from rich.console import Console
 
 from bptt.experiments.claims import Result, ledger, not_asked
-from bptt.experiments.claims.render import anchor, document, markdown, summary, table
+from bptt.experiments.claims.registry import anchor, document, markdown, summary, table
 
 CLAIMS = ledger()
 RESULTS = [

@@ -13,9 +13,9 @@ import bptt
 from bptt.experiments.claims import ladder, learn, papers, reach
 from bptt.experiments.claims import papers as music
 from bptt.experiments.claims import truncation as adaptive
+from bptt.experiments.claims.exact import agrees
 from bptt.experiments.claims.learn import Held
 from bptt.experiments.claims.products import lag_below
-from bptt.experiments.claims.sizes import agrees
 from bptt.remedies import Rescale
 from compare import assert_close
 

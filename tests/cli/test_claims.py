@@ -70,7 +70,7 @@ def test_results_are_printed_though_the_page_cannot_be_written(capsys):
 
 
 def test_code_that_fails_is_the_exit_status(capsys, monkeypatch):
-    from bptt.experiments.claims import sizes as arithmetic
+    from bptt.experiments.claims import exact as arithmetic
 
     monkeypatch.setattr(arithmetic, "agrees", None)
     assert main(["claims", "C3", "A3", "--json", "--jobs", "1"]) == 1

@@ -24,7 +24,7 @@ from bptt.experiments.compare.job import (
 from bptt.models import CELLS
 from bptt.remedies import Clip
 from bptt.report.chart_figure import draw_figure, to_svg, write_figure
-from bptt.report.run import chart_comparison, comparison_page
+from bptt.report.pages import chart_comparison, comparison_page
 from bptt.tasks import RememberFirst
 
 SMALL = Budget(hidden=8, batch=8, updates=6, every=3)

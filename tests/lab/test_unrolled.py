@@ -10,16 +10,7 @@ import pytest
 from bptt.errors import ArgumentError
 from bptt.lab.layout import ANSWER
 from bptt.lab.pages import unrolled as page
-from bptt.lab.unrolled import (
-    draw,
-    draw_sizes,
-    equations,
-    letters,
-    place,
-    summary,
-    tell,
-    unrolled,
-)
+from bptt.lab.unrolled import draw, draw_sizes, equations, letters, place, summary, tell, unrolled
 from bptt.reference import language
 from bptt.report.chart_svg import draw_svg
 from compare import assert_close

@@ -16,8 +16,7 @@ from bptt.report.chart import COLORS, Band, Bars, Chart, Heat, Label, Line, Mark
 from bptt.report.chart_figure import draw_figure
 from bptt.report.chart_svg import draw_svg
 from bptt.report.figures import chart_course
-from bptt.report.run import chart_comparison
-from bptt.report.sections import module_charts
+from bptt.report.pages import chart_comparison, module_charts
 from report_cases import of
 
 

@@ -78,7 +78,7 @@ def _nothing_runs() -> Any:
             "bptt.experiments.compare.pool.run_grid",
             "bptt.experiments.compare.job.build_task",
             "bptt.claims.run_claims",
-            "bptt.models.generate._draw",
+            "bptt.models.language._draw",
             "bptt.probes.diagnose.diagnose",
             "bptt.data.fetch.fetch",
             "bptt.cli.bench._measure",

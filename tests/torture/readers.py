@@ -201,7 +201,7 @@ def claims_results(random: Random, folder: Path) -> None:
     else:
         path.write_bytes(mutate(random, written(CLAIMS)))
     from bptt.experiments.claims import ledger
-    from bptt.experiments.claims.render import document
+    from bptt.experiments.claims.registry import document
 
     document(ledger(), list(read_claims(path).values()))
 

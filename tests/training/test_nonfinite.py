@@ -11,13 +11,13 @@ from bptt.cli import main
 from bptt.data import Lanes
 from bptt.errors import NonFiniteError
 from bptt.models import LanguageModel, WindowModel, token_loss
-from bptt.training import RunFolder, nonfinite, train
+from bptt.training import RunFolder, train
 from bptt.training import checkpoint as checkpoints
+from bptt.training import update as nonfinite
 from bptt.training.build import open_corpus
 from bptt.training.locate import Origin, locate
-from bptt.training.nonfinite import ROLLBACKS, SKIPS
 from bptt.training.session import Session
-from bptt.training.update import update
+from bptt.training.update import ROLLBACKS, SKIPS, update
 from compare import assert_close
 from small_runs import small as longer
 

@@ -15,7 +15,7 @@ from bptt.data import CharVocabulary, Stream
 from bptt.errors import ArgumentError, RunError
 from bptt.experiments.trials import run_variants
 from bptt.models import LanguageModel
-from bptt.models.generate import generate
+from bptt.models.language import generate
 from bptt.training import RunFolder, evaluate, train
 from bptt.training import checkpoint as checkpoints
 from bptt.training.restore import load_model

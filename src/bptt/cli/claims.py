@@ -51,7 +51,7 @@ def run(arguments: list[str]) -> int:
     from bptt.errors import ArgumentError
     from bptt.experiments.claims import find, ledger, not_asked, run_claims
     from bptt.experiments.claims.learn import VARIABLE
-    from bptt.experiments.claims.render import document, markdown, summary, table
+    from bptt.experiments.claims.registry import document, markdown, summary, table
     from bptt.files.write import write_file
     from bptt.shown.console import Console
 

@@ -136,7 +136,7 @@ def run(arguments: list[str]) -> int:
         write_file(asked.csv, table(rows))
     if asked.figure is not None or asked.html is not None:
         from bptt.report.chart_figure import draw_figure, write_figure
-        from bptt.report.run import chart_comparison, comparison_page
+        from bptt.report.pages import chart_comparison, comparison_page
 
         chart = chart_comparison(rows, title, task.metric, levels)
         if asked.figure is not None:

@@ -58,8 +58,7 @@ def run(arguments: list[str]) -> int:
     from bptt.errors import ArgumentError
     from bptt.files.memory import require
     from bptt.models import token_loss
-    from bptt.models.generate import read_piece
-    from bptt.models.language import diverged
+    from bptt.models.language import diverged, read_piece
     from bptt.probes.diagnose import diagnose
     from bptt.report import document, own_k, show, write_run_report
     from bptt.training.restore import load_model

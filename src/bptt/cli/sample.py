@@ -66,7 +66,7 @@ def run(arguments: list[str]) -> int:
     """Print a continuation as it is generated."""
     asked = parse(Sample, "sample", arguments)
 
-    from bptt.models.generate import default_prompt, generate
+    from bptt.models.language import default_prompt, generate
     from bptt.training.restore import load_model
 
     model, vocabulary, _ = load_model(asked.run)

@@ -345,7 +345,7 @@ def _summary(outcome, unit: str) -> str:
 
 def _print_sample(outcome, length: int, seed: int) -> None:
     from bptt.cli.sample import write_pieces
-    from bptt.models.generate import generate
+    from bptt.models.language import generate
 
     print("\nsample:")
     pieces = generate(

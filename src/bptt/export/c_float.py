@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bptt.export import c_parts
+from bptt.export import ctext
 from bptt.export.ctext import fill, float_array, shape
 from bptt.export.network import (
     LRU,
@@ -87,7 +87,7 @@ def float_files(
         "members": "\n".join(f"    float {m}[{size}];" for m, size in writer.members),
         "element": "float",
         "weights": "\n".join(writer.arrays),
-        "activations": c_parts.functions_used(writer.code(), "libm" if libm else "own"),
+        "activations": ctext.functions_used(writer.code(), "libm" if libm else "own"),
         "products": writer.products_used(),
         "layers": "\n".join(writer.functions),
         "clear": "".join(_clear(m, size) for m, size in writer.members if m not in ("a", "b")),
@@ -211,7 +211,7 @@ class _Writer:
     def products_used(self) -> str:
         """The matrix products that some layer calls."""
         files = {"add_columns": "product.c", "add_column": "column.c", "copy": "copy.c"}
-        used = c_parts.called(self.code())
+        used = ctext.called(self.code())
         return "".join(fill(file) for name, file in files.items() if name in used)
 
     @staticmethod
@@ -291,13 +291,13 @@ class _Writer:
         if isinstance(layer, Linear):
             return self.linear(tag, layer, x, y, row), y
         if isinstance(layer, Activation):
-            return c_parts.activation(layer, x, y), y
+            return ctext.activation(layer, x, y), y
         if isinstance(layer, Norm):
             self.array(f"w{tag}", layer.weight, f"{layer.name}: weight")
             self.array(f"bias{tag}", layer.bias, f"{layer.name}: bias")
-            return c_parts.norm(layer, tag, x, y), y
+            return ctext.norm(layer, tag, x, y), y
         if isinstance(layer, MinGRU | LRU):
-            part = c_parts.linear_recurrence(tag, layer, x, y, self.product)
+            part = ctext.linear_recurrence(tag, layer, x, y, self.product)
             for name, values, comment in part.arrays:
                 self.array(name, values, comment)
             self.functions.append(part.function)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from bptt.errors import ArgumentError
 from bptt.export.c_float import reorder
-from bptt.export.c_parts import check_integers
+from bptt.export.ctext import check_integers
 from bptt.export.network import (
     Activation,
     Embedding,

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bptt.errors import ArgumentError, whole
-from bptt.gradients.checkpointed import Segment, run_segment
+from bptt.gradients.checkpointed import Replay, Segment, Snapshot, run_segment
 from bptt.gradients.chunks import Chunks, differentiate
-from bptt.gradients.replay import Replay, Snapshot
 from bptt.gradients.step import Estimator, Loss, Step, depth_of_chunks
 from bptt.nn import carry as carries
 from bptt.nn.carry import Carry

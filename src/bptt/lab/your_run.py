@@ -15,15 +15,14 @@ from bptt.errors import ArgumentError, BpttError
 from bptt.lab import layout
 from bptt.lab.live import Tick
 from bptt.models import token_loss
-from bptt.models.generate import generate, read_piece
+from bptt.models.language import generate, read_piece
 from bptt.probes import Reading
 from bptt.probes.diagnose import Diagnosis, diagnose
 from bptt.report import on_text, own_k
 from bptt.report.advice import health
 from bptt.report.chart import number
 from bptt.report.figures import chart_course, held_out, series
-from bptt.report.run import describe_model
-from bptt.report.sections import module_charts
+from bptt.report.pages import describe_model, module_charts
 from bptt.report.words import percent, thousands
 from bptt.training import checkpoint as checkpoints
 from bptt.training.checkpoint import load_weights

@@ -6,14 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bptt import nn as layers_of
-from bptt.errors import ArgumentError, NonFiniteError
+from bptt.data import RandomChunks, Stream, Vocabulary
+from bptt.errors import ArgumentError, NonFiniteError, optional, real, whole
 from bptt.models.window import check_dropout, check_sizes, check_tokens
+from bptt.nn import carry as carries
 from bptt.nn.carry import Carry
+from bptt.probes import Reading, read_text
 
 CELLS: dict[str, tuple[type, dict[str, Any]]] = {
     "rnn": (layers_of.RNN, {"nonlinearity": "tanh"}),
@@ -148,3 +152,189 @@ def inference(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(training)
+
+
+# Text out of a language model: the state warmed up on a prompt, then one token at a time. And a piece of
+# a text as the model reads it.
+
+
+def generate(
+    model: nn.Module,
+    vocabulary: Vocabulary,
+    prompt: str | None = None,
+    *,
+    length: int = 500,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int | None = None,
+) -> Iterator[str]:
+    """Continue a prompt, piece by piece, as the model goes.
+
+    The state runs over the whole prompt first; then x ~ softmax(logits / temperature) over the
+    ``top_k`` most likely tokens, and each is the next input.
+
+    Args:
+        model: takes tokens ``(T, B)`` and a carry.
+        vocabulary: that of the model.
+        prompt: what to continue, at least one character, all of them known to the vocabulary; None
+            for :func:`default_prompt`.
+        length: tokens to generate.
+        temperature: 1 samples what the model believes, less is bolder, 0 takes the most likely, and
+            of several the one with the smallest id.
+        top_k: only the k most likely tokens, of equal ones those with the smallest ids; None for all.
+        seed: of the draw, below 2^64; None for another text each time.
+
+    Yields:
+        The text as it becomes certain, usually a character at a time. The prompt is not repeated.
+
+    Raises:
+        ArgumentError, DataError: a setting is out of range, or a character of the prompt unknown.
+        NonFiniteError: the model's numbers are out of range; raised where the first of them is met.
+
+    Cost: one call of the model for the prompt and one per token.
+
+    Example:
+        >>> from bptt.data import CharVocabulary
+        >>> from bptt.models import LanguageModel
+        >>> vocabulary = CharVocabulary.from_text("ab")
+        >>> model = LanguageModel(vocabulary.size, hidden=4)
+        >>> len("".join(generate(model, vocabulary, "a", length=5, seed=1)))
+        5
+    """
+    length = whole("length", length, 0, "ask for 0 or more tokens")
+    temperature = real("temperature", temperature, "1 is the plain model")
+    seed = optional("seed", seed, None, "choose one from 0 to 2^64 - 1")
+    if not 0 <= temperature < float("inf"):
+        raise ArgumentError(
+            "temperature >= 0", f"temperature={temperature}", "1 is the plain model"
+        )
+    top_k = optional("top_k", top_k, remedy="leave it out to allow every token")
+    if seed is not None and not 0 <= seed < 2**64:
+        raise ArgumentError("0 <= seed < 2^64", f"seed={seed}", "choose one in that range")
+    prompt = default_prompt(vocabulary) if prompt is None else prompt
+    if not prompt:
+        raise ArgumentError(
+            "a prompt of at least one character", "an empty one", "give a line break"
+        )
+    tokens = torch.from_numpy(vocabulary.encode(prompt, unknown="error").astype(np.int64))
+    return _continue(model, vocabulary, tokens, length, temperature, top_k, seed)
+
+
+def default_prompt(vocabulary: Vocabulary) -> str:
+    """What to continue where nothing was given: the end of a line, or what comes nearest to it.
+
+    Args:
+        vocabulary: that of the model.
+
+    Returns:
+        one character that the vocabulary knows: a line feed, another end of a line, a space, or else
+        its first symbol.
+
+    Example:
+        >>> from bptt.data import CharVocabulary
+        >>> [default_prompt(CharVocabulary.from_text(t)) for t in ("a b\\n", "a b", "ba")]
+        ['\\n', ' ', 'a']
+    """
+    for character in _BEGINNINGS:
+        if not (vocabulary.encode(character) == vocabulary.unknown_id).any():
+            return character
+    return vocabulary.decode([1])  # id 0 stands for what is unknown
+
+
+_BEGINNINGS = ("\n", "\r", "\u2028", "\u2029", "\x85", " ", "\u3000")
+
+
+def _continue(
+    model: nn.Module,
+    vocabulary: Vocabulary,
+    prompt: Tensor,
+    length: int,
+    temperature: float,
+    top_k: int | None,
+    seed: int | None,
+) -> Iterator[str]:
+    random = torch.Generator()
+    if seed is None:
+        random.seed()
+    else:
+        random.manual_seed(seed)
+    decoder = vocabulary.stream_decoder()
+    tokens, carry = prompt.unsqueeze(1), None
+    for place in range(length):
+        with inference(model):
+            logits, carry = model(tokens, carry)
+            carry = carries.detach(carry)
+            _require_finite(logits[-1, 0], place)
+            token = _draw(logits[-1, 0], temperature, top_k, vocabulary.unknown_id, random)
+        tokens = token.reshape(1, 1)
+        yield decoder.push(int(token))
+    yield decoder.finish()
+
+
+def _require_finite(logits: Tensor, place: int) -> None:
+    """Raise NonFiniteError where they say nothing; -inf is a token that cannot come."""
+    if not bool(logits.max().isfinite()):
+        kind = "nan" if bool(logits.isnan().any()) else "inf"
+        raise diverged(f"{kind} among those for token {place + 1}")
+
+
+def _draw(
+    logits: Tensor,
+    temperature: float,
+    top_k: int | None,
+    unknown: int | None,
+    random: torch.Generator,
+) -> Tensor:
+    """One token; never the unknown symbol, which stands for no character."""
+    logits = logits.double().clone()
+    if unknown is not None:
+        logits[unknown] = -torch.inf
+    if top_k is not None and top_k < logits.numel():
+        logits[logits.argsort(descending=True, stable=True)[top_k:]] = -torch.inf
+    if temperature == 0:
+        return (logits == logits.max()).nonzero()[0, 0]
+    # From the largest down: whatever it is divided by, the largest stays 0 and none is NaN.
+    scaled = (logits - logits.max()) / temperature
+    return torch.multinomial(torch.softmax(scaled, -1), 1, generator=random)[0]
+
+
+# A piece of a text as the model reads it, for pictures.
+
+PICTURED, TOLD = (
+    200,
+    2000,
+)  # symbols that are shown, and those from which is told what a unit follows
+
+
+def read_piece(
+    model: nn.Module, vocabulary: Vocabulary, stream: Stream, *, seed: int = 0
+) -> Reading:
+    """Read a place of a text at random: which earlier symbols each prediction depends on.
+
+    Args:
+        model: a :class:`bptt.models.LanguageModel`.
+        vocabulary: that of the model.
+        stream: the tokens, two or more.
+        seed: of the place.
+
+    Returns:
+        :class:`bptt.probes.Reading` of 200 tokens, its units chosen on 2,000; of fewer where the text is
+        shorter.
+
+    Cost: 200 lanes of 200 steps, forward and backward.
+    """
+    length = min(TOLD + 1, len(stream.tokens) - 1)
+    chunk = RandomChunks(*stream, batch=1, chunk=length, seed=seed).take()
+    decoder = vocabulary.stream_decoder()
+    ids = [*chunk.inputs[:, 0].tolist(), int(chunk.targets[-1, 0])]
+    reset = None if chunk.reset is None else [*chunk.reset[:, 0].tolist(), False]
+    if ids[-1] < 0:  # another document begins there
+        ids, reset = ids[:-1], None if reset is None else reset[:-1]
+    device = next(model.parameters()).device
+    return read_text(
+        model,
+        torch.tensor(ids, device=device),
+        [decoder.push(token) for token in ids],
+        steps=min(PICTURED, len(ids) - 1),
+        reset=None if reset is None else torch.tensor(reset, device=device),
+    )

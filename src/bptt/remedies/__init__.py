@@ -13,9 +13,14 @@ from bptt.remedies.clips import (
     Rescale,
     clip_norm,
 )
-from bptt.remedies.orthogonal import OrthogonalGates, hold_orthogonal
 from bptt.remedies.penalties import Floss, Omega, Regularised, Regulariser
-from bptt.remedies.starts import start_chrono, start_forget_bias, start_recurrent
+from bptt.remedies.starts import (
+    OrthogonalGates,
+    hold_orthogonal,
+    start_chrono,
+    start_forget_bias,
+    start_recurrent,
+)
 
 __all__ = [
     "STARTS",

@@ -2,8 +2,7 @@
 
 from bptt.report.advice import Advice, advise
 from bptt.report.figures import plot
-from bptt.report.run import own_k, write_run_report
-from bptt.report.sections import write_report
+from bptt.report.pages import own_k, write_report, write_run_report
 from bptt.report.terminal import document, show
 
 __all__ = [

@@ -28,13 +28,12 @@ from bptt.training.distributed import (
     shared,
 )
 from bptt.training.evaluate import Score, evaluate
-from bptt.training.nonfinite import Broken, meet, sound_start
 from bptt.training.restore import resumed_text
 from bptt.training.run_folder import RunFolder
 from bptt.training.schedule import Budget, Tally, nothing_left, rate, undisturbed, until_interrupted
 from bptt.training.session import Session, require_same_text
 from bptt.training.settings import Settings, default_folder
-from bptt.training.update import update
+from bptt.training.update import Broken, meet, sound_start, update
 
 Record = dict[str, Any]
 SCORES = 10  # held-out scores in a run, unless the settings say otherwise

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 import torch
+from rich.table import Table
 
 from bptt.errors import ArgumentError, BpttError, optional
-from bptt.experiments.pool import count_cores, run_in_processes
+from bptt.experiments import count_cores, run_in_processes
+from bptt.shown.console import plain
+from bptt.shown.text import printable
 
 # What a claim is, what measuring it gives, and the list of all of them.
 #
@@ -26,7 +30,7 @@ HOLDS, IN_PART, FAILS, NOT_RUN = "holds", "holds in part", "does not hold", "not
 
 # The files that hold claims.
 SECTIONS = (
-    "exact", "sizes", "products", "decay", "reach", "ladder", "cuts", "truncation", "papers",
+    "exact", "products", "decay", "reach", "ladder", "cuts", "truncation", "papers",
 )  # fmt: skip
 # The order in which the ledger shows them, by subject; others follow as they were entered.
 ORDER = (
@@ -281,3 +285,144 @@ def _each(
             else:
                 why = f"its process ended with {type(outcome).__name__}: {outcome}"
                 yield Result(id, NOT_RUN, why, failed=True)
+
+
+# The ledger for readers: a table in the terminal, a JSON document, a Markdown page.
+
+_COLOURS = {HOLDS: "green", IN_PART: "yellow", FAILS: "red", NOT_RUN: "dim"}
+
+
+def document(claims: Mapping[str, Claim], results: Sequence[Result]) -> list[dict[str, Any]]:
+    """What ``--json`` prints: one object a claim."""
+    rows = []
+    for result in results:
+        claim = claims[result.id]
+        rows.append(
+            {
+                "id": claim.id,
+                "source": claim.source,
+                "statement": claim.statement,
+                "published": claim.published,
+                "measured": result.measured,
+                "verdict": result.verdict,
+                "seconds": round(result.seconds, 3),
+                "rule": claim.rule,
+                "where": result.where,
+                "instead": result.instead,
+                "quick": claim.quick,
+                "figures": _plain(result.figures),
+            }
+        )
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can say: it has no word for infinity and NaN."""
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def table(claims: Mapping[str, Claim], results: Sequence[Result]) -> Table:
+    """The terminal's."""
+    view = Table(show_lines=True)
+    view.add_column("id")
+    for head in ("statement, published", "measured"):
+        view.add_column(head, ratio=1)
+    view.add_column("verdict", max_width=13)
+    view.add_column("s", justify="right")
+    for result in results:
+        claim = claims[result.id]
+        words = (f"{claim.statement} ({claim.published})", result.measured)
+        view.add_row(
+            claim.id,
+            *words,
+            plain(result.verdict, _COLOURS[result.verdict]),
+            f"{result.seconds:.1f}",
+        )
+    return view
+
+
+def summary(results: Sequence[Result]) -> str:
+    """How many of each verdict.
+
+    Example:
+        >>> summary([Result("A1", HOLDS, ""), Result("A3", FAILS, "")])
+        '1 holds, 1 does not hold'
+    """
+    counts = {v: sum(r.verdict == v for r in results) for v in _COLOURS}
+    return ", ".join(f"{n} {v}" for v, n in counts.items() if n)
+
+
+def markdown(claims: Mapping[str, Claim], results: Sequence[Result], made: Sequence[str]) -> str:
+    """The page ``docs/claims.md``.
+
+    Args:
+        claims: the whole ledger.
+        results: one for each of its claims.
+        made: lines on when, with what and on which machine.
+    """
+    lines = [
+        "# The ledger of claims",
+        "",
+        "What lessons and papers state about backpropagation through time, re-made. Each verdict",
+        "follows from the measurement by the rule beside it; none is typed in. Sources: **A** “BPTT:",
+        "backprop on the unrolled graph” (tinkering course), **B** “Chapter 33: Backpropagation Through",
+        "Time” (interactive textbook), **C** “RNNs and the Vanishing Gradient Problem” (EngineersOfAI),",
+        "**D** “RNNs from Scratch: Backpropagation Through Time and Gradient Clipping” (MathIsimple),",
+        "**E** a lesson on vanishing gradients that begins with BPTT multiplying Jacobians; papers by",
+        "name.",
+        "",
+        "This page is written by `bptt claims --markdown docs/claims.md` (`--all` for the long ones,",
+        "`--data FOLDER` for P5, P6 and P11, `--known FILE.json` to keep earlier results).",
+        "",
+        *(f"- {line}" for line in made),
+        f"- {summary(results)}",
+        "",
+        "| id | statement | published | measured | verdict | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        c = claims[r.id]
+        cells = [f"[{c.id}](#{anchor(c.id)})" if needs_words(r) else c.id, c.statement, c.published]
+        cells += [r.measured, f"**{r.verdict}**", f"{r.seconds:.1f}"]
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    lines += ["", "## What is true instead", ""]
+    for r in results:
+        if needs_words(r):
+            lines += _paragraph(claims[r.id], r)
+    lines += ["## The rules", ""]
+    lines += [f"- **{c.id}** ({c.source}): {c.rule}." for c in claims.values()]
+    return printable("\n".join(lines)) + "\n"  # what was kept comes from a file
+
+
+def needs_words(result: Result) -> bool:
+    """Whether a claim gets a paragraph of its own."""
+    return result.verdict in (FAILS, IN_PART)
+
+
+def anchor(id: str) -> str:
+    """The heading's address on the page."""
+    return f"claim-{id.lower()}"
+
+
+def _paragraph(claim: Claim, result: Result) -> list[str]:
+    return [
+        f"({anchor(claim.id)})=",
+        f"### {claim.id}: {result.verdict}",
+        "",
+        f"{claim.statement} (Source: {claim.source}; published: {claim.published}.)",
+        "",
+        result.instead or "No more is known than the figures say.",
+        "",
+        f"Parts: {result.where}.",
+        "",
+    ]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|").replace("\n", " ")

@@ -15,15 +15,7 @@ from torch import Tensor, nn
 from bptt import nn as layers
 from bptt.experiments.claims.learn import SEEDS, Held, spread, weight
 from bptt.experiments.claims.registry import Measurement, claim
-from bptt.gradients import (
-    Checkpointed,
-    Estimator,
-    ForwardMode,
-    Full,
-    Randomized,
-    Step,
-    Truncated,
-)
+from bptt.gradients import Checkpointed, Estimator, ForwardMode, Full, Randomized, Step, Truncated
 from bptt.gradients.step import Loss
 from bptt.nn import carry as carries
 from bptt.nn.carry import Carry

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from bptt import gradients, tasks
 from bptt.data import Corpus
 from bptt.errors import ArgumentError, BpttError, DataError, DependencyError, RunError
+from bptt.experiments import count_cores, run_in_processes, use_one_thread
 from bptt.experiments.compare.grid import TEXT, TEXT_LENGTH, Job, text_task
-from bptt.experiments.pool import count_cores, run_in_processes, use_one_thread
 from bptt.gradients import Estimator
 from bptt.models import CELLS, Classifier, Forecaster
 from bptt.remedies import Clip, Regulariser, build_clip, build_regulariser, start_recurrent

@@ -19,25 +19,23 @@ from torch.optim import optimizer as optimizers
 from torch.utils.data import RandomSampler, dataloader
 
 from bptt.nn import carry
-from bptt.probes.guard.hooks import (
-    Hooks,
-    as_list,
-    asks_itself,
-    count_terms,
-    first_gradients,
-    sentinels,
-    states_out,
-)
 from bptt.probes.guard.loop import (
     Call,
     Clipping,
+    Hooks,
     Loop,
     LossCall,
     Stamp,
     Update,
+    as_list,
+    asks_itself,
+    count_terms,
+    first_gradients,
     is_as_stamped,
     norm_of,
+    sentinels,
     stamp,
+    states_out,
 )
 from bptt.recurrence import off_backward, on_backward
 from bptt.recurrence.loops import KNOWN, is_silent
