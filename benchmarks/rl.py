@@ -26,7 +26,7 @@ from torchrl.modules import GRUModule, LSTMModule, set_recurrent_mode
 from bptt.integrations import sb3, torchrl
 
 LANES, STEPS, INPUTS, HIDDEN = 16, 128, 32, 128
-TURNS = 15
+TURNS = 9
 Row = dict[str, Any]
 
 
@@ -100,10 +100,10 @@ def one_batch(kind: Any, python_based: bool) -> Row:
     return timed(name, run(module), run(ours))
 
 
-def training(timesteps: int = 3072) -> Row:
+def training(timesteps: int = 1024) -> Row:
     """RecurrentPPO on CartPole: frames a second of the whole run."""
     speeds: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(3):
+    for _ in range(2):
         for converted, found in speeds.items():
             agent = RecurrentPPO(
                 "MlpLstmPolicy", "CartPole-v1", n_steps=512, batch_size=128, device="cpu", seed=0,

@@ -31,6 +31,18 @@ def recurrence():
     return trace(layer(), X)[0]
 
 
+def drawn(**options):
+    model = torch.nn.GRU(3, 4)
+    with bptt.watch(model) as flow:
+        model(torch.randn(5, 2, 3))[0].sum().backward()
+    return [text.get_text() for text in bptt.plot(flow, on="abcde", **options).axes[0].texts]
+
+
+def read(**options):
+    model = bptt.models.LanguageModel(3, hidden=4)
+    return bptt.probes.read_text(model, torch.tensor([0, 1, 2, 0, 1]), "abcab", **options).symbols
+
+
 def spectrum(**options):
     found = recurrence()
     direct = tuple(torch.ones_like(after) for after in found.after)
@@ -172,7 +184,9 @@ WHOLE = {
     ),
     "nn.LRU": (lambda **n: b.nn.LRU(**{**SIZES, **n}), {**SIZES, "state_size": 5}),
     "nn.MinGRU": (lambda **n: b.nn.MinGRU(**{**SIZES, **n}), SIZES),
+    "plot": (drawn, {"at": 2, "lane": 1}),
     "probes.capacity": (lambda **n: b.probes.capacity(recurrence(), **n), {"lags": 3}),
+    "probes.read_text": (read, {"steps": 3}),
     "probes.default_truncations": (
         lambda **n: b.probes.default_truncations(**{"steps": 9, **n}),
         {"steps": 5, "cap": 3},
@@ -379,7 +393,8 @@ def test_torchs_constructors_take_numpys_numbers(kind):
 RESULTS = {
     "Diagnosis", "claims.Result", "data.Chunk", "data.Corpus", "export.Cost", "export.QNetwork",
     "gradients.Decision", "gradients.Step", "probes.Capacity", "probes.Gate", "probes.JacobianProducts",
-    "probes.LagSpectrum", "probes.Lyapunov", "probes.Saturation", "recurrence.Found", "recurrence.Graded",
+    "probes.LagSpectrum", "probes.Lyapunov", "probes.Saturation", "probes.Unit", "recurrence.Found",
+    "recurrence.Graded",
     "reference.LanguageTrace", "reference.LossTrace", "remedies.Clipped", "remedies.Regularised",
     "tasks.SquaredError", "training.Outcome", "training.Score",
 }  # fmt: skip

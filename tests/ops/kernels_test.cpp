@@ -44,6 +44,73 @@ void same_all(const char* what, const Buffer<T>& got, const Doubles& want, doubl
 
 const char* const cell_names[] = {"rnn_tanh", "rnn_relu", "gru", "lstm"};
 
+// A single step on weights as they are, beside the same step of the sequence kernel.
+template <class E>
+void check_step(Cell cell, int64_t B, int64_t I, int64_t H) {
+    const int64_t G = gates_of(cell), S = saved_of(cell);
+    const bool lstm = cell == Cell::lstm;
+    char text[120];
+    std::snprintf(text, sizeof text, "one step of %s, B=%ld I=%ld H=%ld", cell_names[int(cell)], long(B), long(I),
+                  long(H));
+    running = text;
+    const Kernels<E>& k = kernels<E>(cell);
+    const int threads = 1 + int(below(3));
+    const Buffer<E> x(B * I, 1), w_ih(G * H * I, 0.5), w_hh(G * H * H, 0.5), b_ih(coin() ? G * H : 0, 1),
+        b_hh(coin() ? G * H : 0, 1), h0(coin() ? B * H : 0, 1), c0(lstm && coin() ? B * H : 0, 1);
+    const Buffer<E> h(B * H), c(lstm ? B * H : 0), saved(B * S * H);
+    const Buffer<uint8_t> work(int64_t(k.step_workspace(B, I, H, threads, false)));
+    k.step(B, H, threads, {x, I, w_ih, w_hh, b_ih, b_hh, h0, c0, h, c, saved, work});
+
+    Buffer<E> xp(B * G * H);
+    for (int64_t b = 0; b < B; ++b)
+        for (int64_t n = 0; n < G * H; ++n) {
+            double sum = 0;
+            for (int64_t i = 0; i < I; ++i) sum += double(x[b * I + i]) * double(w_ih[n * I + i]);
+            xp[b * G * H + n] = E(sum);
+        }
+    const Problem p{1, B, H, B, 1, nullptr, nullptr, nullptr, false, 1};
+    const Buffer<E> y(B * H), kept(B * S * H), hn(B * H), cn(lstm ? B * H : 0);
+    const Buffer<uint8_t> room(int64_t(k.workspace(p, false)));
+    k.forward(p, {xp, G * H, nullptr, b_ih, b_hh, w_hh, nullptr, h0, c0, y, kept, S * H, hn, cn, room});
+    const double near = tolerance<E>(2, H + I);
+    same_all("h", h, hn.doubles(B * H), near);
+    same_all("c", c, cn.doubles(B * H), near);
+    same_all("saved", saved, kept.doubles(B * S * H), near);
+
+    const Buffer<E> dy(coin() ? B * H : 0, 1), dhn(coin() ? B * H : 0, 1), dcn(lstm && coin() ? B * H : 0, 1);
+    const Buffer<E> dx(coin() ? B * I : 0), dh0(coin() ? B * H : 0), dc0(lstm && coin() ? B * H : 0),
+        dw_ih(coin() ? G * H * I : 0), dw_hh(coin() ? G * H * H : 0), db_ih(coin() ? G * H : 0),
+        db_hh(coin() ? G * H : 0);
+    const Buffer<uint8_t> back(int64_t(k.step_workspace(B, I, H, threads, true)));
+    k.step_back(B, H, {dy, dhn, dcn, x, I, I, w_ih, w_hh, h0, c0, kept, dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh,
+                       back});
+    const int64_t D = dz_of(cell), hidden = cell == Cell::gru ? 3 * H : 2 * H;  // GRU: dn * r, not dn
+    const Buffer<E> dz(B * D * H), want_h0(B * H), want_c0(lstm ? B * H : 0), db(D * H);
+    const Buffer<uint8_t> more(int64_t(k.workspace(p, true)));
+    k.backward(p, {dy, B * H, H, dhn, dcn, kept, S * H, h0, c0, w_hh, dz, want_h0, want_c0, db, nullptr, more});
+    same_all("dh0", dh0, want_h0.doubles(B * H), tolerance<E>(4, G * H));
+    same_all("dc0", dc0, want_c0.doubles(B * H), near);
+    Doubles want_x(size_t(B * I)), want_ih(size_t(G * H * I)), want_hh(size_t(G * H * H)), bias_i(size_t(G * H)),
+        bias_h(size_t(G * H));
+    for (int64_t b = 0; b < B; ++b)
+        for (int64_t n = 0; n < G * H; ++n) {
+            const double d = dz[b * D * H + n], a = dz[b * D * H + (n < 2 * H ? n : n - 2 * H + hidden)];
+            bias_i[size_t(n)] += d;
+            bias_h[size_t(n)] += a;
+            for (int64_t i = 0; i < I; ++i) {
+                want_x[size_t(b * I + i)] += d * double(w_ih[n * I + i]);
+                want_ih[size_t(n * I + i)] += d * double(x[b * I + i]);
+            }
+            for (int64_t j = 0; h0 && j < H; ++j) want_hh[size_t(n * H + j)] += a * double(h0[b * H + j]);
+        }
+    same_all("dx", dx, want_x, tolerance<E>(4, G * H));
+    same_all("dw_ih", dw_ih, want_ih, tolerance<E>(4, B));
+    same_all("dw_hh", dw_hh, want_hh, tolerance<E>(4, B));
+    same_all("db_ih", db_ih, bias_i, tolerance<E>(4, B));
+    same_all("db_hh", db_hh, bias_h, tolerance<E>(4, B));
+    ++passed;
+}
+
 // One layer, forward and backward, under options drawn at random.
 template <class E>
 void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
@@ -317,6 +384,11 @@ constexpr Cell all_cells[] = {Cell::rnn_tanh, Cell::rnn_relu, Cell::gru, Cell::l
 
 template <class E>
 void check_all() {
+    for (place = 0; place < places; ++place)
+        for (int cell = 0; cell < 4; ++cell)
+            for (int64_t H : {1, 5, 16, 33, 64, 70})
+                for (int64_t B : {1, 3, 5, 25}) check_step<E>(Cell(cell), B, 1 + below(40), H);
+    place = heap;
     for (place = 0; place < places; ++place) {
         for (Cell cell : all_cells) {
             for (int64_t T : {1, 2, 5})

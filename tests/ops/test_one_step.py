@@ -233,7 +233,7 @@ def test_modes_see_what_they_would_see(kind):
     step = (theirs(x * (1 + 1e-3))[0] - theirs(x * (1 - 1e-3))[0]) / 2e-3
     assert_close(forward, step, 1e-3)
     with torch.autocast("cpu", torch.bfloat16):
-        assert ours(x)[0].dtype == theirs(x)[0].dtype == torch.bfloat16
+        assert ours(x)[0].dtype == theirs(x)[0].dtype
     bptt.ops.set_backend("eager")
     try:
         ours(x)

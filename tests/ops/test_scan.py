@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bptt.ops.eager import _odd_even, _plain, scan
+from bptt.ops.scan import _odd_even, _plain, scan
 from compare import assert_close
 
 # Both ways add the same T terms in another order; |h| is the unit, and T ≤ 300 roundings of 1e-16.

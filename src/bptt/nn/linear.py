@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import PackedSequence
 from bptt.errors import ArgumentError, real, whole
 from bptt.nn.inputs import Sequence as Inputs
 from bptt.nn.inputs import check_state, normalise, normalise_tokens
-from bptt.ops.eager import scan
+from bptt.ops.scan import scan
 
 
 class LinearRecurrent(nn.Module):
@@ -280,7 +280,7 @@ class MinGRU(LinearRecurrent):
     Parameters, layer l: ``weight_ih_l{l} (2·H, I)``, ``bias_ih_l{l} (2·H,)``, rows in the order z, n.
 
     Cost: 2·T·B·H·I multiply-adds a layer forward, twice that backward; memory O(T·B·H). The steps
-    are computed together, by :func:`bptt.ops.eager.scan`.
+    are computed together, by :func:`bptt.ops.scan.scan`.
 
     Example:
         >>> import torch, bptt

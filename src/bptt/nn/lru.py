@@ -51,7 +51,7 @@ class LRU(LinearRecurrent):
         ArgumentError: a size or the ring is out of range, or the dtype has no complex numbers.
 
     Cost: T·B·(2·N·I + 2·N·H + H·I) multiply-adds a layer forward, twice that backward; memory
-    O(T·B·N). The steps are computed together, by :func:`bptt.ops.eager.scan`.
+    O(T·B·N). The steps are computed together, by :func:`bptt.ops.scan.scan`.
 
     Example:
         >>> import torch, bptt

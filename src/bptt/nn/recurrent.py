@@ -92,7 +92,8 @@ class _Recurrent(nn.RNNBase):
             leaf = tools.as_leaf(self, input, hx, lengths, reset, cut)
             if leaf is not None:
                 return leaf
-        if tools.is_recorded(self, lengths, reset, cut):
+        recorder = tools.recorder(self, lengths, reset, cut)
+        if recorder == "trace":
             return super().forward(input, hx)
         plain = lengths is None and reset is None and cut is None
         if plain and not torch.compiler.is_compiling() and _reads_plainly(cast(Any, type(self))):
@@ -114,8 +115,9 @@ class _Recurrent(nn.RNNBase):
         )
         state = self._initial_state(hx, sequence)
         first = tuple(s[0] for s in state)
-        if sequence.plain and ops.leaves_to_torch(
-            self.mode, sequence.x, first, weights[0], sequence.batch_sizes
+        if sequence.plain and (
+            recorder == "export"
+            or ops.leaves_to_torch(self.mode, sequence.x, first, weights[0], sequence.batch_sizes)
         ):
             return self._finish(sequence, *self._run_in_torch(sequence, state, weights))
         return self._finish(sequence, *self._run(sequence, state, weights))
@@ -143,8 +145,8 @@ class _Recurrent(nn.RNNBase):
         Raises:
             ShapeError, DtypeError, DeviceError, ArgumentError: what does not fit, and what to do.
         """
-        if tools.is_recorded(self, lengths, reset, cut):
-            return super().forward(F.embedding(tokens, embedding), hx)
+        if tools.recorder(self, lengths, reset, cut) is not None:
+            return self.forward(F.embedding(tokens, embedding), hx)
         weights = self._read_weights()
         sequence = normalise_tokens(
             tokens,

@@ -4,7 +4,7 @@ Such a tool reads a model to run it elsewhere, where our kernels are not. So it 
 operators, with torch's results:
 
 * one that records a call (``torch.jit.trace``, both ways of ``torch.onnx.export``, ``torch.export``) is
-  given torch's forward, see :func:`is_recorded`;
+  given torch's operators, see :func:`recorder`;
 * ``torch.jit.script`` compiles methods that say the same in TorchScript, :class:`OneState` and
   :class:`TwoStates`; their types are also those of a call;
 * ``torch.fx`` keeps a layer as a leaf of its graph, see :func:`as_leaf`.
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
-def is_recorded(layer: nn.Module, lengths: Any, reset: Any, cut: Any) -> bool:
-    """Whether torch's own forward is to make this call, because a tool of torch's records it.
+def recorder(layer: nn.Module, lengths: Any, reset: Any, cut: Any) -> str | None:
+    """Which tool of torch's records this call, to run it in torch's operators: trace, export or none.
 
-    An exported program can hold our operator; so ``torch.export`` takes marks too.
+    An exported program can hold our operator; so ``torch.export`` takes marks, and records that.
 
     Raises:
         ArgumentError: a tool that can hold torch's operators alone, and an argument that these lack.
     """
     traced = torch._C._get_tracing_state() is not None
     if not traced and not torch.compiler.is_exporting():
-        return False
+        return None
     tool = "torch.jit.trace" if traced else "torch.export"
     if torch.onnx.is_in_onnx_export():
         tool = "torch.onnx.export"
@@ -51,7 +51,9 @@ def is_recorded(layer: nn.Module, lengths: Any, reset: Any, cut: Any) -> bool:
             f"{given} to a {type(layer).__name__}",
             "leave it out there: torch's layers, which bptt.revert(model) gives, have no such argument",
         )
-    return not given
+    if given:
+        return None
+    return "trace" if traced else "export"
 
 
 def as_leaf(layer: nn.Module, input: Any, hx: Any, lengths: Any, reset: Any, cut: Any) -> Any:

@@ -297,8 +297,9 @@ def describe_model(settings: Settings) -> str:
 
 def course_section(records: Sequence[Record], settings: Settings) -> Section:
     """How the run went."""
-    charts = chart_course(records, own_k(settings), settings.clip)
-    pictures = tuple(picture(f"run-{name}", chart) for name, chart in charts.items())
+    charts = chart_course(records, own_k(settings))
+    shown = [name for name in ("loss", "horizon", "heat") if name in charts]
+    pictures = tuple(picture(f"run-{name}", charts[name]) for name in shown)
     notes = () if pictures else ("The run has no line of metrics to draw.",)
     return Section("The run", facts=_facts(records), pictures=pictures, notes=notes)
 
