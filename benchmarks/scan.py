@@ -2,7 +2,7 @@
 
     python benchmarks/scan.py [--threads 1]
 
-Prints the ratio loop / odd-even by sizes, after checking that both agree; `ops/eager.py` chooses by it.
+Prints the ratio loop / odd-even by sizes, after checking that both agree; `ops/scan.py` chooses by it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from bptt.ops.eager import _odd_even
+from bptt.ops.scan import _odd_even
 
 
 def loop(a, b):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bptt.lab.bottleneck import bottleneck, draw_memory, draw_recall, tell
-from bptt.lab.layout import ANSWER, charts
+from bptt.lab.live import ANSWER, charts
 from bptt.lab.pages import bottleneck as page
 from bptt.models.attention import AttentionModel
 

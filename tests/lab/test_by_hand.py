@@ -26,7 +26,7 @@ from bptt.lab.by_hand import (
     tell,
     written,
 )
-from bptt.lab.layout import ANSWER
+from bptt.lab.live import ANSWER
 from bptt.lab.pages import by_hand as page
 from compare import assert_close
 

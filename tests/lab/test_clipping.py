@@ -9,7 +9,7 @@ import torch
 
 from bptt.experiments.compare.job import build_model
 from bptt.lab.clipping import BATCH, CELL, HIDDEN, STEPS, WAYS, Setting, compare, draw, tell
-from bptt.lab.layout import ANSWER
+from bptt.lab.live import ANSWER
 from bptt.lab.pages import clipping as page
 from bptt.remedies import build_clip
 from bptt.tasks import RememberFirst

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bptt.lab.contraction import LEFT, contraction, draw_factor, draw_products, tell
-from bptt.lab.layout import ANSWER, charts
+from bptt.lab.live import ANSWER, charts
 from bptt.lab.pages import contraction as page
 
 

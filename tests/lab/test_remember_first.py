@@ -8,7 +8,7 @@ import pytest
 
 from bptt.experiments.compare.grid import Budget, Job
 from bptt.experiments.compare.job import run_job
-from bptt.lab.layout import ANSWER
+from bptt.lab.live import ANSWER
 from bptt.lab.pages import remember_first as page
 from bptt.lab.remember_first import (
     BATCH,

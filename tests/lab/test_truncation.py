@@ -8,7 +8,7 @@ import torch
 
 import bptt
 from bptt.gradients import Full, Truncated
-from bptt.lab.layout import ANSWER
+from bptt.lab.live import ANSWER
 from bptt.lab.pages import truncation as page
 from bptt.lab.truncation import KS, STEPS, _ids, _text, against, draw, measure, prepare, tell
 from bptt.models import LanguageModel, token_loss

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bptt.errors import ArgumentError
-from bptt.lab.layout import ANSWER
+from bptt.lab.live import ANSWER
 from bptt.lab.pages import unrolled as page
 from bptt.lab.unrolled import draw, draw_sizes, equations, letters, place, summary, tell, unrolled
 from bptt.reference import language

@@ -9,7 +9,7 @@ A page is three things of one name, its slug; ``contraction`` is the pattern:
    ``torch.Generator`` (pages of several readers run as threads of one process, so no global random
    numbers, no module state, no matplotlib rc).
 2. ``lab/pages/contraction.py``: the marimo notebook, layout only: a cell that makes the sliders, one
-   that calls the function, one that lays it out with :mod:`bptt.lab.layout`.
+   that calls the function, one that lays it out with :mod:`bptt.lab.live`.
 3. ``tests/lab/test_contraction.py``: the function against the package, the page in a browser.
 
 :mod:`bptt.lab.server` holds title and line of every page; a page whose file is there is listed.

@@ -10,8 +10,7 @@ import torch
 
 from bptt.experiments.compare.job import PATIENCE, build_gradient, build_model
 from bptt.gradients import Estimator
-from bptt.lab.layout import charts, table, values, words
-from bptt.lab.live import Tick, drawn_from
+from bptt.lab.live import Tick, charts, drawn_from, table, values, words
 from bptt.remedies import build_clip
 from bptt.report.chart import Chart, Color, Line, Mark, number
 from bptt.report.words import percent

@@ -12,8 +12,7 @@ import torch
 
 from bptt.experiments.compare.job import PATIENCE, build_gradient, build_model
 from bptt.experiments.compare.job import train as practise
-from bptt.lab.layout import charts, facts, values, words
-from bptt.lab.live import Tick, drawn_from
+from bptt.lab.live import Tick, charts, drawn_from, facts, values, words
 from bptt.probes.watch import watch
 from bptt.remedies import build_clip
 from bptt.report.chart import Chart, Line, Mark, number

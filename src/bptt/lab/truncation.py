@@ -21,8 +21,7 @@ from bptt.gradients import (
     Truncated,
     Windowed,
 )
-from bptt.lab.layout import charts, facts, table, values, words
-from bptt.lab.live import Tick, drawn_from
+from bptt.lab.live import Tick, charts, drawn_from, facts, table, values, words
 from bptt.models import LanguageModel, token_loss
 from bptt.nn.carry import Carry
 from bptt.probes import LagSpectrum

@@ -12,7 +12,7 @@ import torch
 
 from bptt.data import RandomChunks, Stream
 from bptt.errors import ArgumentError, BpttError
-from bptt.lab import layout
+from bptt.lab import live as layout
 from bptt.lab.live import Tick
 from bptt.models import token_loss
 from bptt.models.language import generate, read_piece

@@ -1,19 +1,17 @@
 """Every picture of a model and of a run, described once: a function for each makes its chart.
 
-The report draws them with matplotlib, the lab as SVG. ``bptt.plot`` shows three of them.
+The report draws them with matplotlib, the lab as SVG. :func:`bptt.plot` shows three of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from bptt.errors import ArgumentError
 from bptt.probes import Capacity, JacobianProducts, LagSpectrum, Lyapunov, Saturation
-from bptt.probes.watch import Flow, Watched
 from bptt.report.chart import (
     Band,
     Bars,
@@ -28,8 +26,6 @@ from bptt.report.chart import (
     number,
     octaves,
 )
-from bptt.report.chart_figure import draw_figure
-from bptt.report.on_text import plot_on
 from bptt.report.words import percent
 
 # The gradient by lag, with the horizon marked.
@@ -401,56 +397,3 @@ def borders(centres: np.ndarray) -> np.ndarray:
         return np.array([centres[0] - 0.5, centres[0] + 0.5])
     inner = (centres[1:] + centres[:-1]) / 2
     return np.concatenate([[2 * centres[0] - inner[0]], inner, [2 * centres[-1] - inner[-1]]])
-
-
-# ``bptt.plot``: a watched step as a matplotlib figure.
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-def plot(flow: Flow | Watched, on: Any = None, *, at: int | None = None, lane: int = 0) -> Figure:
-    """Draw how far back a step learns: gradient by lag, bias and cosine against K; or on a text, which of
-    its symbols one loss depends on.
-
-    Args:
-        flow: what :func:`bptt.watch` handed out, after a backward pass; or one of its ``modules``.
-        on: the text that a lane was given, or a list of its tokens, one for each step: the shade behind
-            each says how much the loss at one step depends on it, by the norm of that loss's gradient
-            at the step's input. Of a model with one recurrent layer or cell that reads in one direction.
-        at: the step of that loss, from 0; default the last one that a loss asks for.
-        lane: the lane that was given the text.
-
-    Returns:
-        a figure of three panels, 14 by 3 inches, its background transparent and readable on white and on
-        black: ``figure.savefig("flow.svg")``; or one of the text on its shades, on white. It belongs to
-        no window; in a notebook it shows itself.
-
-    Raises:
-        ArgumentError: something else was passed, the text's length is not that of the lane, the step
-            kept no trajectory, or the gradient is not finite.
-        WatchError: nothing has been measured yet.
-        DependencyError: matplotlib is missing.
-
-    Cost: a tenth of a second.
-
-    Example:
-        >>> import torch, bptt
-        >>> model = torch.nn.GRU(3, 5)
-        >>> with bptt.watch(model) as flow:
-        ...     model(torch.randn(20, 2, 3))[0].square().mean().backward()
-        >>> [axes.get_title(loc="left") for axes in plot(flow).axes]
-        ['Gradient by lag', 'Bias of the truncated gradient', 'Cosine with the full gradient']
-    """
-    if not isinstance(flow, (Flow, Watched)):
-        raise ArgumentError(
-            "what bptt.watch handed out", type(flow).__name__, "pass flow, or one of flow.modules"
-        )
-    spectrum = flow.spectrum
-    if on is not None:
-        return plot_on(flow, on, at, lane)
-    if not bool(spectrum.norms.isfinite().all()):
-        raise ArgumentError(
-            "a finite gradient to draw", "one that overflowed", "read flow.explain() instead"
-        )
-    return draw_figure(chart_lags(spectrum), chart_bias(spectrum), chart_cosine(spectrum))

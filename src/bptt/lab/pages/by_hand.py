@@ -12,7 +12,7 @@ with app.setup:
     import marimo as mo
 
     from bptt.lab import by_hand as lab
-    from bptt.lab import layout
+    from bptt.lab import live as layout
     from bptt.report.chart import number
 
 

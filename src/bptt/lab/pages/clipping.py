@@ -12,7 +12,8 @@ with app.setup:
     import marimo as mo
 
     from bptt.lab import clipping as lab
-    from bptt.lab import layout, live
+    from bptt.lab import live
+    from bptt.lab import live as layout
 
 
 @app.cell

@@ -11,7 +11,8 @@ app = marimo.App(width="full", app_title="Truncation · bptt lab")
 with app.setup:
     import marimo as mo
 
-    from bptt.lab import layout, live
+    from bptt.lab import live
+    from bptt.lab import live as layout
     from bptt.lab import truncation as lab
 
 

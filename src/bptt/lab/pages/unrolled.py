@@ -11,7 +11,7 @@ app = marimo.App(width="full", app_title="Unrolled · bptt lab")
 with app.setup:
     import marimo as mo
 
-    from bptt.lab import layout
+    from bptt.lab import live as layout
     from bptt.lab import unrolled as lab
     from bptt.report.chart_svg import draw_svg
 

@@ -16,7 +16,8 @@ with app.setup:
     import marimo as mo
 
     from bptt.errors import BpttError
-    from bptt.lab import layout, live, runs
+    from bptt.lab import live, runs
+    from bptt.lab import live as layout
     from bptt.lab import runs as train_text
     from bptt.lab import your_run as lab
     from bptt.lab.server import RUN_VARIABLE
