@@ -107,7 +107,7 @@ def test_export_and_fx_keep_marks(kind, mark):
     expected = net(x, MARKS[mark])
     graph = torch.fx.symbolic_trace(net)
     assert_close(graph(x, MARKS[mark]), expected, 1e-6)
-    program = torch.export.export(net, (x, MARKS[mark]))
+    program = torch.export.export(net, (x, MARKS[mark]), strict=False)
     assert_close(program.module()(x, MARKS[mark]), expected, 1e-6)
     assert any("bptt.recur" in str(node.target) for node in program.graph.nodes)
 

@@ -17,9 +17,7 @@ KINDS = ["RNN", "GRU", "LSTM"]
 FORMS = ["plain", "lengths", "reset", "cut", "packed", "tokens", "stacked", "projected"]
 T, B, I, H, N = 4, 2, 3, 5, 6
 # torch scripts some formulas when forward-mode differentiation is first asked for.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 
 
 def case(kind, form):

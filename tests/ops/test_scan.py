@@ -79,7 +79,7 @@ def test_products_that_underflow_cost_no_accuracy():
 
 
 # torch's forward-mode decompositions are themselves built by the deprecated torch.jit.script.
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 def test_torch_func_and_forward_mode():
     a, b, h0 = problem(4, 2, 3, torch.float64)
     lanes = torch.func.vmap(
