@@ -90,6 +90,13 @@ def told(every):
     return [step for step, _ in numbers]
 
 
+def guarded(measure_every):
+    model = layer()
+    return bptt.guard(
+        model, torch.optim.SGD(model.parameters(), 1.0), measure_every=measure_every
+    )._guard._every
+
+
 def watcher(every):
     model = layer()
     watching = bptt.callbacks.Watcher(model, every=every)
@@ -140,6 +147,10 @@ SIZES = {"input_size": 3, "hidden_size": 4, "num_layers": 2}
 # What is called, and every argument of it that is a number, with one that is right.
 WHOLE = {
     "Stream": (lambda **n: b.Stream(layer(), **n), {"batch": 2}),
+    "guard": (guarded, {"measure_every": 3}),
+    "Stream.window": (
+        lambda **n: b.Stream(nn.GRU(3, 4, bidirectional=True), **{"window": 4, **n}), {"window": 5},
+    ),
     "watch": (watched, {"every": 1, "cap": 3, "lanes": 1, "sources": 7}),
     "Flow.bias": (lambda **n: watched().bias(**n), {"k": 5}),
     "Flow.cosine": (lambda **n: watched().cosine(**n), {"k": 5}),
@@ -396,7 +407,7 @@ RESULTS = {
     "probes.LagSpectrum", "probes.Lyapunov", "probes.Saturation", "probes.Unit", "recurrence.Found",
     "recurrence.Graded",
     "reference.LanguageTrace", "reference.LossTrace", "remedies.Clipped", "remedies.Regularised",
-    "tasks.SquaredError", "training.Outcome", "training.Score",
+    "tasks.SquaredError", "training.Outcome", "training.Score", "training.Update",
 }  # fmt: skip
 # Arithmetic that serves any number, what hands its numbers on to `watch` or is handed them by it or by a
 # command, and a task with a download.
@@ -429,6 +440,8 @@ def public():
 def test_every_public_call_that_takes_a_number_is_tried_here():
     tried_here = {*arguments(WHOLE), *arguments(REAL)}
     also = {("training.Settings", "clip"), ("training.Settings", "forget_bias")}  # with others
+    # One check serves a stream of both directions and its export.
+    also |= {("Stream", "window"), ("export.export_c", "window")}
     missing = {
         (name, argument)
         for name, argument in public()

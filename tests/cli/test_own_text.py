@@ -98,12 +98,11 @@ def test_another_file_as_the_runs_own_text_is_refused(name, home, capsys):
 def test_a_resume_names_its_text_by_place_and_the_words_to_go_on_hold_it(
     home, tmp_path, monkeypatch
 ):
-    from bptt.cli.parse import parse
-    from bptt.cli.train import Train, _settings
+    from bptt.cli.train import _settings, gather
 
     shutil.move("its_text.txt", "moved.txt")
     words = ["moved.txt", "--resume", "r", "--steps", "9"]
-    settings, resume, changed = _settings(parse(Train, "train", words), words)
+    settings, resume, changed = _settings(gather(words).parse(), gather(words))
     assert settings.files == (str(home / "moved.txt"),)
     assert (resume, changed) == ("r", [str(home / "moved.txt"), "--steps", "9"])
     # A name that was the text's, typed where it is that of another one, is not taken for it.

@@ -228,12 +228,20 @@ def test_flossing_finds_the_whole_lanes_among_all():
         model(x, reset=reset | (torch.arange(T) == 2)[:, None])[0].sum().backward()
 
 
+@pytest.mark.parametrize("layer", [bptt.nn.MinGRU, bptt.nn.LRU])
+def test_omega_of_a_linear_recurrence_is_refused(layer):
+    # Their output is computed beside the state, and its gradient is no part of the state's.
+    model = layer(I, H)
+    with pytest.raises(ArgumentError, match=layer.__name__), Omega().on(model):
+        model(torch.randn(T, B, I))[0].sum().backward()
+
+
 def test_nothing_recurrent_in_the_block():
     with pytest.raises(ArgumentError, match="inside the block"), Omega().on(nn.GRU(I, H)):
         pass
-    mingru = bptt.nn.MinGRU(I, H)
-    with pytest.raises(ArgumentError, match="inside the block"), Omega().on(mingru):
-        mingru(torch.randn(T, B, I))[0].sum().backward()
+    linear = nn.Linear(I, H)
+    with pytest.raises(ArgumentError, match="inside the block"), Omega().on(linear):
+        linear(torch.randn(T, B, I)).sum().backward()
     with pytest.raises(ArgumentError, match="weight"):
         Omega(0.0)
     with pytest.raises(ArgumentError, match="count"):

@@ -35,7 +35,6 @@ ENCODINGS = ("utf-8", "utf-8", "ascii", "latin-1", "cp1252")
 OWN = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\x1b\[\d*[AK]|\r")
 IMPORTED = (
     *(f"bptt.cli.{name}" for name in COMMANDS), "bptt.claims", "bptt.experiments.compare.job",
-    "bptt.experiments.compare.pool",
     "bptt.probes.diagnose", "bptt.export", "bptt.models.language", "bptt.lab", "bptt.report",
     "bptt.report.advice",
     "bptt.training.loop", "bptt.training.progress", "bptt.training.restore", "jinja2",

@@ -198,6 +198,12 @@ class Omega(Regulariser):
 
     def penalty(self, found: Found, step: Steps) -> Tensor:
         """Ω of one recurrence."""
+        if found.kind in ("MinGRU", "LRU"):
+            # Measured with its output beside the state, whose share of ∂L/∂h_t would be missing here.
+            raise ArgumentError(
+                "a recurrence whose output is its state inside the block", found.kind,
+                "leave Ω out there: a linear recurrence's factors are its own gates",
+            )  # fmt: skip
         recurrence, kept = found.recurrence, _states(found.recurrence)
         total = total_gradient(recurrence, recurrence.linearize(), found.direct)
         delta = torch.cat([total[i] for i in kept], -1)[1:].flatten(0, 1)

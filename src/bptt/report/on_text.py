@@ -224,7 +224,7 @@ def lines(
 
     width = max(8, min(COLUMNS, console.width))
     colored = console.color_system is not None
-    ascii_only = console.options.ascii_only
+    ascii_only, encoding = console.options.ascii_only, console.encoding
     found: list[Any] = []
     text, below, used = Text(), "", 0
 
@@ -238,12 +238,11 @@ def lines(
     for place, symbol in enumerate(symbols):
         shown = sign(symbol)
         if ascii_only:
-            shown = {"\n": r"\n", "\t": r"\t", "": "."}.get(symbol) or shown.encode(
-                "ascii", "backslashreplace"
-            ).decode()
+            shown = {"\n": r"\n", "\t": r"\t", "": "."}.get(symbol, shown)
         value = values[place] if place < len(values) else 0.0
         mark = at is not None and place == at + 1
-        size = cell_len(shown)
+        # A letter that the encoding lacks is written as an escape, and takes its room.
+        size = cell_len(shown.encode(encoding, "backslashreplace").decode(encoding))
         if used + size > width:
             close()
         text.append(shown, style="reverse bold" if mark else _cell(value) if colored else "")
