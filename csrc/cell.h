@@ -36,9 +36,23 @@ void row_product(const T* a, int64_t K, const T* packed, int64_t N, T* c) {
 template <class C>
 Kernels<typename C::T> kernels_of() {
     using T = typename C::T;
-    return {forward<C>,        backward<C>,     packed_size<C>, pack_forward<C>, workspace<C>,
-            columns_padded<T>, pack_columns<T>, row_product<T>};
+    if constexpr (is_bf16<T>)
+        return {forward<C>,   backward<C>, packed_size<C>, pack_forward<C>,
+                workspace<C>, nullptr,     nullptr,        nullptr};
+    else
+        return {forward<C>,        backward<C>,     packed_size<C>, pack_forward<C>, workspace<C>,
+                columns_padded<T>, pack_columns<T>, row_product<T>};
 }
+
+// What a cell's file compiles: with the instructions for bfloat16 that alone, the rest lies beside it.
+#if defined(__AVX512BF16__)
+#define BPTT_COMPILE(make) template Kernels<bf16> make<bf16>();
+#else
+#define BPTT_COMPILE(make)                 \
+    template Kernels<float> make<float>(); \
+    template Kernels<double> make<double>(); \
+    template Kernels<bf16> make<bf16>();
+#endif
 
 }  // namespace BPTT_ISA
 }  // namespace bptt

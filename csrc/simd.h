@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "kernels.h"
+
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -75,6 +77,15 @@ struct Simd<double> {
         2.505377988413046119287e-8};
 };
 
+// bfloat16 is computed in float, whatever lies in memory.
+template <>
+struct Simd<bf16> : Simd<float> {};
+
+template <class T>
+constexpr bool is_bf16 = false;
+template <>
+constexpr bool is_bf16<bf16> = true;
+
 template <class T>
 using Vec = typename Simd<T>::V;
 
@@ -132,6 +143,43 @@ BPTT_INLINE void store(float* p, Vec<float> v, Part part) {
     _mm256_maskstore_ps(p, first(part.n), (__m256)v);
 }
 #endif
+
+// bfloat16 in memory, float in registers. Rounded to the nearest, halves to even; NaN stays NaN; numbers
+// too small for a normal float become zero: what the instruction does.
+typedef uint32_t Bits __attribute__((vector_size(vector_bytes)));
+typedef uint16_t Halves __attribute__((vector_size(vector_bytes / 2)));
+
+BPTT_INLINE Vec<float> widen(Halves h) { return (Vec<float>)(__builtin_convertvector(h, Bits) << 16); }
+
+BPTT_INLINE Halves narrow(Vec<float> v) {
+#if defined(__AVX512BF16__)
+    return (Halves)_mm512_cvtneps_pbh((__m512)v);
+#else
+    const Bits u = (Bits)v, magnitude = u & 0x7fffffffu;
+    const Bits rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    const Bits kept = magnitude > 0x7f800000u ? (u >> 16) | 0x40u : rounded;
+    return __builtin_convertvector(magnitude < 0x00800000u ? (u >> 16) & 0x8000u : kept, Halves);
+#endif
+}
+
+BPTT_INLINE Vec<float> load(const bf16* p, Whole = {}) {
+    Halves h;
+    __builtin_memcpy(&h, p, sizeof h);
+    return widen(h);
+}
+BPTT_INLINE void store(bf16* p, Vec<float> v, Whole = {}) {
+    const Halves h = narrow(v);
+    __builtin_memcpy(p, &h, sizeof h);
+}
+BPTT_INLINE Vec<float> load(const bf16* p, Part part) {
+    Halves h{};
+    for (int i = 0; i < part.n; ++i) h[i] = p[i].bits;
+    return widen(h);
+}
+BPTT_INLINE void store(bf16* p, Vec<float> v, Part part) {
+    const Halves h = narrow(v);
+    for (int i = 0; i < part.n; ++i) p[i].bits = h[i];
+}
 
 // Comparisons with NaN are false, so both keep a NaN in v.
 template <class V>

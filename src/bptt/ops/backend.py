@@ -79,7 +79,7 @@ def backend() -> Backend:
 
 
 def _covered() -> str:
-    return f"the kernels cover the call, compiled for {native.isa()}"
+    return f"the kernels cover the call, compiled for {native.isa()}{native.precision()}"
 
 
 def decide(reason: str | None) -> bool:

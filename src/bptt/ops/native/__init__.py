@@ -1,7 +1,14 @@
 """Torch operators over the compiled kernels."""
 
-from bptt.ops.native.check import isa, isas, missing
-from bptt.ops.native.seam import covers, forward_mode, recur, recur_tokens, transformed
+from bptt.ops.native.check import isa, isas, missing, multiplies_bf16
+from bptt.ops.native.seam import (
+    covers,
+    forward_mode,
+    precision,
+    recur,
+    recur_tokens,
+    transformed,
+)
 
 __all__ = [
     "covers",
@@ -9,6 +16,8 @@ __all__ = [
     "isa",
     "isas",
     "missing",
+    "multiplies_bf16",
+    "precision",
     "recur",
     "recur_tokens",
     "transformed",

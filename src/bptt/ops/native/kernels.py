@@ -1,4 +1,9 @@
-"""Forward and backward of one layer: a kernel for what is sequential, large products for the rest."""
+"""Forward and backward of one layer: a kernel for what is sequential, large products for the rest.
+
+Where x is bfloat16 and the weights are float32, factors of products are rounded to bfloat16, and so is
+what is kept for backward; sums, states and the arithmetic of the gates are float32. y is then
+bfloat16, a GRU's float32; states and the gradients of states and weights are float32.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +24,7 @@ from bptt.ops.native.check import (
     dense,
     function,
     hand_on,
+    output_dtype,
     pointer,
     unpack_sizes,
     workspace,
@@ -61,7 +67,8 @@ def forward(
 
     # Time-major always: torch's is, and dropout draws its mask in the order of memory. No view, or
     # autograd lets nobody write to it in place.
-    y = x.new_empty((sizes.T, B, H) if counts is None else (sizes.rows, H))
+    shape = (sizes.T, B, H) if counts is None else (sizes.rows, H)
+    y = x.new_empty(shape, dtype=output_dtype(cell, x))
     keep = SAVED[cell] * H if save else 0
     saved = x.new_empty(sizes.rows, keep)
     if w_ih is None:
@@ -79,12 +86,12 @@ def forward(
         xp = rows[:, :width]
         # Padding stays as it is: no row of the product mixes with another, and the kernel reads
         # none beyond a lane's length.
-        torch.mm(sizes.flat(x), w_ih.t(), out=xp)
-    h_n = x.new_empty(B, H)
-    c_n = x.new_empty((B, H) if cell == LSTM else 0)
+        torch.mm(sizes.flat(x), w_ih.to(x.dtype).t(), out=xp)
+    h_n = w_hh.new_empty(B, H)
+    c_n = w_hh.new_empty((B, H) if cell == LSTM else 0)
     h0, c0, w_hh, b_ih, b_hh = dense(h0), dense(c0), dense(w_hh), dense(b_ih), dense(b_hh)
-    work = workspace(cell, problem, w_hh.dtype, backward=False)
-    function("forward", w_hh.dtype)(
+    work = workspace(cell, problem, x.dtype, backward=False)
+    function("forward", x.dtype)(
         cell, problem, xp.data_ptr(), ldx, pointer(tokens_), pointer(b_ih), pointer(b_hh),
         w_hh.data_ptr(), pointer(h0), pointer(c0), y.data_ptr(),
         saved.data_ptr() if keep else 0, keep, h_n.data_ptr(), c_n.data_ptr(), work.data_ptr(),
@@ -130,7 +137,7 @@ def backward(
     starts = None
     if counts is not None:
         lengths, starts = unpack_sizes(sizes, counts)
-    check_backward(sizes, w_hh, dy, dh_n, dc_n, saved, needs)
+    check_backward(sizes, x, w_hh, dy, dh_n, dc_n, saved, needs)
     need_x, need_h0, need_c0, need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs
     problem = sizes.problem(lengths, reset, cut, reverse, starts)
     check_values(problem, sizes, lengths, tokens_, x.shape[0])
@@ -138,7 +145,7 @@ def backward(
     def room(wanted: bool, *shape: int) -> Tensor:
         return w_hh.new_empty(shape if wanted else 0)
 
-    dz = room(True, sizes.rows, DZ[cell] * H)
+    dz = x.new_empty(sizes.rows, DZ[cell] * H)
     dh0, dc0 = room(need_h0, B, H), room(need_c0, B, H)
     db = room(need_b_ih or need_b_hh, DZ[cell] * H)
     norms = room(record, T, B)
@@ -148,8 +155,8 @@ def backward(
     saved = dense(saved)
     states = saved[:, -H:]  # h_t of each row
     # dh0 is what makes the last product of the chain; only LSTM's c0 comes without it.
-    work = workspace(cell, problem, w_hh.dtype, backward=True)
-    function("backward", w_hh.dtype)(
+    work = workspace(cell, problem, x.dtype, backward=True)
+    function("backward", x.dtype)(
         cell, problem, pointer(dy), *((0, 0) if dy is None else dy.stride()[:2]), pointer(dh_n),
         pointer(dc_n), pointer(saved), saved.shape[-1], pointer(h0), pointer(c0),
         w_hh.data_ptr(), dz.data_ptr(), dh0.data_ptr(), dc0.data_ptr(), db.data_ptr(),
@@ -159,20 +166,21 @@ def backward(
     hand_on(lengths, (dh_n, dh0), (dc_n, dc0))
     x_side = dz[:, :width]
     if not need_x:
-        dx = room(False)
+        dx = x.new_empty(0)
     elif tokens_ is not None:
-        dx = torch.zeros_like(x, memory_format=torch.contiguous_format)
-        add = function("scatter_add", w_hh.dtype)
-        add(problem, tokens_.data_ptr(), dz.data_ptr(), dz.shape[1], width, dx.data_ptr())
+        sums = w_hh.new_zeros(x.shape)
+        add = function("scatter_add", x.dtype)
+        add(problem, tokens_.data_ptr(), dz.data_ptr(), dz.shape[1], width, sums.data_ptr())
+        dx = sums.to(x.dtype)
     elif w_ih is None:
         dx = sizes.unflat(x_side.contiguous() if cell == GRU else x_side.clone())
     else:
-        dx = sizes.unflat(torch.mm(x_side, w_ih))
+        dx = sizes.unflat(torch.mm(x_side, w_ih.to(x.dtype)))
         if lengths is not None and counts is None and not _is_finite(w_ih):
             # dz is zero in the padding, and zero times an infinite weight is none.
             dx.masked_fill_(_padding(sizes, lengths), 0)
     if need_w_ih:
-        dw_ih = _input_weight(sizes, x_side, x, lengths)
+        dw_ih = _input_weight(sizes, x_side, x, lengths).to(w_hh.dtype)
     else:
         dw_ih = room(False)
     db_ih = db[:width].clone() if need_b_ih else room(False)
@@ -182,6 +190,8 @@ def backward(
         db_hh = torch.cat((db[: 2 * H], db[3 * H :]))
     else:
         db_hh = db.clone()
+    if h0 is not None:
+        h0 = h0.to(x.dtype)
     if not need_w_hh:
         dw_hh = room(False)
     elif counts is not None and h0 is not None and lengths is not None and starts is not None:
@@ -192,7 +202,7 @@ def backward(
         dw_hh = _outer_sum(sizes, left, h, dz[first], h0)
     else:
         dw_hh = _hidden_weight(sizes, dz, states, h0, lengths, reset, reverse)
-    return dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, norms
+    return dx, dh0, dc0, dw_ih, dw_hh.to(w_hh.dtype), db_ih, db_hh, norms
 
 
 def _input_weight(sizes: Sizes, dz: Tensor, x: Tensor, lengths: Tensor | None) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bptt.errors import ArgumentError, DeviceError
 from bptt.ops import eager
-from bptt.ops.native.check import CELLS, GATES, LSTM, SAVED
+from bptt.ops.native.check import CELLS, GATES, LSTM, SAVED, output_dtype
 from bptt.ops.native.kernels import backward, forward
 
 library = torch.library.Library("bptt", "DEF")
@@ -76,12 +76,14 @@ def _recur_fake(
     H = w_hh.shape[1]
     keep = SAVED[cell] * H if save else 0
     if batch_sizes is not None:
-        B, N = h0.shape[0], x.shape[0]
-        c_n = x.new_empty((B, H) if cell == LSTM else 0)
-        return x.new_empty(N, H), x.new_empty(B, H), c_n, x.new_empty(N, keep)
-    T, B = (x if tokens is None else tokens).shape[:2]
-    c_n = x.new_empty((B, H) if cell == LSTM else 0)
-    return x.new_empty(T, B, H), x.new_empty(B, H), c_n, x.new_empty(T * B, keep)
+        B, rows = h0.shape[0], x.shape[0]
+        shape: tuple[int, ...] = (rows, H)
+    else:
+        T, B = (x if tokens is None else tokens).shape[:2]
+        rows, shape = T * B, (T, B, H)
+    y = x.new_empty(shape, dtype=output_dtype(cell, x))
+    c_n = w_hh.new_empty((B, H) if cell == LSTM else 0)
+    return y, w_hh.new_empty(B, H), c_n, x.new_empty(rows, keep)
 
 
 @torch.library.register_fake("bptt::recur_backward", lib=library)
@@ -100,11 +102,11 @@ def _recur_backward_fake(
         return w_hh.new_empty(shape if wanted else 0)
 
     if not needs[0] or tokens is not None:
-        dx = room(needs[0], *x.shape)
+        dx = x.new_empty(x.shape if needs[0] else 0)
     elif batch_major:
-        dx = w_hh.new_empty(B, T, x.shape[2]).transpose(0, 1)
+        dx = x.new_empty(B, T, x.shape[2]).transpose(0, 1)
     else:
-        dx = w_hh.new_empty(x.shape)
+        dx = x.new_empty(x.shape)
     return (
         dx,
         room(needs[1], B, H),
@@ -173,7 +175,8 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | N
         for place, gradient in zip(_DIFFERENTIABLE, found, strict=True):
             gradients[place] = gradient
     if not twice or ctx.norms is not None:
-        with torch.no_grad():
+        # A product of ours is made as it was forward, wherever the caller stands meanwhile.
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
             # What batches cotangents (vmap, is_grads_batched) has rules for operators alone.
             direct = ctx.direct and not any(map(_is_batched, (dy, dh_n, dc_n)))
             operator = backward if direct else torch.ops.bptt.recur_backward
@@ -211,13 +214,15 @@ def _differentiable_gradients(
     views = [None if t is None else t.view_as(t) for t in tensors]
     h0, c0, w_ih, b_ih, b_hh = views[1], views[2], views[3], views[5], views[6]
     x, w_hh = cast(Tensor, views[0]), cast(Tensor, views[4])
-    xs = x if tokens is None else x[tokens]
+    xs = (x if tokens is None else x[tokens]).to(w_hh.dtype)
     if w_ih is None:
         w_ih = torch.eye(w_hh.shape[0], dtype=w_hh.dtype, device=w_hh.device)
     zeros = w_hh.new_zeros(xs.shape[1], w_hh.shape[1])
     state = tuple(zeros if s is None else s for s in ((h0, c0) if cell == LSTM else (h0,)))
     y, final = eager.recur(CELLS[cell], xs, state, (w_ih, w_hh, b_ih, b_hh), **options)
-    pairs = [(o, g) for o, g in zip((y, *final), cotangents, strict=False) if g is not None]
+    pairs = [
+        (o, g.to(o.dtype)) for o, g in zip((y, *final), cotangents, strict=False) if g is not None
+    ]
     wanted = [v for v, needed in zip(views, needs, strict=True) if needed and v is not None]
     found = iter(
         torch.autograd.grad(
