@@ -12,6 +12,7 @@
     template <class T> Kernels<T> rnn_relu_kernels(); \
     template <class T> Kernels<T> gru_kernels();      \
     template <class T> Kernels<T> lstm_kernels();     \
+    void dropout(const float*, float*, int64_t, uint32_t, uint64_t, int); \
     }
 
 namespace bptt {
@@ -40,13 +41,14 @@ struct Isa {
     Kernels<float> (*f32[4])();
     Kernels<double> (*f64[4])();
     Kernels<bf16> (*b16[4])();
+    void (*dropout)(const float*, float*, int64_t, uint32_t, uint64_t, int);
 };
 
 #define BPTT_TABLE(isa, T)                                                                         \
     {isa::rnn_tanh_kernels<T>, isa::rnn_relu_kernels<T>, isa::gru_kernels<T>, isa::lstm_kernels<T>}
 #define BPTT_ROW(isa, name, runs)                                                                     \
     {name,                   runs,                    always,               false,                    \
-     BPTT_TABLE(isa, float), BPTT_TABLE(isa, double), BPTT_TABLE(isa, bf16)}
+     BPTT_TABLE(isa, float), BPTT_TABLE(isa, double), BPTT_TABLE(isa, bf16), isa::dropout}
 
 bool always() { return true; }
 
@@ -68,7 +70,8 @@ const Isa built[] = {
      true,
      BPTT_TABLE(avx512, float),
      BPTT_TABLE(avx512, double),
-     BPTT_TABLE(avx512bf16, bf16)},
+     BPTT_TABLE(avx512bf16, bf16),
+     avx512::dropout},
 #endif
 #if defined(BPTT_HAVE_AVX512)
     BPTT_ROW(avx512, "avx512", runs_avx512),
@@ -118,6 +121,9 @@ const Table<bf16> table16(chosen ? chosen->b16 : nullptr);
 
 const char* isa() { return chosen ? chosen->name : nullptr; }
 const char* isas() { return names; }
+void dropout(const float* x, float* y, int64_t n, uint32_t threshold, uint64_t key, int threads) {
+    chosen->dropout(x, y, n, threshold, key, threads);
+}
 bool multiplies_bf16() { return chosen && chosen->multiplies_bf16; }
 
 template <>

@@ -142,6 +142,10 @@ const char* isas();
 // other instructions, to the bit and slowly: for tests.
 bool multiplies_bf16();
 
+// y[i] = x[i] * 65536 / (65536 - threshold) where the key's i-th number, 0 .. 65535, reaches the
+// threshold, and 0 elsewhere. The same for every instruction set and number of threads; y may be x.
+void dropout(const float* x, float* y, int64_t n, uint32_t threshold, uint64_t key, int threads);
+
 // table[token[i], :] += rows[i, :width], in the order of i whatever the number of threads.
 // token is (T, B); rows are ordered as the problem says, ld elements apart.
 template <class T>

@@ -215,6 +215,15 @@ NB_MODULE(_native, m) {
     Binding<double>::define(m, "_f64");
     Binding<bptt::bf16>::define(m, "_bf16");
     m.def("unpack_sizes", &unpack_sizes);
+    m.def(
+        "dropout",
+        [](Ptr x, Ptr y, int64_t n, uint32_t threshold, uint64_t key, int threads) {
+            if (n < 0 || threads < 1 || threshold > 65535)
+                refuse("n >= 0, threads >= 1 and a threshold of 16 bits", std::to_string(threshold),
+                       "use bptt.ops.dropout");
+            if (n) need({x, y}), bptt::dropout(at<float>(x), at<float>(y), n, threshold, key, threads);
+        },
+        nb::call_guard<nb::gil_scoped_release>());
     m.def("bad_token", &bad_token);
     m.attr("isa") = bptt::isa();
     m.attr("isas") = bptt::isas();

@@ -364,6 +364,26 @@ void check_scatters() {
                     check_scatter<E>(19, 13, width, threads, with_lengths);
 }
 
+// What is kept is scaled, what is dropped is zero, and threads change neither. That the mask is the key's is
+// compared in Python, with the generator as its paper writes it.
+void check_dropouts() {
+    for (place = 0; place < places; ++place)
+        for (int64_t n : {1, 7, 16, 63, 64, 65, 200, 70001}) {
+            running = "dropout n=" + std::to_string(n);
+            const Buffer<float> x(n, 1), once(n);
+            dropout(x, once, n, 16384, 12345, 1);
+            for (int threads : {2, 3}) {
+                const Buffer<float> y(n);
+                dropout(x, y, n, 16384, 12345, threads);
+                for (int64_t i = 0; i < n; ++i) {
+                    same("y", i, double(y[i]), double(once[i]), 0);
+                    if (y[i] != 0) same("kept", i, double(y[i]), double(x[i]) * 4 / 3, 1e-6);
+                }
+            }
+            ++passed;
+        }
+}
+
 template <class E>
 void check_all() {
     check_layers<E>();
@@ -383,5 +403,6 @@ int main(int argc, char** argv) {
     check_all<double>();
     check_layers<bf16>();
     check_scatters<bf16>();
+    check_dropouts();
     std::printf("%ld passed, 0 failed\n", passed);
 }

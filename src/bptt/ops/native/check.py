@@ -32,14 +32,15 @@ if hasattr(os, "register_at_fork"):
 
 
 def isa() -> str | None:
-    """The instruction set in use ("avx512bf16", "avx512", "avx2", "neon", "baseline"); None without any."""
+    """The instruction set in use, one of :func:`isas`; None without the extension."""
     return None if extension is None else extension.isa
 
 
 def isas() -> tuple[str, ...]:
     """The instruction sets this machine runs, best first; ``BPTT_ISA`` picks one when loaded.
 
-    One that is not taken by itself, because another is faster, comes last.
+    Of "avx512bf16", "avx512", "avx2", "neon" and "baseline". One that is not taken by itself, because
+    another is faster, comes last.
     """
     return () if extension is None else tuple(extension.isas.split())
 

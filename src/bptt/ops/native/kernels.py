@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from bptt.errors import DtypeError
 from bptt.ops.native.check import (
     DZ,
     GRU,
@@ -22,6 +23,7 @@ from bptt.ops.native.check import (
     check_backward,
     check_values,
     dense,
+    extension,
     function,
     hand_on,
     output_dtype,
@@ -29,6 +31,19 @@ from bptt.ops.native.check import (
     unpack_sizes,
     workspace,
 )
+
+
+def dropout(x: Tensor, threshold: int, key: int) -> Tensor:
+    """x with the elements zeroed whose number, of the key's, is below the threshold, and scaled."""
+    if x.dtype != torch.float32 or not x.is_cpu:
+        raise DtypeError("float32 on the CPU", f"{x.dtype} on {x.device}", "use bptt.ops.dropout")
+    x = dense(x)
+    y = torch.empty_like(x)
+    extension.dropout(
+        x.data_ptr(), y.data_ptr(), x.numel(), threshold, key, torch.get_num_threads()
+    )
+    return y
+
 
 # Forward of one layer: one large product for all steps, then the kernel.
 

@@ -1,7 +1,8 @@
 """One recurrent layer in one direction through the compiled kernels.
 
 Limits: CPU, float32 and float64, products in bfloat16 under autocast, no LSTM projection, no
-forward-mode differentiation and no ``torch.func`` transforms. :func:`covers` says so in a line for a call that is not covered.
+forward-mode differentiation and no ``torch.func`` transforms. :func:`covers` says so in a line for a
+call that is not covered.
 """
 
 from __future__ import annotations
