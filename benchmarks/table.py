@@ -1,6 +1,8 @@
 """docs/benchmarks.md from what ``bptt bench --json`` printed.
 
 .venv/bin/python benchmarks/table.py FILE.json ... > docs/benchmarks.md
+
+It is the page up to "On a shared machine", which other scripts measured: keep that part.
 """
 
 from __future__ import annotations

@@ -22,16 +22,18 @@ struct BackwardLanes {
     const Backward<T>& f;
     Slice slice;
     int64_t ld, lda;
-    T* carry;        // [lane][ld] gradient arriving from the later step; then its direct part
-    T* cell;         // LSTM: the same for c
-    T* a;            // [lane][lda] dz of the hidden side, the left factor of the product
-    T* db;           // [lane][dz_of * H] or null
-    T* product;
-    const T* zeros;  // H of them
+    Real<T>* carry;     // [lane][ld] gradient arriving from the later step; then its direct part
+    Real<T>* cell;      // LSTM: the same for c
+    T* a;               // [lane][lda] dz of the hidden side, the left factor of the product
+    Real<T>* db;        // [lane][dz_of * H] or null
+    Real<T>* product;
+    const void* zeros;  // H of them, of any type
+    const T* initial;   // (B, H) or null: the state that came before the first step, h0 or an LSTM's c0
 
     // Row of `base` (rows of ld elements) at the step that forward took before t; the initial
     // state, or zeros, where there is none.
-    const T* before(int64_t t, int64_t b, const T* base, int64_t ld_base, const T* initial) const {
+    const T* before(int64_t t, int64_t b, const T* base, int64_t ld_base) const {
+        const T* zeros = static_cast<const T*>(this->zeros);
         if (p.reset && p.reset[t * p.B + b]) return zeros;
         const bool is_first = p.reverse ? t == p.length(b) - 1 : t == 0;
         if (is_first) return initial ? initial + b * p.H : zeros;
@@ -39,21 +41,14 @@ struct BackwardLanes {
     }
 };
 
-// Runs body(j, part) over [0, n) in vectors, the last one partial.
-template <class T, class F>
-BPTT_INLINE void by_vector(int64_t n, F&& body) {
-    constexpr int64_t L = Simd<T>::L;
-    int64_t j = 0;
-    for (; j + L <= n; j += L) body(j, Whole{});
-    if (j < n) body(j, Part{int(n - j)});
-}
-
-// What a cell reads and writes for one lane at one step.
-template <class T>
+// What a cell reads and writes for one lane at one step; Y is its OutputOf.
+template <class T, class Y>
 struct LaneStep {
     int64_t t, b, r, row;
-    const T* dy;
-    T *carry, *dz, *a, *db;
+    const Y* dy;
+    Real<T>* carry;
+    T *dz, *a;
+    Real<T>* db;
 };
 
 template <class C>
@@ -62,11 +57,14 @@ void dz_step(BackwardLanes<typename C::T>& s, int64_t t, int64_t live) {
     const Problem& p = s.p;
     const auto& f = s.f;
     constexpr int64_t D = dz_of(C::kind);
+    using R = Real<T>;
+    using Y = typename OutputOf<T, C::kind>::type;
+    const Y* const dy = static_cast<const Y*>(f.dy);
     for (int64_t r = 0; r < live; ++r) {
         const int64_t b = s.slice.lane[r], row = p.row(t, b);
-        LaneStep<T> lane{t, b, r, row,
-                         !f.dy ? s.zeros : p.starts ? f.dy + row * f.dy_step
-                                         : f.dy + t * f.dy_step + b * f.dy_lane,
+        LaneStep<T, Y> lane{t, b, r, row,
+                         !dy ? static_cast<const Y*>(s.zeros) : p.starts ? dy + row * f.dy_step
+                                         : dy + t * f.dy_step + b * f.dy_lane,
                          s.carry + r * s.ld, f.dz + row * D * p.H, s.a + r * s.lda,
                          s.db ? s.db + r * D * p.H : nullptr};
         if (f.norms) {
@@ -75,10 +73,10 @@ void dz_step(BackwardLanes<typename C::T>& s, int64_t t, int64_t live) {
                 const Vec<T> d = load(lane.dy + j, part) + load(lane.carry + j, part);
                 sum += d * d;
             });
-            T total = 0;
+            R total = 0;
             for (int i = 0; i < Simd<T>::L; ++i) total += sum[i];
-            f.norms[t * p.B + b] = sizeof(T) == 4 ? T(__builtin_sqrtf(float(total)))
-                                                  : T(__builtin_sqrt(double(total)));
+            f.norms[t * p.B + b] = sizeof(R) == 4 ? R(__builtin_sqrtf(float(total)))
+                                                  : R(__builtin_sqrt(double(total)));
         }
         if (s.db) C::template dz_lane<true>(s, lane);
         else C::template dz_lane<false>(s, lane);
@@ -94,25 +92,25 @@ void stop_at_marks(BackwardLanes<T>& s, int64_t t, int64_t live) {
     for (int64_t r = 0; r < live; ++r) {
         const int64_t mask = t * p.B + s.slice.lane[r];
         if (!((p.reset && p.reset[mask]) || (p.cut && p.cut[mask]))) continue;
-        __builtin_memset(s.carry + r * s.ld, 0, size_t(p.H) * sizeof(T));
-        if (s.cell) __builtin_memset(s.cell + r * s.ld, 0, size_t(p.H) * sizeof(T));
+        __builtin_memset(s.carry + r * s.ld, 0, size_t(p.H) * sizeof(*s.carry));
+        if (s.cell) __builtin_memset(s.cell + r * s.ld, 0, size_t(p.H) * sizeof(*s.carry));
     }
 }
 
 // carry (+)= a W_hh
 template <class C>
-void carry_step(BackwardLanes<typename C::T>& s, int64_t live, const typename C::T* packed) {
+void carry_step(BackwardLanes<typename C::T>& s, int64_t live, const Unit<typename C::T>* packed) {
     using T = typename C::T;
     constexpr int64_t NR = Tile<T>::NR, L = Simd<T>::L;
-    const int64_t K = gates_of(C::kind) * s.p.H, blocks = panels_of<T>(s.p.H);
+    const int64_t K = units_of<T>(gates_of(C::kind) * s.p.H), blocks = panels_of<T>(s.p.H);
     const int64_t at_once = blocks_at_once(live);
     for (int64_t u = 0; u < blocks; u += at_once) {
         const int64_t n = blocks - u < at_once ? blocks - u : at_once;
-        multiply<T>(s.a, s.lda, live, packed + u * K * NR, n, K, s.product, live * NR);
+        multiply<T>(reinterpret_cast<const Unit<T>*>(s.a), s.lda / Factor<T>::each, live, packed + u * K * NR, n, K, s.product, live * NR);
         for (int64_t v = 0; v < n; ++v)
             for (int64_t r = 0; r < live; ++r) {
-                T* carry = s.carry + r * s.ld + (u + v) * NR;
-                const T* c = s.product + (v * live + r) * NR;
+                Real<T>* carry = s.carry + r * s.ld + (u + v) * NR;
+                const Real<T>* c = s.product + (v * live + r) * NR;
                 for (int i = 0; i < 2; ++i) {
                     Vec<T> d = load(c + i * L);
                     if (C::kind == Cell::gru) d += load(carry + i * L);
@@ -123,7 +121,7 @@ void carry_step(BackwardLanes<typename C::T>& s, int64_t live, const typename C:
 }
 
 template <class C>
-void backward_lanes(BackwardLanes<typename C::T>& s, const typename C::T* packed) {
+void backward_lanes(BackwardLanes<typename C::T>& s, const Unit<typename C::T>* packed) {
     const Problem& p = s.p;
     const auto& f = s.f;
     const int64_t H = p.H, D = dz_of(C::kind);
@@ -158,61 +156,77 @@ template <class C>
 struct BackwardPlan {
     using T = typename C::T;
     int threads;
-    int64_t ld, lda, lanes, product, per_thread;
+    int64_t ld, lda, lanes, left, product, per_thread;
     int64_t* order;
-    T *zeros, *packed, *db, *buffers;
+    Real<T>*zeros, *db, *buffers;
+    Unit<T>* packed;
+    T* initial;  // in bfloat16: the initial state as it would have been saved
 
     BackwardPlan(const Problem& p, Arena& arena)
-        : threads(threads_for(p, gates_of(C::kind))), ld(padded<T>(p.H)),
-          lda(padded<T>(gates_of(C::kind) * p.H)), lanes(slice_size(p.B, threads, 0)) {
+        : threads(threads_for(p, gates_of(C::kind))), ld(padded<Real<T>>(p.H)),
+          lda(padded<Unit<T>>(units_of<T>(gates_of(C::kind) * p.H)) * Factor<T>::each),
+          lanes(slice_size(p.B, threads, 0)) {
+        using R = Real<T>;
         constexpr int64_t G = gates_of(C::kind), NR = Tile<T>::NR;
-        product = padded<T>(product_size<T>(lanes));
-        per_thread = padded<T>(lanes * ld) * (C::kind == Cell::lstm ? 2 : 1) +
-                     padded<T>(lanes * lda) + product;
+        product = padded<R>(product_size<T>(lanes));
+        left = padded<R>(lanes * lda / Factor<T>::each);
+        per_thread = padded<R>(lanes * ld) * (C::kind == Cell::lstm ? 2 : 1) + left + product;
         order = order_buffer(arena, p);
-        zeros = arena.take<T>(ld);
-        packed = arena.take<T>(panels_of<T>(p.H) * G * p.H * NR);
-        db = arena.take<T>(p.B * dz_of(C::kind) * p.H);
-        buffers = arena.take<T>(per_thread * threads);
+        zeros = arena.take<R>(ld);
+        packed = arena.take<Unit<T>>(panels_of<T>(p.H) * units_of<T>(G * p.H) * NR);
+        db = arena.take<R>(p.B * dz_of(C::kind) * p.H);
+        initial = is_bf16<T> ? arena.take<T>(p.B * p.H) : nullptr;
+        buffers = arena.take<R>(per_thread * threads);
     }
 };
 
 template <class C>
 void backward(const Problem& p, const Backward<typename C::T>& f) {
     using T = typename C::T;
+    using R = Real<T>;
     constexpr int64_t NR = Tile<T>::NR, G = gates_of(C::kind), D = dz_of(C::kind);
     Arena arena(f.work);
     BackwardPlan<C> plan(p, arena);
-    const int64_t blocks = panels_of<T>(p.H), K = G * p.H;
-    __builtin_memset(plan.zeros, 0, size_t(plan.ld) * sizeof(T));
+    const int64_t blocks = panels_of<T>(p.H), K = G * p.H, depth = units_of<T>(K);
+    __builtin_memset(plan.zeros, 0, size_t(plan.ld) * sizeof(R));
+    const T* initial = nullptr;
+    const R* given = C::kind == Cell::lstm ? f.c0 : f.h0;
+    if constexpr (is_bf16<T>) {
+        if (given) round_or_zero(plan.initial, given, p.B * p.H), initial = plan.initial;
+    } else {
+        initial = given;
+    }
     const int packers = blocks * K * NR < smallest_parallel ? 1 : plan.threads;
     parallel(packers, [&](int i) {
         for (int64_t u = blocks * i / packers; u < blocks * (i + 1) / packers; ++u) {
             const int64_t left = p.H - u * NR;
-            pack_panel<T>(f.w_hh + u * NR, p.H, 1, K, left < NR ? left : NR, plan.packed + u * K * NR);
+            pack_panel<T>(f.w_hh + u * NR, p.H, 1, K, left < NR ? left : NR,
+                          plan.packed + u * depth * NR);
         }
     });
     order_lanes(p, plan.threads, plan.order);
     parallel(plan.threads, [&](int i) {
-        T* mine = plan.buffers + i * plan.per_thread;
-        const int64_t area = padded<T>(plan.lanes * plan.ld);
+        R* mine = plan.buffers + i * plan.per_thread;
+        const int64_t area = padded<R>(plan.lanes * plan.ld);
         const Slice slice = slice_of(p, plan.threads, i, plan.order);
-        T* const cell = C::kind == Cell::lstm ? mine + area : nullptr;
-        T* const a = mine + area * (C::kind == Cell::lstm ? 2 : 1);
-        T* const db = f.db ? plan.db + (slice.lane - plan.order) * D * p.H : nullptr;
-        if (db) __builtin_memset(db, 0, size_t(slice.count * D * p.H) * sizeof(T));
-        BackwardLanes<T> s{p, f, slice, plan.ld, plan.lda, mine, cell, a, db,
-                           a + padded<T>(plan.lanes * plan.lda), plan.zeros};
+        R* const cell = C::kind == Cell::lstm ? mine + area : nullptr;
+        R* const a = mine + area * (C::kind == Cell::lstm ? 2 : 1);
+        R* const db = f.db ? plan.db + (slice.lane - plan.order) * D * p.H : nullptr;
+        if (db) __builtin_memset(db, 0, size_t(slice.count * D * p.H) * sizeof(R));
+        // Where the last unit is half empty, nothing writes to its other half.
+        if (is_bf16<T>) __builtin_memset(a, 0, size_t(plan.left) * sizeof(R));
+        BackwardLanes<T> s{p, f, slice, plan.ld, plan.lda, mine, cell, reinterpret_cast<T*>(a), db,
+                           a + plan.left, plan.zeros, initial};
         backward_lanes<C>(s, plan.packed);
     });
     if (!f.db) return;
     // Each lane summed its own steps; adding the lanes up here, in their own order, keeps the
     // result independent of how they were dealt out.
     int64_t* const at = plan.order;
-    T* const db = f.db;
-    __builtin_memset(db, 0, size_t(D * p.H) * sizeof(T));
+    R* const db = f.db;
+    __builtin_memset(db, 0, size_t(D * p.H) * sizeof(R));
     auto add = [&](int64_t place) {
-        const T* from = plan.db + place * D * p.H;
+        const R* from = plan.db + place * D * p.H;
         by_vector<T>(D * p.H, [&](int64_t j, auto part) {
             store(db + j, load(db + j, part) + load(from + j, part), part);
         });

@@ -37,10 +37,24 @@ void row_product(const T* a, int64_t K, const T* packed, int64_t N, T* c) {
 template <class C>
 Kernels<typename C::T> kernels_of() {
     using T = typename C::T;
-    return {forward<C>,        backward<C>,     packed_size<C>, pack_forward<C>, workspace<C>,
-            columns_padded<T>, pack_columns<T>, row_product<T>, step<C>,        step_back<C>,
-            step_workspace<C>};
+    if constexpr (is_bf16<T>)  // a sequence's alone: a step in bfloat16 goes the way of a sequence
+        return {forward<C>, backward<C>, packed_size<C>, pack_forward<C>, workspace<C>, nullptr,
+                nullptr,    nullptr,     nullptr,        nullptr,         nullptr};
+    else
+        return {forward<C>,        backward<C>,     packed_size<C>, pack_forward<C>, workspace<C>,
+                columns_padded<T>, pack_columns<T>, row_product<T>, step<C>,         step_back<C>,
+                step_workspace<C>};
 }
+
+// What a cell's file compiles: with the instructions for bfloat16 that alone, the rest lies beside it.
+#if defined(__AVX512BF16__)
+#define BPTT_COMPILE(make) template Kernels<bf16> make<bf16>();
+#else
+#define BPTT_COMPILE(make)                 \
+    template Kernels<float> make<float>(); \
+    template Kernels<double> make<double>(); \
+    template Kernels<bf16> make<bf16>();
+#endif
 
 }  // namespace BPTT_ISA
 }  // namespace bptt

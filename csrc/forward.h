@@ -20,7 +20,7 @@ template <class T>
 struct Units {
     int64_t j;        // first hidden unit
     int64_t n;        // how many, at most NR
-    const T* product; // [gate][lane][NR]
+    const Real<T>* product; // [gate][lane][NR]
     int64_t gate;     // elements between gates
 };
 
@@ -29,27 +29,61 @@ struct ForwardLanes {
     const Problem& p;
     const Forward<T>& f;
     Slice slice;
-    int64_t ld;       // elements between lanes of the private buffers
-    T* state;         // read
-    T* next;          // written
-    T* cell;          // LSTM: c, updated in place
-    T* product;
-    const T* bias;    // [4][ld]: input and hidden side combined; GRU's fourth is b_hn
+    int64_t ld;          // elements between lanes of the private buffers
+    Real<T>* state;      // read
+    Real<T>* next;       // written
+    Real<T>* cell;       // LSTM: c, updated in place
+    Real<T>* product;
+    const Real<T>* bias; // [4][ld]: input and hidden side combined; GRU's fourth is b_hn
+    // In bfloat16, the same states rounded: the left factor of the product.
+    int64_t ld_rounded;
+    T *rounded, *next_rounded;
 
     const T* input(int64_t t, int64_t b) const {
         return f.xp + (f.tokens ? f.tokens[t * p.B + b] : p.row(t, b)) * f.ldx;
     }
+
+    // Row r of the state as it stands before the lane's first step, or zeros for null.
+    void begin(int64_t r, const Real<T>* from) {
+        copy_or_zero(state + r * ld, from, p.H);
+        if constexpr (is_bf16<T>) round_or_zero(rounded + r * ld_rounded, from, p.H);
+    }
+
+    // The new state of lane r from unit j on. Beyond H `next` may hold anything; `next_rounded` holds
+    // zeros, for they are multiplied.
+    template <class P>
+    BPTT_INLINE void keep(int64_t r, int64_t j, Vec<T> h, P part) {
+        store(next + r * ld + j, h);
+        if constexpr (is_bf16<T>) store(next_rounded + r * ld_rounded + j, h, part);
+    }
+
+    void turn() {
+        auto* written = next;
+        next = state;
+        state = written;
+        auto* beside = next_rounded;
+        next_rounded = rounded;
+        rounded = beside;
+    }
 };
 
 template <class C>
-void forward_step(ForwardLanes<typename C::T>& s, int64_t t, int64_t live, const typename C::T* packed) {
+void forward_step(ForwardLanes<typename C::T>& s, int64_t t, int64_t live, const Unit<typename C::T>* packed) {
     using T = typename C::T;
     constexpr int64_t NR = Tile<T>::NR, G = gates_of(C::kind);
-    const int64_t H = s.p.H, blocks = panels_of<T>(H);
+    const Unit<T>* left;
+    int64_t lda = s.ld;
+    if constexpr (is_bf16<T>) {
+        left = reinterpret_cast<const Unit<T>*>(s.rounded);
+        lda = s.ld_rounded / Factor<T>::each;
+    } else {
+        left = s.state;
+    }
+    const int64_t H = s.p.H, K = units_of<T>(H), blocks = panels_of<T>(H);
     const int64_t at_once = blocks_at_once(live);
     for (int64_t u = 0; u < blocks; u += at_once) {
         const int64_t n = blocks - u < at_once ? blocks - u : at_once;
-        multiply<T>(s.state, s.ld, live, packed + u * G * H * NR, n * G, H, s.product, live * NR);
+        multiply<T>(left, lda, live, packed + u * G * K * NR, n * G, K, s.product, live * NR);
         for (int64_t v = 0; v < n; ++v) {
             const int64_t j = (u + v) * NR;
             const Units<T> units{j, H - j < NR ? H - j : NR, s.product + v * G * live * NR, live * NR};
@@ -71,7 +105,8 @@ BPTT_INLINE auto inside(const Units<T>& u, int i) {
 }
 
 template <class C>
-void forward_lanes(ForwardLanes<typename C::T>& s, const typename C::T* packed) {
+void forward_lanes(ForwardLanes<typename C::T>& s, const Unit<typename C::T>* packed) {
+    using Y = typename OutputOf<typename C::T, C::kind>::type;
     const Problem& p = s.p;
     const auto& f = s.f;
     const int64_t H = p.H;
@@ -80,27 +115,25 @@ void forward_lanes(ForwardLanes<typename C::T>& s, const typename C::T* packed) 
         const int64_t t = p.reverse ? p.T - 1 - i : i;
         for (int64_t r = live; r < ahead; ++r) {  // lanes whose first step this is
             const int64_t b = s.slice.lane[r];
-            copy_or_zero(s.state + r * s.ld, f.h0 ? f.h0 + b * H : nullptr, H);
+            s.begin(r, f.h0 ? f.h0 + b * H : nullptr);
             if (s.cell) copy_or_zero(s.cell + r * s.ld, f.c0 ? f.c0 + b * H : nullptr, H);
         }
         live = ahead;
         if (p.reset)
             for (int64_t r = 0; r < live; ++r)
                 if (p.reset[t * p.B + s.slice.lane[r]]) {
-                    __builtin_memset(s.state + r * s.ld, 0, size_t(H) * sizeof(*s.state));
+                    s.begin(r, nullptr);
                     if (s.cell) __builtin_memset(s.cell + r * s.ld, 0, size_t(H) * sizeof(*s.cell));
                 }
         if (live > 0) forward_step<C>(s, t, live, packed);
         for (int64_t r = live; r < s.slice.count && !p.starts; ++r) {  // padding
             const int64_t b = s.slice.lane[r];
-            __builtin_memset(f.y + p.output_row(t, b) * H, 0, size_t(H) * sizeof(*f.y));
+            __builtin_memset(static_cast<Y*>(f.y) + p.output_row(t, b) * H, 0, size_t(H) * sizeof(Y));
             if (f.saved)
                 __builtin_memset(f.saved + p.row(t, b) * f.lds, 0,
                                  size_t(saved_of(C::kind) * H) * sizeof(*f.saved));
         }
-        auto* written = s.next;
-        s.next = s.state;
-        s.state = written;
+        s.turn();
         ahead = i + 1 < p.T ? live_at(p, s.slice, p.reverse ? t - 1 : t + 1, live) : 0;
         for (int64_t r = ahead; r < live; ++r) {  // lanes whose last step this was
             const int64_t b = s.slice.lane[r];
@@ -114,42 +147,45 @@ void forward_lanes(ForwardLanes<typename C::T>& s, const typename C::T* packed) 
 template <class C>
 int64_t panels_size(int64_t H) {
     using T = typename C::T;
-    return panels_of<T>(H) * gates_of(C::kind) * H * Tile<T>::NR;
+    return panels_of<T>(H) * gates_of(C::kind) * units_of<T>(H) * Tile<T>::NR;
 }
 
 template <class C>
 size_t packed_size(int64_t H) {
-    return size_t(panels_size<C>(H) + 4 * padded<typename C::T>(H));
+    return size_t(panels_size<C>(H) + 4 * padded<Real<typename C::T>>(H));
 }
 
 // Biases as ForwardLanes takes them, (4, padded(H)).
 template <class C>
-void pack_bias(int64_t H, const typename C::T* b_ih, const typename C::T* b_hh, typename C::T* bias) {
-    using T = typename C::T;
+void pack_bias(int64_t H, const Real<typename C::T>* b_ih, const Real<typename C::T>* b_hh,
+               Real<typename C::T>* bias) {
+    using R = Real<typename C::T>;
     constexpr int64_t G = gates_of(C::kind);
-    const int64_t ld = padded<T>(H);
+    const int64_t ld = padded<R>(H);
     for (int64_t g = 0; g < 4; ++g) {
         const bool gru_n = C::kind == Cell::gru && g == 2, gru_hn = C::kind == Cell::gru && g == 3;
-        const T* x = b_ih && g < G ? b_ih + g * H : nullptr;
-        const T* h = b_hh && gru_hn ? b_hh + 2 * H : b_hh && g < G && !gru_n ? b_hh + g * H : nullptr;
+        const R* x = b_ih && g < G ? b_ih + g * H : nullptr;
+        const R* h = b_hh && gru_hn ? b_hh + 2 * H : b_hh && g < G && !gru_n ? b_hh + g * H : nullptr;
         for (int64_t j = 0; j < ld; ++j)
-            bias[g * ld + j] = j < H ? (x ? x[j] : T(0)) + (h ? h[j] : T(0)) : T(0);
+            bias[g * ld + j] = j < H ? (x ? x[j] : R(0)) + (h ? h[j] : R(0)) : R(0);
     }
 }
 
 // W_hh (G*H, H) as panels: for each block of NR units, one panel a gate. Behind them the biases as
 // ForwardLanes takes them.
 template <class C>
-void pack_forward(int64_t H, const typename C::T* w, const typename C::T* b_ih,
-                  const typename C::T* b_hh, typename C::T* out, int threads) {
+void pack_forward(int64_t H, const Real<typename C::T>* w, const Real<typename C::T>* b_ih,
+                  const Real<typename C::T>* b_hh, Real<typename C::T>* out, int threads) {
     using T = typename C::T;
     constexpr int64_t NR = Tile<T>::NR, G = gates_of(C::kind);
-    const int64_t panels = panels_of<T>(H) * G;
+    const int64_t panels = panels_of<T>(H) * G, depth = units_of<T>(H);
+    Unit<T>* const units = reinterpret_cast<Unit<T>*>(out);
     if (panels * H * NR < smallest_parallel) threads = 1;
     parallel(threads, [&](int i) {
         for (int64_t q = panels * i / threads; q < panels * (i + 1) / threads; ++q) {
             const int64_t j = q / G * NR, left = H - j;
-            pack_panel<T>(w + (q % G * H + j) * H, 1, H, H, left < NR ? left : NR, out + q * H * NR);
+            pack_panel<T>(w + (q % G * H + j) * H, 1, H, H, left < NR ? left : NR,
+                          units + q * depth * NR);
         }
     });
     pack_bias<C>(H, b_ih, b_hh, out + panels_size<C>(H));
@@ -159,38 +195,48 @@ void pack_forward(int64_t H, const typename C::T* w, const typename C::T* b_ih,
 template <class C>
 struct ForwardPlan {
     using T = typename C::T;
+    using R = Real<T>;
     int threads;
-    int64_t ld, lanes, per_thread;
+    int64_t ld, ld_rounded, lanes, rounded, per_thread;
     int64_t* order;
-    T *packed, *buffers;
+    R *packed, *buffers;
 
     ForwardPlan(const Problem& p, Arena& arena)
-        : threads(threads_for(p, gates_of(C::kind))), ld(padded<T>(p.H)),
-          lanes(slice_size(p.B, threads, 0)) {
+        : threads(threads_for(p, gates_of(C::kind))), ld(padded<R>(p.H)),
+          ld_rounded(is_bf16<T> ? 2 * padded<R>(units_of<T>(p.H)) : 0), lanes(slice_size(p.B, threads, 0)) {
         constexpr int64_t G = gates_of(C::kind);
-        per_thread = (C::kind == Cell::lstm ? 3 : 2) * padded<T>(lanes * ld) +
-                     padded<T>(G * product_size<T>(lanes));
+        rounded = padded<R>(lanes * ld_rounded);  // two of half the size each
+        per_thread = (C::kind == Cell::lstm ? 3 : 2) * padded<R>(lanes * ld) +
+                     padded<R>(G * product_size<T>(lanes)) + rounded;
         order = order_buffer(arena, p);
-        packed = arena.take<T>(int64_t(packed_size<C>(p.H)));
-        buffers = arena.take<T>(per_thread * threads);
+        packed = arena.take<R>(int64_t(packed_size<C>(p.H)));
+        buffers = arena.take<R>(per_thread * threads);
     }
 };
 
 template <class C>
 void forward(const Problem& p, const Forward<typename C::T>& f) {
     using T = typename C::T;
+    using R = Real<T>;
     Arena arena(f.work);
     ForwardPlan<C> plan(p, arena);
-    const T* packed = f.packed ? f.packed : plan.packed;
+    const R* packed = f.packed ? f.packed : plan.packed;
     if (!f.packed) pack_forward<C>(p.H, f.w_hh, f.b_ih, f.b_hh, plan.packed, plan.threads);
     order_lanes(p, plan.threads, plan.order);
     parallel(plan.threads, [&](int i) {
-        const int64_t area = padded<T>(plan.lanes * plan.ld);
-        T* mine = plan.buffers + i * plan.per_thread;
+        const int64_t area = padded<R>(plan.lanes * plan.ld);
+        R* const mine = plan.buffers + i * plan.per_thread;
+        R* const product = mine + (C::kind == Cell::lstm ? 3 : 2) * area;
+        T* rounded = nullptr;
+        if constexpr (is_bf16<T>) {
+            rounded = reinterpret_cast<T*>(mine + plan.per_thread - plan.rounded);
+            __builtin_memset(rounded, 0, size_t(plan.rounded) * sizeof(R));
+        }
         ForwardLanes<T> s{p, f, slice_of(p, plan.threads, i, plan.order), plan.ld,
                           mine, mine + area, C::kind == Cell::lstm ? mine + 2 * area : nullptr,
-                          mine + (C::kind == Cell::lstm ? 3 : 2) * area, packed + panels_size<C>(p.H)};
-        forward_lanes<C>(s, packed);
+                          product, packed + panels_size<C>(p.H),
+                          plan.ld_rounded, rounded, rounded + plan.lanes * plan.ld_rounded};
+        forward_lanes<C>(s, reinterpret_cast<const Unit<T>*>(packed));
     });
 }
 

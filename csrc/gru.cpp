@@ -10,29 +10,31 @@ namespace BPTT_ISA {
 template <class Element>
 struct Gru {
     using T = Element;
+    using R = Real<T>;
     static constexpr Cell kind = Cell::gru;
+    using Y = typename OutputOf<T, kind>::type;
 
     template <bool All>
     static void epilogue(ForwardLanes<T>& s, int64_t t, int64_t live, const Units<T>& u) {
         constexpr int L = Simd<T>::L, NR = Tile<T>::NR;
         const int64_t H = s.p.H;
-        const T* bias = s.bias + u.j;
+        const R* bias = s.bias + u.j;
         for (int64_t k = 0; k < live; ++k) {
             const int64_t b = s.slice.lane[k], row = s.p.row(t, b);
             const T* x = s.input(t, b) + u.j;
-            const T* product = u.product + k * NR;
-            T* y = s.f.y + s.p.output_row(t, b) * H + u.j;
+            const R* product = u.product + k * NR;
+            Y* y = static_cast<Y*>(s.f.y) + s.p.output_row(t, b) * H + u.j;
             T* saved = s.f.saved ? s.f.saved + row * s.f.lds + u.j : nullptr;
             BPTT_UNROLL
             for (int i = 0; i < 2; ++i) {
                 const auto part = inside<All>(u, i);
                 const int v = i * L;
-                const Vec<T> r = sigmoid<T>(load(product + v) + load(x + v, part) + load(bias + v));
-                const Vec<T> z = sigmoid<T>(load(product + u.gate + v) + load(x + H + v, part) +
+                const Vec<T> r = sigmoid<R>(load(product + v) + load(x + v, part) + load(bias + v));
+                const Vec<T> z = sigmoid<R>(load(product + u.gate + v) + load(x + H + v, part) +
                                             load(bias + s.ld + v));
                 const Vec<T> hn = load(product + 2 * u.gate + v) + load(bias + 3 * s.ld + v);
-                const Vec<T> n = tanh<T>(load(x + 2 * H + v, part) + load(bias + 2 * s.ld + v) + r * hn);
-                const Vec<T> h = (T(1) - z) * n + z * load(s.state + k * s.ld + u.j + v);
+                const Vec<T> n = tanh<R>(load(x + 2 * H + v, part) + load(bias + 2 * s.ld + v) + r * hn);
+                const Vec<T> h = (R(1) - z) * n + z * load(s.state + k * s.ld + u.j + v);
                 if (saved) {
                     store(saved + v, r, part);
                     store(saved + H + v, z, part);
@@ -41,24 +43,24 @@ struct Gru {
                     store(saved + 4 * H + v, h, part);
                 }
                 store(y + v, h, part);
-                store(s.next + k * s.ld + u.j + v, h);
+                s.keep(k, u.j + v, h, part);
             }
         }
     }
 
     template <bool Bias>
-    static void dz_lane(BackwardLanes<T>& s, const LaneStep<T>& lane) {
+    static void dz_lane(BackwardLanes<T>& s, const LaneStep<T, Y>& lane) {
         const int64_t H = s.p.H;
         const T* saved = s.f.saved + lane.row * s.f.lds;
-        const T* before = s.before(lane.t, lane.b, s.f.saved + 4 * H, s.f.lds, s.f.h0);
+        const T* before = s.before(lane.t, lane.b, s.f.saved + 4 * H, s.f.lds);
         by_vector<T>(H, [&](int64_t j, auto part) {
             const Vec<T> r = load(saved + j, part), z = load(saved + H + j, part);
             const Vec<T> n = load(saved + 2 * H + j, part), hn = load(saved + 3 * H + j, part);
             const Vec<T> h = load(before + j, part);
             const Vec<T> dh = load(lane.dy + j, part) + load(lane.carry + j, part);
-            const Vec<T> dn = dh * (T(1) - z) * (T(1) - n * n);
-            const Vec<T> dz = dh * (h - n) * z * (T(1) - z);
-            const Vec<T> dr = dn * hn * r * (T(1) - r);
+            const Vec<T> dn = dh * (R(1) - z) * (R(1) - n * n);
+            const Vec<T> dz = dh * (h - n) * z * (R(1) - z);
+            const Vec<T> dr = dn * hn * r * (R(1) - r);
             const Vec<T> dhn = dn * r;
             store(lane.carry + j, dh * z, part);
             store(lane.dz + j, dr, part);
@@ -82,8 +84,7 @@ template <class T>
 Kernels<T> gru_kernels() {
     return kernels_of<Gru<T>>();
 }
-template Kernels<float> gru_kernels<float>();
-template Kernels<double> gru_kernels<double>();
+BPTT_COMPILE(gru_kernels)
 
 }  // namespace BPTT_ISA
 }  // namespace bptt

@@ -12,6 +12,24 @@
 
 namespace bptt {
 
+// The upper half of a float: what is stored, and multiplied, where a call runs in bfloat16. Sums, states
+// and the arithmetic of the gates stay in float.
+struct bf16 {
+    uint16_t bits;
+};
+
+template <class T>
+struct RealOf {
+    using type = T;
+};
+template <>
+struct RealOf<bf16> {
+    using type = float;
+};
+// The type that elements stored as T are computed in.
+template <class T>
+using Real = typename RealOf<T>::type;
+
 enum class Cell : int { rnn_tanh = 0, rnn_relu = 1, gru = 2, lstm = 3 };
 
 // What a call runs over. Arrays by time have one row per (step, lane); row(t, b) lies at
@@ -44,42 +62,53 @@ constexpr int64_t gates_of(Cell c) { return c == Cell::gru ? 3 : c == Cell::lstm
 constexpr int64_t saved_of(Cell c) { return c == Cell::gru ? 5 : c == Cell::lstm ? 6 : 1; }
 constexpr int64_t dz_of(Cell c) { return c == Cell::gru || c == Cell::lstm ? 4 : 1; }
 
+// The elements of y and dy: T, but a GRU in bfloat16 has them in float, as torch's has under autocast.
+template <class T, Cell c>
+struct OutputOf {
+    using type = T;
+};
+template <>
+struct OutputOf<bf16, Cell::gru> {
+    using type = float;
+};
+
 template <class T>
 struct Forward {
     const T* xp;            // projected input, G*H used of every ldx; or, with tokens, the table's rows
     int64_t ldx;            // elements between rows of xp
     const int64_t* tokens;  // (T, B) or null: row of the table that step (t, b) reads
-    const T* b_ih;          // (G*H) or null
-    const T* b_hh;          // (G*H) or null
-    const T* w_hh;          // (G*H, H)
-    const T* packed;        // or these three as `pack` leaves them, made beforehand; else null
-    const T* h0;            // (B, H) or null = zeros
-    const T* c0;            // LSTM only
-    T* y;                   // rows of H; zero beyond a lane's length. May be xp itself (RNN, time-major,
-                            // not saved)
+    const Real<T>* b_ih;    // (G*H) or null
+    const Real<T>* b_hh;    // (G*H) or null
+    const Real<T>* w_hh;    // (G*H, H)
+    const Real<T>* packed;  // or these three as `pack` leaves them, made beforehand; else null
+    const Real<T>* h0;      // (B, H) or null = zeros
+    const Real<T>* c0;      // LSTM only
+    void* y;                // rows of H of OutputOf; zero beyond a lane's length. May be xp itself (RNN,
+                            // time-major, not saved)
     T* saved;               // rows of lds, or null: nothing is kept. May be xp itself
     int64_t lds;
-    T* hn;                  // (B, H) state at each lane's last step
-    T* cn;
+    Real<T>* hn;            // (B, H) state at each lane's last step
+    Real<T>* cn;
     void* work;
 };
 
 template <class T>
 struct Backward {
-    const T* dy;  // element (t, b, j) at t*dy_step + b*dy_lane + j, packed row*dy_step + j; null = zeros
+    // Of OutputOf; element (t, b, j) at t*dy_step + b*dy_lane + j, packed row*dy_step + j; null = zeros
+    const void* dy;
     int64_t dy_step, dy_lane;
-    const T* dhn;    // (B, H) or null = zeros
-    const T* dcn;
-    const T* saved;  // as forward wrote it
+    const Real<T>* dhn;   // (B, H) or null = zeros
+    const Real<T>* dcn;
+    const T* saved;       // as forward wrote it
     int64_t lds;
-    const T* h0;
-    const T* c0;
-    const T* w_hh;   // (G*H, H)
-    T* dz;           // rows of dz_of(cell)*H, zero beyond a lane's length
-    T* dh0;          // (B, H) or null
-    T* dc0;
-    T* db;           // (dz_of(cell)*H) sum of dz over steps and lanes, or null
-    T* norms;        // (T, B) ‖dL/dh_t‖ of each lane, or null
+    const Real<T>* h0;
+    const Real<T>* c0;
+    const Real<T>* w_hh;  // (G*H, H)
+    T* dz;                // rows of dz_of(cell)*H, zero beyond a lane's length
+    Real<T>* dh0;         // (B, H) or null
+    Real<T>* dc0;
+    Real<T>* db;          // (dz_of(cell)*H) sum of dz over steps and lanes, before any rounding; or null
+    Real<T>* norms;       // (T, B) ‖dL/dh_t‖ of each lane, or null
     void* work;
 };
 
@@ -114,11 +143,13 @@ struct Kernels {
     void (*backward)(const Problem&, const Backward<T>&);
     // Elements of, and packing into, the form that Forward::packed takes.
     size_t (*packed_size)(int64_t H);
-    void (*pack)(int64_t H, const T* w_hh, const T* b_ih, const T* b_hh, T* out, int threads);
+    void (*pack)(int64_t H, const Real<T>* w_hh, const Real<T>* b_ih, const Real<T>* b_hh, Real<T>* out,
+                 int threads);
     // Bytes of work that forward (or backward) needs for this problem.
     size_t (*workspace)(const Problem&, bool backward);
     // One row times a matrix (N, K) that was packed before: c = W a, c with room for
     // columns_padded(N) elements. What a streaming step needs and a whole sequence leaves to BLAS.
+    // Null for bf16.
     int64_t (*columns_padded)(int64_t N);
     void (*pack_columns)(int64_t N, int64_t K, const T* w, T* out);
     void (*row_product)(const T* a, int64_t K, const T* packed, int64_t N, T* c);
@@ -135,10 +166,18 @@ const Kernels<T>& kernels(Cell);
 const char* isa();
 const char* isas();
 
+// Whether the instruction set in use multiplies bfloat16. The kernels of the others do the same by
+// other instructions, to the bit and slowly: for tests.
+bool multiplies_bf16();
+
+// y[i] = x[i] * 65536 / (65536 - threshold) where the key's i-th number, 0 .. 65535, reaches the
+// threshold, and 0 elsewhere. The same for every instruction set and number of threads; y may be x.
+void dropout(const float* x, float* y, int64_t n, uint32_t threshold, uint64_t key, int threads);
+
 // table[token[i], :] += rows[i, :width], in the order of i whatever the number of threads.
 // token is (T, B); rows are ordered as the problem says, ld elements apart.
 template <class T>
 void scatter_add(const Problem&, const int64_t* tokens, const T* rows, int64_t ld, int64_t width,
-                 T* table);
+                 Real<T>* table);
 
 }  // namespace bptt

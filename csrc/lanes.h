@@ -117,6 +117,21 @@ BPTT_INLINE int64_t padded(int64_t n) {
     return whole % (8 * line) == 0 ? whole + line : whole;
 }
 
+// Runs body(j, part) over [0, n) in vectors, the last one partial.
+template <class T, class F>
+BPTT_INLINE void by_vector(int64_t n, F&& body) {
+    constexpr int64_t L = Simd<T>::L;
+    int64_t j = 0;
+    for (; j + L <= n; j += L) body(j, Whole{});
+    if (j < n) body(j, Part{int(n - j)});
+}
+
+// n floats in bfloat16; zeros for null.
+inline void round_or_zero(bf16* to, const float* from, int64_t n) {
+    if (!from) __builtin_memset(to, 0, size_t(n) * sizeof(bf16));
+    else by_vector<float>(n, [&](int64_t j, auto part) { store(to + j, load(from + j, part), part); });
+}
+
 template <class T>
 BPTT_INLINE void copy(T* to, const T* from, int64_t n) {
     __builtin_memcpy(to, from, size_t(n) * sizeof(T));

@@ -9,20 +9,22 @@ namespace BPTT_ISA {
 template <class Element>
 struct Lstm {
     using T = Element;
+    using R = Real<T>;
     static constexpr Cell kind = Cell::lstm;
+    using Y = typename OutputOf<T, kind>::type;
 
     template <bool All>
     static void epilogue(ForwardLanes<T>& s, int64_t t, int64_t live, const Units<T>& u) {
         constexpr int L = Simd<T>::L, NR = Tile<T>::NR;
         const int64_t H = s.p.H;
-        const T* bias = s.bias + u.j;
+        const R* bias = s.bias + u.j;
         for (int64_t k = 0; k < live; ++k) {
             const int64_t b = s.slice.lane[k], row = s.p.row(t, b);
             const T* x = s.input(t, b) + u.j;
-            const T* product = u.product + k * NR;
-            T* y = s.f.y + s.p.output_row(t, b) * H + u.j;
+            const R* product = u.product + k * NR;
+            Y* y = static_cast<Y*>(s.f.y) + s.p.output_row(t, b) * H + u.j;
             T* saved = s.f.saved ? s.f.saved + row * s.f.lds + u.j : nullptr;
-            T* cell = s.cell + k * s.ld + u.j;
+            R* cell = s.cell + k * s.ld + u.j;
             BPTT_UNROLL
             for (int v2 = 0; v2 < 2; ++v2) {
                 const auto part = inside<All>(u, v2);
@@ -31,10 +33,10 @@ struct Lstm {
                     return load(product + q * u.gate + v) + load(x + q * H + v, part) +
                            load(bias + q * s.ld + v);
                 };
-                const Vec<T> i = sigmoid<T>(gate(0)), f = sigmoid<T>(gate(1));
-                const Vec<T> g = tanh<T>(gate(2)), o = sigmoid<T>(gate(3));
+                const Vec<T> i = sigmoid<R>(gate(0)), f = sigmoid<R>(gate(1));
+                const Vec<T> g = tanh<R>(gate(2)), o = sigmoid<R>(gate(3));
                 const Vec<T> c = f * load(cell + v) + i * g;
-                const Vec<T> h = o * tanh<T>(c);
+                const Vec<T> h = o * tanh<R>(c);
                 if (saved) {
                     store(saved + v, i, part);
                     store(saved + H + v, f, part);
@@ -45,25 +47,25 @@ struct Lstm {
                 }
                 store(cell + v, c);
                 store(y + v, h, part);
-                store(s.next + k * s.ld + u.j + v, h);
+                s.keep(k, u.j + v, h, part);
             }
         }
     }
 
     template <bool Bias>
-    static void dz_lane(BackwardLanes<T>& s, const LaneStep<T>& lane) {
+    static void dz_lane(BackwardLanes<T>& s, const LaneStep<T, Y>& lane) {
         const int64_t H = s.p.H;
         const T* saved = s.f.saved + lane.row * s.f.lds;
-        const T* before = s.before(lane.t, lane.b, s.f.saved + 4 * H, s.f.lds, s.f.c0);
-        T* carry_c = s.cell + lane.r * s.ld;
+        const T* before = s.before(lane.t, lane.b, s.f.saved + 4 * H, s.f.lds);
+        R* carry_c = s.cell + lane.r * s.ld;
         by_vector<T>(H, [&](int64_t j, auto part) {
             const Vec<T> i = load(saved + j, part), f = load(saved + H + j, part);
             const Vec<T> g = load(saved + 2 * H + j, part), o = load(saved + 3 * H + j, part);
-            const Vec<T> tc = tanh<T>(load(saved + 4 * H + j, part));
+            const Vec<T> tc = tanh<R>(load(saved + 4 * H + j, part));
             const Vec<T> dh = load(lane.dy + j, part) + load(lane.carry + j, part);
-            const Vec<T> dc = load(carry_c + j, part) + dh * o * (T(1) - tc * tc);
-            const Vec<T> d[4] = {dc * g * i * (T(1) - i), dc * load(before + j, part) * f * (T(1) - f),
-                                 dc * i * (T(1) - g * g), dh * tc * o * (T(1) - o)};
+            const Vec<T> dc = load(carry_c + j, part) + dh * o * (R(1) - tc * tc);
+            const Vec<T> d[4] = {dc * g * i * (R(1) - i), dc * load(before + j, part) * f * (R(1) - f),
+                                 dc * i * (R(1) - g * g), dh * tc * o * (R(1) - o)};
             store(carry_c + j, dc * f, part);
             BPTT_UNROLL
             for (int q = 0; q < 4; ++q) {
@@ -79,8 +81,7 @@ template <class T>
 Kernels<T> lstm_kernels() {
     return kernels_of<Lstm<T>>();
 }
-template Kernels<float> lstm_kernels<float>();
-template Kernels<double> lstm_kernels<double>();
+BPTT_COMPILE(lstm_kernels)
 
 }  // namespace BPTT_ISA
 }  // namespace bptt

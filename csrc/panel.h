@@ -4,6 +4,9 @@
 // that one panel (or a block of KC of its rows) stays in L1 while every lane of the thread passes
 // over it. A tile of R lanes by NR columns is accumulated in registers.
 //
+// In bfloat16, A and W hold two elements of k in a unit of 32 bits, and one instruction multiplies both
+// and adds them to a sum in float.
+//
 // Every element of C is summed in the order of k, whatever R, P or the blocking: a result does
 // not depend on how lanes are split over tiles and threads.
 #pragma once
@@ -12,6 +15,48 @@
 
 namespace bptt {
 namespace BPTT_ISA {
+
+// What the factors of the product are made of.
+template <class T>
+struct Factor {
+    using Unit = T;
+    using Wide = Vec<T>;
+    static constexpr int each = 1;  // elements of k
+    static BPTT_INLINE Wide read(const Unit* p) { return load(p); }
+    static BPTT_INLINE Wide spread(Unit x) { return splat(x); }
+    static BPTT_INLINE void multiply_add(Vec<T>& sum, Wide x, Wide w) { sum += x * w; }
+};
+
+template <>
+struct Factor<bf16> {
+    typedef uint32_t Unit __attribute__((may_alias));  // k below, k + 1 above
+    using Wide = Bits;
+    static constexpr int each = 2;
+    static BPTT_INLINE Wide read(const Unit* p) {
+        Wide w;
+        __builtin_memcpy(&w, p, sizeof w);
+        return w;
+    }
+    static BPTT_INLINE Wide spread(Unit x) { return Wide{} + uint32_t(x); }
+    // A product of two bfloat16 is exact in float, so what is rounded are two sums.
+    static BPTT_INLINE void multiply_add(Vec<float>& sum, Wide x, Wide w) {
+#if defined(__AVX512BF16__)
+        sum = (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)w);
+#else
+        sum += (Vec<float>)(x & 0xffff0000u) * (Vec<float>)(w & 0xffff0000u);
+        sum += (Vec<float>)(x << 16) * (Vec<float>)(w << 16);
+#endif
+    }
+};
+
+template <class T>
+using Unit = typename Factor<T>::Unit;
+
+// Units that hold K elements; the last may be half empty, and then a zero fills it.
+template <class T>
+BPTT_INLINE int64_t units_of(int64_t K) {
+    return (K + Factor<T>::each - 1) / Factor<T>::each;
+}
 
 template <class T>
 struct Tile {
@@ -23,7 +68,7 @@ struct Tile {
     static constexpr int MR = 6;  // 12 accumulators of 16 registers
 #endif
     // Rows of a panel that stay in L1 beside the lanes that stream past: 16 KiB.
-    static constexpr int64_t KC = 16384 / (NR * int64_t(sizeof(T)));
+    static constexpr int64_t KC = 16384 / (NR * int64_t(sizeof(Unit<T>)));
 };
 
 template <class T>
@@ -33,7 +78,7 @@ BPTT_INLINE int64_t panels_of(int64_t n) {
 
 // Columns [0, n) of W, element (k, c) at w[k * sk + c * sn]; missing columns become zeros.
 template <class T>
-void pack_panel(const T* w, int64_t sk, int64_t sn, int64_t K, int64_t n, T* out) {
+void pack_panel(const Real<T>* w, int64_t sk, int64_t sn, int64_t K, int64_t n, Unit<T>* out) {
     constexpr int NR = Tile<T>::NR;
     constexpr int64_t line = 64 / sizeof(T);
     int64_t k = 0;
@@ -63,10 +108,48 @@ void pack_panel(const T* w, int64_t sk, int64_t sn, int64_t K, int64_t n, T* out
         for (int64_t c = 0; c < NR; ++c) out[k * NR + c] = c < n ? w[k * sk + c * sn] : T(0);
 }
 
+// The same from float into units of bfloat16: k counts elements in w and pairs of them in out.
+inline void pack_panel_bf16(const float* w, int64_t sk, int64_t sn, int64_t K, int64_t n, Unit<bf16>* out) {
+    constexpr int NR = Tile<bf16>::NR, L = Tile<bf16>::L;
+    int64_t k = 0;
+    if (n == NR && sn == 1) {
+        for (; k + 2 <= K; k += 2)
+            for (int i = 0; i < 2; ++i) {
+                const Bits low = __builtin_convertvector(narrow(load(w + k * sk + i * L)), Bits);
+                const Bits high = __builtin_convertvector(narrow(load(w + (k + 1) * sk + i * L)), Bits);
+                const Bits both = low | (high << 16);
+                __builtin_memcpy(out + k / 2 * NR + i * L, &both, sizeof both);
+            }
+    } else if (n == NR && sk == 1) {
+        for (; k + L <= K; k += L)
+            for (int c = 0; c < NR; ++c) {
+                const Halves column = narrow(load(w + k + c * sn));
+                Unit<bf16> pairs[L / 2];
+                __builtin_memcpy(pairs, &column, sizeof column);
+                BPTT_UNROLL
+                for (int i = 0; i < L / 2; ++i) out[(k / 2 + i) * NR + c] = pairs[i];
+            }
+    }
+    for (; k < K; k += 2)
+        for (int64_t c = 0; c < NR; ++c) {
+            Vec<float> pair{};
+            for (int i = 0; i < 2; ++i)
+                if (c < n && k + i < K) pair[i] = w[(k + i) * sk + c * sn];
+            const Halves both = narrow(pair);
+            out[k / 2 * NR + c] = uint32_t(both[0]) | uint32_t(both[1]) << 16;
+        }
+}
+
+template <>
+inline void pack_panel<bf16>(const float* w, int64_t sk, int64_t sn, int64_t K, int64_t n, Unit<bf16>* out) {
+    pack_panel_bf16(w, sk, sn, K, n, out);
+}
+
 // c[p][r][:] (+)= sum_k a[r][k] * panel[p][k][:]
 template <class T, int R, int P>
-BPTT_INLINE void tile(const T* a, int64_t lda, const T* panel, int64_t panel_stride, int64_t K,
-                      T* c, int64_t c_stride, bool add) {
+BPTT_INLINE void tile(const Unit<T>* a, int64_t lda, const Unit<T>* panel, int64_t panel_stride, int64_t K,
+                      Real<T>* c, int64_t c_stride, bool add) {
+    using F = Factor<T>;
     constexpr int L = Tile<T>::L, NR = Tile<T>::NR;
     Vec<T> acc[P][R][2];
     BPTT_UNROLL
@@ -77,19 +160,19 @@ BPTT_INLINE void tile(const T* a, int64_t lda, const T* panel, int64_t panel_str
             for (int i = 0; i < 2; ++i)
                 acc[p][r][i] = add ? load(c + p * c_stride + r * NR + i * L) : Vec<T>{};
     for (int64_t k = 0; k < K; ++k) {
-        Vec<T> w[P][2];
+        typename F::Wide w[P][2];
         BPTT_UNROLL
         for (int p = 0; p < P; ++p) {
-            w[p][0] = load(panel + p * panel_stride + k * NR);
-            w[p][1] = load(panel + p * panel_stride + k * NR + L);
+            w[p][0] = F::read(panel + p * panel_stride + k * NR);
+            w[p][1] = F::read(panel + p * panel_stride + k * NR + L);
         }
         BPTT_UNROLL
         for (int r = 0; r < R; ++r) {
-            const Vec<T> x = splat(a[r * lda + k]);
+            const typename F::Wide x = F::spread(a[r * lda + k]);
             BPTT_UNROLL
             for (int p = 0; p < P; ++p) {
-                acc[p][r][0] += x * w[p][0];
-                acc[p][r][1] += x * w[p][1];
+                F::multiply_add(acc[p][r][0], x, w[p][0]);
+                F::multiply_add(acc[p][r][1], x, w[p][1]);
             }
         }
     }
@@ -103,8 +186,8 @@ BPTT_INLINE void tile(const T* a, int64_t lda, const T* panel, int64_t panel_str
 
 // Chooses the instance for `rows` lanes (1 .. MR) at run time.
 template <class T, int P, int R = Tile<T>::MR>
-BPTT_INLINE void tile_rows(int64_t rows, const T* a, int64_t lda, const T* panel,
-                           int64_t panel_stride, int64_t K, T* c, int64_t c_stride, bool add) {
+BPTT_INLINE void tile_rows(int64_t rows, const Unit<T>* a, int64_t lda, const Unit<T>* panel,
+                           int64_t panel_stride, int64_t K, Real<T>* c, int64_t c_stride, bool add) {
     if constexpr (R > 1) {
         if (rows < R) {
             tile_rows<T, P, R - 1>(rows, a, lda, panel, panel_stride, K, c, c_stride, add);
@@ -115,15 +198,15 @@ BPTT_INLINE void tile_rows(int64_t rows, const T* a, int64_t lda, const T* panel
 }
 
 // c[p][r][:] = sum_k a[r][k] * panel[p][k][:] for `panels` panels one after the other.
-// c has c_stride elements between panels and NR between lanes.
+// c has c_stride elements between panels and NR between lanes; lda and K count units.
 template <class T>
-__attribute__((noinline)) void multiply(const T* a, int64_t lda, int64_t rows, const T* packed,
-                                        int64_t panels, int64_t K, T* c, int64_t c_stride) {
+__attribute__((noinline)) void multiply(const Unit<T>* a, int64_t lda, int64_t rows, const Unit<T>* packed,
+                                        int64_t panels, int64_t K, Real<T>* c, int64_t c_stride) {
     constexpr int MR = Tile<T>::MR, NR = Tile<T>::NR;
     const int64_t panel_stride = K * NR;
     for (int64_t k = 0; k < K; k += Tile<T>::KC) {
         const int64_t depth = K - k < Tile<T>::KC ? K - k : Tile<T>::KC;
-        const T* w = packed + k * NR;
+        const Unit<T>* w = packed + k * NR;
         int64_t p = 0;
         // One to three lanes fill too few registers to hide the latency of the multiply-add:
         // take several panels at a time.

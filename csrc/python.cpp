@@ -12,6 +12,7 @@
 #include <initializer_list>
 #include <optional>
 #include <string>
+#include <type_traits>
 
 #include "kernels.h"
 #include "owned_stream.h"
@@ -55,13 +56,15 @@ void need(std::initializer_list<Ptr> addresses) {
 
 template <class T>
 struct Binding {
+    using R = bptt::Real<T>;
+
     static void forward(int cell, const Problem& p, Ptr xp, int64_t ldx, Ptr tokens, Ptr b_ih, Ptr b_hh,
                         Ptr w_hh, Ptr h0, Ptr c0, Ptr y, Ptr saved, int64_t lds, Ptr hn,
                         Ptr cn, Ptr work) {
         if (p.T && p.B) need({xp, w_hh, y, hn, work});
         bptt::kernels<T>(cell_of(cell)).forward(
-            p, {at<T>(xp), ldx, at<int64_t>(tokens), at<T>(b_ih), at<T>(b_hh), at<T>(w_hh), nullptr,
-                at<T>(h0), at<T>(c0), at<T>(y), at<T>(saved), lds, at<T>(hn), at<T>(cn), at<void>(work)});
+            p, {at<T>(xp), ldx, at<int64_t>(tokens), at<R>(b_ih), at<R>(b_hh), at<R>(w_hh), nullptr,
+                at<R>(h0), at<R>(c0), at<void>(y), at<T>(saved), lds, at<R>(hn), at<R>(cn), at<void>(work)});
     }
 
     static void backward(int cell, const Problem& p, Ptr dy, int64_t dy_step, int64_t dy_lane, Ptr dhn,
@@ -69,8 +72,8 @@ struct Binding {
                          Ptr dc0, Ptr db, Ptr norms, Ptr work) {
         if (p.T && p.B) need({saved, w_hh, dz, work});
         bptt::kernels<T>(cell_of(cell)).backward(
-            p, {at<T>(dy), dy_step, dy_lane, at<T>(dhn), at<T>(dcn), at<T>(saved), lds, at<T>(h0),
-                at<T>(c0), at<T>(w_hh), at<T>(dz), at<T>(dh0), at<T>(dc0), at<T>(db), at<T>(norms),
+            p, {at<void>(dy), dy_step, dy_lane, at<R>(dhn), at<R>(dcn), at<T>(saved), lds, at<R>(h0),
+                at<R>(c0), at<R>(w_hh), at<T>(dz), at<R>(dh0), at<R>(dc0), at<R>(db), at<R>(norms),
                 at<void>(work)});
     }
 
@@ -80,7 +83,7 @@ struct Binding {
 
     static void scatter_add(const Problem& p, Ptr tokens, Ptr rows, int64_t ld, int64_t width, Ptr table) {
         if (p.T && p.B) need({tokens, rows, table});
-        bptt::scatter_add<T>(p, at<int64_t>(tokens), at<T>(rows), ld, width, at<T>(table));
+        bptt::scatter_add<T>(p, at<int64_t>(tokens), at<T>(rows), ld, width, at<R>(table));
     }
 
     using Stream = bptt::OwnedStream<T>;
@@ -165,7 +168,7 @@ struct Binding {
             "norms"_a, "work"_a);
         def("workspace", &workspace);
         def("scatter_add", &scatter_add);
-        define_stream(m, suffix);
+        if constexpr (!std::is_same_v<T, bptt::bf16>) define_stream(m, suffix);
     }
 };
 
@@ -237,7 +240,17 @@ NB_MODULE(_native, m) {
              });
     Binding<float>::define(m, "_f32");
     Binding<double>::define(m, "_f64");
+    Binding<bptt::bf16>::define(m, "_bf16");
     m.def("unpack_sizes", &unpack_sizes);
+    m.def(
+        "dropout",
+        [](Ptr x, Ptr y, int64_t n, uint32_t threshold, uint64_t key, int threads) {
+            if (n < 0 || threads < 1 || threshold > 65535)
+                refuse("n >= 0, threads >= 1 and a threshold of 16 bits", std::to_string(threshold),
+                       "use bptt.ops.dropout");
+            if (n) need({x, y}), bptt::dropout(at<float>(x), at<float>(y), n, threshold, key, threads);
+        },
+        nb::call_guard<nb::gil_scoped_release>());
     m.def("bad_token", &bad_token);
     const auto none = [](const char* name) { return nb::arg(name).none(); };
     m.def("step", &step, "cell"_a, "layers"_a, "own"_a, "threads"_a, "grad"_a, "x"_a, none("h0"), none("c0"));
@@ -245,4 +258,5 @@ NB_MODULE(_native, m) {
           "saved"_a, "needs"_a, "x"_a, none("h0"), none("c0"), "weights"_a);
     m.attr("isa") = bptt::isa();
     m.attr("isas") = bptt::isas();
+    m.attr("multiplies_bf16") = bptt::multiplies_bf16();
 }

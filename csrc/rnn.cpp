@@ -7,7 +7,9 @@ namespace BPTT_ISA {
 template <class Element, bool Relu>
 struct Rnn {
     using T = Element;
+    using R = Real<T>;
     static constexpr Cell kind = Relu ? Cell::rnn_relu : Cell::rnn_tanh;
+    using Y = typename OutputOf<T, kind>::type;
 
     template <bool All>
     static void epilogue(ForwardLanes<T>& s, int64_t t, int64_t live, const Units<T>& u) {
@@ -16,29 +18,29 @@ struct Rnn {
             const int64_t b = s.slice.lane[r];
             const T* x = s.input(t, b) + u.j;
             const int64_t row = s.p.row(t, b);
-            T* y = s.f.y + s.p.output_row(t, b) * s.p.H + u.j;
+            Y* y = static_cast<Y*>(s.f.y) + s.p.output_row(t, b) * s.p.H + u.j;
             T* saved = s.f.saved ? s.f.saved + row * s.f.lds + u.j : nullptr;
             BPTT_UNROLL
             for (int i = 0; i < 2; ++i) {
                 const auto part = inside<All>(u, i);
                 const Vec<T> z = load(u.product + r * NR + i * L) + load(x + i * L, part) +
                                  load(s.bias + u.j + i * L);
-                const Vec<T> h = Relu ? relu<T>(z) : tanh<T>(z);
+                const Vec<T> h = Relu ? relu<R>(z) : tanh<R>(z);
                 if (saved) store(saved + i * L, h, part);
                 store(y + i * L, h, part);
-                store(s.next + r * s.ld + u.j + i * L, h);
+                s.keep(r, u.j + i * L, h, part);
             }
         }
     }
 
     // dz = dh act'(z), written in terms of h = act(z)
     template <bool Bias>
-    static void dz_lane(BackwardLanes<T>& s, const LaneStep<T>& lane) {
+    static void dz_lane(BackwardLanes<T>& s, const LaneStep<T, Y>& lane) {
         const T* saved = s.f.saved + lane.row * s.f.lds;
         by_vector<T>(s.p.H, [&](int64_t j, auto part) {
             const Vec<T> h = load(saved + j, part);
             const Vec<T> dh = load(lane.dy + j, part) + load(lane.carry + j, part);
-            const Vec<T> dz = Relu ? (h <= T(0) ? Vec<T>{} : dh) : dh * (T(1) - h * h);
+            const Vec<T> dz = Relu ? (h <= R(0) ? Vec<T>{} : dh) : dh * (R(1) - h * h);
             store(lane.dz + j, dz, part);
             store(lane.a + j, dz, part);
             if (Bias) store(lane.db + j, load(lane.db + j, part) + dz, part);
@@ -54,10 +56,8 @@ template <class T>
 Kernels<T> rnn_relu_kernels() {
     return kernels_of<Rnn<T, true>>();
 }
-template Kernels<float> rnn_tanh_kernels<float>();
-template Kernels<double> rnn_tanh_kernels<double>();
-template Kernels<float> rnn_relu_kernels<float>();
-template Kernels<double> rnn_relu_kernels<double>();
+BPTT_COMPILE(rnn_tanh_kernels)
+BPTT_COMPILE(rnn_relu_kernels)
 
 }  // namespace BPTT_ISA
 }  // namespace bptt

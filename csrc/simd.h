@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "kernels.h"
+
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -74,6 +76,15 @@ struct Simd<double> {
         0.0000248015052714997062641,  0.000002755740753004022721869, 2.762603869676649878011e-7,
         2.505377988413046119287e-8};
 };
+
+// bfloat16 is computed in float, whatever lies in memory.
+template <>
+struct Simd<bf16> : Simd<float> {};
+
+template <class T>
+constexpr bool is_bf16 = false;
+template <>
+constexpr bool is_bf16<bf16> = true;
 
 template <class T>
 using Vec = typename Simd<T>::V;
@@ -189,6 +200,43 @@ BPTT_INLINE void store(float* p, Vec<float> v, Part part) {
 }
 #endif
 
+// bfloat16 in memory, float in registers. Rounded to the nearest, halves to even; NaN stays NaN; numbers
+// too small for a normal float become zero: what the instruction does.
+typedef uint32_t Bits __attribute__((vector_size(vector_bytes)));
+typedef uint16_t Halves __attribute__((vector_size(vector_bytes / 2)));
+
+BPTT_INLINE Vec<float> widen(Halves h) { return (Vec<float>)(__builtin_convertvector(h, Bits) << 16); }
+
+BPTT_INLINE Halves narrow(Vec<float> v) {
+#if defined(__AVX512BF16__)
+    return (Halves)_mm512_cvtneps_pbh((__m512)v);
+#else
+    const Bits u = (Bits)v, magnitude = u & 0x7fffffffu;
+    const Bits rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    const Bits kept = magnitude > 0x7f800000u ? (u >> 16) | 0x40u : rounded;
+    return __builtin_convertvector(magnitude < 0x00800000u ? (u >> 16) & 0x8000u : kept, Halves);
+#endif
+}
+
+BPTT_INLINE Vec<float> load(const bf16* p, Whole = {}) {
+    Halves h;
+    __builtin_memcpy(&h, p, sizeof h);
+    return widen(h);
+}
+BPTT_INLINE void store(bf16* p, Vec<float> v, Whole = {}) {
+    const Halves h = narrow(v);
+    __builtin_memcpy(p, &h, sizeof h);
+}
+BPTT_INLINE Vec<float> load(const bf16* p, Part part) {
+    Halves h{};
+    for (int i = 0; i < part.n; ++i) h[i] = p[i].bits;
+    return widen(h);
+}
+BPTT_INLINE void store(bf16* p, Vec<float> v, Part part) {
+    const Halves h = narrow(v);
+    for (int i = 0; i < part.n; ++i) p[i].bits = h[i];
+}
+
 // Comparisons with NaN are false, so both keep a NaN in v.
 template <class V>
 BPTT_INLINE V at_most(V v, V limit) {
@@ -219,6 +267,19 @@ BPTT_INLINE void reduce_exp(Vec<T> x, Vec<T>& scale, Vec<T>& p) {
     scale = (Vec<T>)((bits << S::mantissa) + (I{} + ((decltype(bits[0] + 0))S::bias << S::mantissa)));
 }
 
+// a / d for d >= 1, to a unit or two in the last place. A division of 64 bytes takes as long as a
+// gate's whole polynomial; an estimate to 14 bits and one step of Newton's take a quarter of it.
+template <class T>
+BPTT_INLINE Vec<T> quotient(Vec<T> a, Vec<T> d) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) {
+        const Vec<T> r = (Vec<T>)_mm512_rcp14_ps((__m512)d), q = a * r;
+        return q + r * (a - q * d);
+    }
+#endif
+    return a / d;
+}
+
 // Error: a few units in the last place for every x; NaN gives NaN. Zero exactly from where exp(-x)
 // is infinite: an infinite state times a closed gate is NaN, and a gate that never closes would hide it.
 template <class T>
@@ -226,7 +287,7 @@ BPTT_INLINE Vec<T> sigmoid(Vec<T> x) {
     Vec<T> scale, p;
     const Vec<T> limit = splat(Simd<T>::largest);
     reduce_exp<T>(at_least(at_most(-x, limit), -limit), scale, p);
-    const Vec<T> s = T(1) / (scale * p + scale + T(1));
+    const Vec<T> s = quotient<T>(splat(T(1)), scale * p + scale + T(1));
     return x < -splat(Simd<T>::overflow) ? Vec<T>{} : s;
 }
 
@@ -239,7 +300,7 @@ BPTT_INLINE Vec<T> tanh(Vec<T> x) {
     Vec<T> scale, p;
     reduce_exp<T>(magnitude + magnitude, scale, p);
     const Vec<T> e = scale * p + (scale - T(1));
-    return (Vec<T>)((I)(e / (e + T(2))) | sign);
+    return (Vec<T>)((I)quotient<T>(e, e + T(2)) | sign);
 }
 
 template <class T>

@@ -1,11 +1,26 @@
 // The gradient of a table of projected tokens: row i of dz is added to row token[i] of the table.
 #include "kernels.h"
 
+#include <cstring>
+
 namespace bptt {
+
+namespace {
+
+float wide(float x) { return x; }
+double wide(double x) { return x; }
+float wide(bf16 x) {
+    const uint32_t bits = uint32_t(x.bits) << 16;
+    float out;
+    std::memcpy(&out, &bits, sizeof out);
+    return out;
+}
+
+}  // namespace
 
 template <class T>
 void scatter_add(const Problem& p, const int64_t* tokens, const T* rows, int64_t ld, int64_t width,
-                 T* table) {
+                 Real<T>* table) {
     // Threads share out the columns, not the rows: no two write the same element, and every
     // element is summed in the order of time.
     const int64_t line = 64 / int64_t(sizeof(T));
@@ -23,13 +38,14 @@ void scatter_add(const Problem& p, const int64_t* tokens, const T* rows, int64_t
             for (int64_t b = 0; b < p.B; ++b) {
                 if (t >= p.length(b)) continue;
                 const T* from = rows + p.row(t, b) * ld;
-                T* to = table + tokens[t * p.B + b] * width;
-                for (int64_t j = begin; j < end; ++j) to[j] += from[j];
+                Real<T>* to = table + tokens[t * p.B + b] * width;
+                for (int64_t j = begin; j < end; ++j) to[j] += wide(from[j]);
             }
     }
 }
 
 template void scatter_add(const Problem&, const int64_t*, const float*, int64_t, int64_t, float*);
+template void scatter_add(const Problem&, const int64_t*, const bf16*, int64_t, int64_t, float*);
 template void scatter_add(const Problem&, const int64_t*, const double*, int64_t, int64_t, double*);
 
 }  // namespace bptt

@@ -32,6 +32,32 @@ long passed = 0;
     std::_Exit(1);  // no destructors: a report of leaks would only hide the cause
 }
 
+// Elements from and to double, whatever is stored.
+template <class E>
+struct Stored {
+    static E from(double x) { return E(x); }
+    static double wide(E x) { return double(x); }
+};
+template <>
+struct Stored<bptt::bf16> {
+    static bptt::bf16 from(double x) {
+        const float f = float(x);
+        uint32_t bits;
+        std::memcpy(&bits, &f, sizeof bits);
+        return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+    }
+    static double wide(bptt::bf16 x) {
+        const uint32_t bits = uint32_t(x.bits) << 16;
+        float f;
+        std::memcpy(&f, &bits, sizeof f);
+        return double(f);
+    }
+};
+template <class E>
+double wide(E x) {
+    return Stored<E>::wide(x);
+}
+
 // Where buffers lie. AddressSanitizer sees one element too many on the heap, but not where masked
 // vector intrinsics go; a page that may not be touched stops those too. One element off the
 // allocator's alignment shows an aligned load that should not be one.
@@ -60,13 +86,17 @@ public:
         std::memset(p_, 0xff, bytes);  // NaN; or -1
     }
     Buffer(int64_t n, double scale) : Buffer(n) {
-        for (int64_t i = 0; i < n; ++i) p_[i] = T(scale * uniform());
+        for (int64_t i = 0; i < n; ++i) p_[i] = Stored<T>::from(scale * uniform());
     }
 
     operator T*() const { return p_; }
     int64_t size() const { return n_; }
     // The values in double; an option left out reads as `n` zeros.
-    Doubles doubles(int64_t n) const { return p_ ? Doubles(p_, p_ + n_) : Doubles(size_t(n), 0.0); }
+    Doubles doubles(int64_t n) const {
+        Doubles out(size_t(p_ ? n_ : n), 0.0);
+        for (int64_t i = 0; p_ && i < n_; ++i) out[size_t(i)] = wide(p_[i]);
+        return out;
+    }
 
 private:
     T* p_ = nullptr;

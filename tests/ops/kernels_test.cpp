@@ -22,10 +22,13 @@ using namespace bptt;
 
 namespace {
 
-// Each step adds some K + 16 roundings of terms of order one, and hands its error on.
+// Each step adds some K + 16 roundings of terms of order one, and hands its error on. In bfloat16 the
+// factors are what is rounded: the errors of a sum's terms are of either sign, and its weights of order
+// 1 / sqrt(K).
 template <class T>
-double tolerance(int64_t steps, int64_t K) {
-    return double(std::numeric_limits<T>::epsilon()) * double(steps) * double(K + 16);
+double tolerance(int64_t steps, [[maybe_unused]] int64_t K) {
+    if constexpr (sizeof(T) == 2) return 0x1p-8 * 2 * double(steps + 1);
+    else return double(std::numeric_limits<T>::epsilon()) * double(steps) * double(K + 16);
 }
 
 void same(const char* what, int64_t at, double got, double want, double tolerance) {
@@ -39,7 +42,7 @@ void same(const char* what, int64_t at, double got, double want, double toleranc
 template <class T>
 void same_all(const char* what, const Buffer<T>& got, const Doubles& want, double tolerance) {
     if (!got) return;  // left out
-    for (int64_t i = 0; i < int64_t(want.size()); ++i) same(what, i, double(got[i]), want[i], tolerance);
+    for (int64_t i = 0; i < int64_t(want.size()); ++i) same(what, i, wide(got[i]), want[i], tolerance);
 }
 
 const char* const cell_names[] = {"rnn_tanh", "rnn_relu", "gru", "lstm"};
@@ -111,9 +114,10 @@ void check_step(Cell cell, int64_t B, int64_t I, int64_t H) {
     ++passed;
 }
 
-// One layer, forward and backward, under options drawn at random.
-template <class E>
+// One layer, forward and backward, under options drawn at random. E is stored, Y comes out.
+template <class E, class Y>
 void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
+    using R = Real<E>;
     const int64_t G = gates_of(cell), S = saved_of(cell), D = dz_of(cell), V = 3;
     const bool lstm = cell == Cell::lstm, batch_major = coin();
     const bool with_lengths = coin(), with_reset = coin(), with_cut = coin(), with_tokens = coin();
@@ -127,7 +131,7 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     std::snprintf(text, sizeof text,
                   "%s %s T=%d B=%d H=%d threads=%d place=%d lengths=%d reset=%d cut=%d reverse=%d tokens=%d "
                   "saved=%d packed=%d in_place=%d batch_major=%d starts=%d",
-                  sizeof(E) == 4 ? "float" : "double", cell_names[int(cell)], int(T), int(B), int(H), threads,
+                  sizeof(E) == 2 ? "bf16" : sizeof(E) == 4 ? "float" : "double", cell_names[int(cell)], int(T), int(B), int(H), threads,
                   place, with_lengths, with_reset, with_cut, p.reverse, with_tokens, keep, packed, in_place,
                   batch_major, with_starts);
     running = text;
@@ -143,10 +147,10 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
         lengths[0] = T;  // packed rows have no step without a lane
     }
     for (int64_t b = 0; b < lengths.size(); ++b) ref.lengths[b] = lengths[b];
-    int64_t R = with_starts ? 0 : T * B;  // rows in memory
+    int64_t N = with_starts ? 0 : T * B;  // rows in memory
     for (int64_t t = 0; t < starts.size(); ++t) {
-        starts[t] = R;
-        for (int64_t b = 0; b < B; ++b) R += lengths[b] > t;
+        starts[t] = N;
+        for (int64_t b = 0; b < B; ++b) N += lengths[b] > t;
     }
     for (int64_t i = 0; i < reset.size(); ++i) ref.reset[i] = reset[i] = below(3) == 0;
     for (int64_t i = 0; i < cut.size(); ++i) ref.cut[i] = cut[i] = below(3) == 0;
@@ -162,25 +166,25 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     // columns between rows; tokens in padding stay -1.
     const int64_t gap = below(2) * 3;
     const int64_t lds = S * H + gap, ldx = !in_place ? G * H + gap : keep ? lds : H;
-    const int64_t rows = with_tokens ? V : R;
+    const int64_t rows = with_tokens ? V : N;
     Buffer<E> x((rows - 1) * ldx + (in_place && keep ? S : G) * H);
     ref.xp.assign(size_t(T * B * G * H), 0);
     for (int64_t r = 0; with_tokens && r < V; ++r)
-        for (int64_t j = 0; j < G * H; ++j) x[r * ldx + j] = E(uniform());
+        for (int64_t j = 0; j < G * H; ++j) x[r * ldx + j] = Stored<E>::from(uniform());
     for (int64_t i = 0; i < T * B; ++i) {
         if (!live(i)) continue;
         const int64_t r = with_tokens ? tokens[i] = below(V) : row(i);
         for (int64_t j = 0; j < G * H; ++j) {
-            if (!with_tokens) x[r * ldx + j] = E(uniform());
-            ref.xp[i * G * H + j] = double(x[r * ldx + j]);
+            if (!with_tokens) x[r * ldx + j] = Stored<E>::from(uniform());
+            ref.xp[i * G * H + j] = wide(x[r * ldx + j]);
         }
     }
 
     const Kernels<E>& k = kernels<E>(cell);
-    const Buffer<E> w(G * H * H, 1.2 / std::sqrt(double(H)));
-    const Buffer<E> b_ih(coin() ? G * H : 0, 0.5), b_hh(coin() ? G * H : 0, 0.5);
-    const Buffer<E> h0(coin() ? B * H : 0, 1), c0(lstm && coin() ? B * H : 0, 1);
-    const Buffer<E> panels(packed ? int64_t(k.packed_size(H)) : 0);
+    const Buffer<R> w(G * H * H, 1.2 / std::sqrt(double(H)));
+    const Buffer<R> b_ih(coin() ? G * H : 0, 0.5), b_hh(coin() ? G * H : 0, 0.5);
+    const Buffer<R> h0(coin() ? B * H : 0, 1), c0(lstm && coin() ? B * H : 0, 1);
+    const Buffer<R> panels(packed ? int64_t(k.packed_size(H)) : 0);
     if (packed) k.pack(H, w, b_ih, b_hh, panels, threads);
     ref.w = w.doubles(0);
     ref.b_ih = b_ih.doubles(G * H);
@@ -189,11 +193,11 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     ref.c0 = c0.doubles(B * H);
     ref.forward();
 
-    const Buffer<E> y_own(in_place && !keep ? 0 : R * H);
-    const Buffer<E> saved_own(keep && !in_place ? (R - 1) * lds + S * H : 0);
-    E* const y = in_place && !keep ? x : y_own;
+    const Buffer<Y> y_own(in_place && !keep ? 0 : N * H);
+    const Buffer<E> saved_own(keep && !in_place ? (N - 1) * lds + S * H : 0);
+    Y* const y = in_place && !keep ? reinterpret_cast<Y*>(x + 0) : y_own;
     E* const saved = in_place && keep ? x : saved_own;
-    const Buffer<E> hn(B * H), cn(lstm ? B * H : 0);
+    const Buffer<R> hn(B * H), cn(lstm ? B * H : 0);
     {
         const Buffer<uint8_t> work(int64_t(k.workspace(p, false)));
         Forward<E> f{x, ldx, tokens, b_ih, b_hh, w, nullptr, h0, c0, y, saved, lds, hn, cn, work};
@@ -206,39 +210,40 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     for (int64_t i = 0; i < T * B; ++i) {
         if (with_starts && !live(i)) continue;
         for (int64_t j = 0; j < H; ++j)
-            same("y", i * H + j, double(y[y_row(i) * H + j]), ref.y[i * H + j], near);
+            same("y", i * H + j, wide(y[y_row(i) * H + j]), ref.y[i * H + j], near);
         for (int64_t j = 0; saved && live(i) && j < S * H; ++j)
-            same("saved", i * S * H + j, double(saved[row(i) * lds + j]), ref.saved[i * S * H + j], near);
+            same("saved", i * S * H + j, wide(saved[row(i) * lds + j]), ref.saved[i * S * H + j], near);
     }
-    for (int64_t r = 0; saved && r + 1 < R; ++r)
+    for (int64_t r = 0; saved && r + 1 < N; ++r)
         for (int64_t j = S * H; j < lds; ++j)
-            if (!std::isnan(saved[r * lds + j])) fail("forward wrote between the rows of saved");
+            if (!std::isnan(wide(saved[r * lds + j]))) fail("forward wrote between the rows of saved");
     ++passed;
     if (!keep) return;
 
     // dy may have its steps and lanes in either order, whatever the order of y.
     const bool swapped = coin();
-    const Buffer<E> dy(below(4) ? R * H : 0);
+    const Buffer<Y> dy(below(4) ? N * H : 0);
     const int64_t dy_step = (swapped || with_starts ? 1 : B) * H, dy_lane = (swapped ? T : 1) * H;
     const auto dy_row = [&](int64_t i) {
         return with_starts ? row(i) * H : i / B * dy_step + i % B * dy_lane;
     };
     for (int64_t i = 0; i < T * B; ++i)
         for (int64_t j = 0; dy && live(i) && j < H; ++j)
-            ref.dy[i * H + j] = double(dy[dy_row(i) + j] = E(uniform()));
-    const Buffer<E> dhn(coin() ? B * H : 0, 1), dcn(lstm && coin() ? B * H : 0, 1);
+            ref.dy[i * H + j] = wide(dy[dy_row(i) + j] = Stored<Y>::from(uniform()));
+    const Buffer<R> dhn(coin() ? B * H : 0, 1), dcn(lstm && coin() ? B * H : 0, 1);
     ref.dhn = dhn.doubles(B * H);
     ref.dcn = dcn.doubles(B * H);
     // relu has a kink: beside it, rounding decides the side, and forward's word counts.
     for (int64_t i = 0; cell == Cell::rnn_relu && i < T * B * H; ++i)
-        if (live(i / H)) ref.y[i] = double(y[y_row(i / H) * H + i % H]);
+        if (live(i / H)) ref.y[i] = wide(y[y_row(i / H) * H + i % H]);
     ref.backward();
     // The output is the caller's by now: backward must not look at it.
-    for (int64_t i = 0; i < R * H; ++i) y[i] = std::numeric_limits<E>::quiet_NaN();
+    std::memset(y, 0xff, size_t(N * H) * sizeof(Y));
 
     const bool initial = coin();
-    const Buffer<E> dz(R * D * H), dh0(initial ? B * H : 0), dc0(initial && lstm ? B * H : 0);
-    const Buffer<E> db(coin() ? D * H : 0), norms(coin() ? T * B : 0);
+    const Buffer<E> dz(N * D * H);
+    const Buffer<R> dh0(initial ? B * H : 0), dc0(initial && lstm ? B * H : 0);
+    const Buffer<R> db(coin() ? D * H : 0), norms(coin() ? T * B : 0);
     {
         const Buffer<uint8_t> work(int64_t(k.workspace(p, true)));
         k.backward(p, {dy, dy_step, dy_lane, dhn, dcn, saved, lds, h0, c0, w, dz, dh0, dc0, db, norms, work});
@@ -249,7 +254,7 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     same_all("db", db, ref.db, near * double(B));
     for (int64_t i = 0; i < T * B; ++i)
         for (int64_t j = 0; (live(i) || !with_starts) && j < D * H; ++j)
-            same("dz", i * D * H + j, double(dz[row(i) * D * H + j]), ref.dz[i * D * H + j], near);
+            same("dz", i * D * H + j, wide(dz[row(i) * D * H + j]), ref.dz[i * D * H + j], near);
     ++passed;
 }
 
@@ -289,15 +294,17 @@ void check_scatter(int64_t T, int64_t B, int64_t width, int threads, bool with_l
     running = "scatter_add width=" + std::to_string(width) + " threads=" + std::to_string(threads);
     const int64_t V = 5, ld = width + 2;
     const Buffer<int64_t> lengths(with_lengths ? B : 0), tokens(T * B);
-    const Buffer<E> rows((T * B - 1) * ld + width, 1), table(V * width, 1);
+    using R = Real<E>;
+    const Buffer<E> rows((T * B - 1) * ld + width, 1);
+    const Buffer<R> table(V * width, 1);
     for (int64_t b = 0; b < lengths.size(); ++b) lengths[b] = 1 + below(T);
     const Problem p{T, B, 1, 1, T, lengths, nullptr, nullptr, false, threads};
-    std::vector<E> want(table + 0, table + V * width);
+    std::vector<R> want(table + 0, table + V * width);
     for (int64_t i = 0; i < T * B; ++i) {
         if (i / B >= p.length(i % B)) continue;  // the token of padding stays -1
         tokens[i] = below(V);
         for (int64_t j = 0; j < width; ++j)
-            want[tokens[i] * width + j] += rows[p.row(i / B, i % B) * ld + j];
+            want[tokens[i] * width + j] += R(wide(rows[p.row(i / B, i % B) * ld + j]));
     }
     scatter_add<E>(p, tokens, rows, ld, width, table);
     // The order of the sums is promised, so every bit is.
@@ -383,13 +390,23 @@ void check_stream(Cell lower, Cell upper, int64_t B, bool with_tokens) {
 constexpr Cell all_cells[] = {Cell::rnn_tanh, Cell::rnn_relu, Cell::gru, Cell::lstm};
 
 template <class E>
-void check_all() {
+void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
+    if (cell == Cell::gru) check_layer<E, typename OutputOf<E, Cell::gru>::type>(cell, T, B, H);
+    else check_layer<E, E>(cell, T, B, H);
+}
+
+template <class E>
+void check_steps() {
     for (place = 0; place < places; ++place)
-        for (int cell = 0; cell < 4; ++cell)
+        for (Cell cell : all_cells)
             for (int64_t H : {1, 5, 16, 33, 64, 70})
-                for (int64_t B : {1, 3, 5, 25}) check_step<E>(Cell(cell), B, 1 + below(40), H);
+                for (int64_t B : {1, 3, 5, 25}) check_step<E>(cell, B, 1 + below(40), H);
     place = heap;
-    for (place = 0; place < places; ++place) {
+}
+
+template <class E>
+void check_layers() {
+    for (place = 0; place < places; ++place)
         for (Cell cell : all_cells) {
             for (int64_t T : {1, 2, 5})
                 for (int64_t B : {1, 5, 6, 7, 13})
@@ -399,17 +416,56 @@ void check_all() {
             // packed by several threads, and its products go over a panel in more than one part.
             for (int i = 0; i < 8; ++i) check_layer<E>(cell, 9, 13, 64 + i);
             check_layer<E>(cell, 2, 5, cell == Cell::gru ? 272 : cell == Cell::lstm ? 232 : 456);
+        }
+}
+
+template <class E>
+void check_streams() {
+    for (place = 0; place < places; ++place) {
+        for (Cell cell : all_cells)
             for (Cell upper : all_cells)
                 for (bool with_tokens : {false, true})
                     check_stream<E>(cell, upper, 1 + below(3), with_tokens);
-        }
         for (int64_t N : {1, 7, 8, 16, 17, 33, 130})
             for (int64_t K : {1, 2, 9, 48, 600}) check_product<E>(N, K);
+    }
+}
+
+template <class E>
+void check_scatters() {
+    for (place = 0; place < places; ++place)
         for (int threads : {1, 2, 3})
             for (bool with_lengths : {false, true})
                 for (int64_t width : {1, 7, 16, 33, 1100})
                     check_scatter<E>(19, 13, width, threads, with_lengths);
-    }
+}
+
+// What is kept is scaled, what is dropped is zero, and threads change neither. That the mask is the key's is
+// compared in Python, with the generator as its paper writes it.
+void check_dropouts() {
+    for (place = 0; place < places; ++place)
+        for (int64_t n : {1, 7, 16, 63, 64, 65, 200, 70001}) {
+            running = "dropout n=" + std::to_string(n);
+            const Buffer<float> x(n, 1), once(n);
+            dropout(x, once, n, 16384, 12345, 1);
+            for (int threads : {2, 3}) {
+                const Buffer<float> y(n);
+                dropout(x, y, n, 16384, 12345, threads);
+                for (int64_t i = 0; i < n; ++i) {
+                    same("y", i, double(y[i]), double(once[i]), 0);
+                    if (y[i] != 0) same("kept", i, double(y[i]), double(x[i]) * 4 / 3, 1e-6);
+                }
+            }
+            ++passed;
+        }
+}
+
+template <class E>
+void check_all() {
+    check_steps<E>();
+    check_layers<E>();
+    check_streams<E>();
+    check_scatters<E>();
 }
 
 }  // namespace
@@ -422,5 +478,8 @@ int main(int argc, char** argv) {
     }
     check_all<float>();
     check_all<double>();
+    check_layers<bf16>();
+    check_scatters<bf16>();
+    check_dropouts();
     std::printf("%ld passed, 0 failed\n", passed);
 }

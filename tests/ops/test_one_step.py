@@ -207,6 +207,23 @@ def test_second_derivatives_and_batches_of_cotangents(kind, first):
     assert torch.autograd.gradgradcheck(call, (x,))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_of_cotangents_do_not_ask_where_backward_stands(kind):
+    _, ours = pair(kind, num_layers=2)
+    y = ours(torch.randn(1, B, I))[0]
+    dy = torch.randn(2, *y.shape)
+
+    def gradients():
+        return torch.autograd.grad(
+            y, list(ours.parameters()), dy, retain_graph=True, is_grads_batched=True
+        )
+
+    wanted = gradients()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for found, expected in zip(gradients(), wanted, strict=True):
+            assert torch.equal(found, expected)
+
+
 class Counted(TorchDispatchMode):
     """Counts the recurrence's operator."""
 

@@ -128,13 +128,19 @@ def test_layers_compile_without_graph_breaks(kind):
     assert_close(results[1], results[0], 1e-6)
 
 
-def test_autocast_runs_the_kernel_in_single_precision():
+def test_autocast_runs_the_kernel_in_single_precision(monkeypatch):
+    # As on every processor without fast products in bfloat16.
+    monkeypatch.setattr("bptt.ops.native.seam.multiplies_bf16", lambda: False)
     layer, x = bptt.nn.GRU(I, H), torch.randn(T, B, I)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y, _ = layer(x.bfloat16())
     # Rounded once, at the end, and to torch's dtype.
     assert_close(y, layer(x.bfloat16().float())[0].bfloat16(), 0.0)
     assert ops.backend().runs == "native"
+    assert "in float32 under autocast" not in ops.backend().why
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        layer(x)
+        assert "in float32 under autocast" in ops.backend().why
 
 
 def test_backend_says_which_and_why():

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bptt import nn as layers_of
+from bptt import ops
 from bptt.data import RandomChunks, Stream, Vocabulary
 from bptt.errors import ArgumentError, NonFiniteError, optional, real, whole
 from bptt.models.window import check_dropout, check_sizes, check_tokens
@@ -114,7 +115,7 @@ class LanguageModel(nn.Module):
         h, carry = self.recurrent.forward_tokens(
             tokens, self.embedding.weight, carry, reset=reset, lengths=lengths
         )
-        return self.output(F.dropout(h, self.dropout, self.training)), carry
+        return self.output(ops.dropout(h, self.dropout, self.training)), carry
 
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:

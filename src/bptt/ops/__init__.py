@@ -6,9 +6,11 @@ linear recurrences. Streams call the kernels themselves, one step at a time.
 """
 
 from bptt.ops.backend import Backend, backend, set_backend
+from bptt.ops.dropout import dropout
 from bptt.ops.eager import State
 from bptt.ops.recur import leaves_to_torch, recur, recur_tokens, step
 
 __all__ = [
-    "Backend", "State", "backend", "leaves_to_torch", "recur", "recur_tokens", "set_backend", "step",
+    "Backend", "State", "backend", "dropout", "leaves_to_torch", "recur", "recur_tokens", "set_backend",
+    "step",
 ]  # fmt: skip

@@ -74,12 +74,20 @@ def backend() -> Backend:
     elif native.missing is not None:
         runs, why = "eager", native.missing
     else:
-        runs, why = "native", _COVERED if _setting == "auto" else "asked for"
+        runs, why = _native()
     return Backend(_setting, runs, why, native.isa())
 
 
-_COVERED = f"the kernels cover the call, compiled for {native.isa()}"
-_CHOSEN, _ASKED = ("native", _COVERED), ("native", "asked for")
+_ASKED = ("native", "asked for")
+_CHOSEN = ("native", f"the kernels cover the call, compiled for {native.isa()}")
+
+
+def _native() -> tuple[str, str]:
+    """What a call on the kernels says: with what autocast made of it, where nobody asked for them."""
+    if _setting == "native":
+        return _ASKED
+    precision = native.precision()
+    return (_CHOSEN[0], _CHOSEN[1] + precision) if precision else _CHOSEN
 
 
 def is_eager() -> bool:
@@ -90,7 +98,7 @@ def is_eager() -> bool:
 def note_native() -> None:
     """A call ran on the kernels, which it may: :func:`decide` would have found no reason against it."""
     global _last
-    _last = _ASKED if _setting == "native" else _CHOSEN
+    _last = _native()
 
 
 def decide(reason: str | None) -> bool:
@@ -103,7 +111,7 @@ def decide(reason: str | None) -> bool:
     if _setting == "eager":
         chosen = ("eager", "asked for")
     elif reason is None:
-        chosen = _ASKED if _setting == "native" else _CHOSEN
+        chosen = _native()
     elif _setting == "native":
         raise BackendError(
             "a call the native backend covers", reason, "use set_backend('auto') for this call"

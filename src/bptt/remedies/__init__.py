@@ -1,8 +1,7 @@
 """Remedies: starts, clips, regularisers, orthogonal recurrences; each switched on with one word."""
 
 from bptt.choices import STARTS
-from bptt.remedies.adaptive_clipping import AutoClip, ZClip
-from bptt.remedies.build import build_clip, build_regulariser
+from bptt.remedies.adaptive_clipping import AutoClip, ZClip, build_clip
 from bptt.remedies.clips import (
     Clip,
     ClipNorm,
@@ -13,7 +12,7 @@ from bptt.remedies.clips import (
     Rescale,
     clip_norm,
 )
-from bptt.remedies.penalties import Floss, Omega, Regularised, Regulariser
+from bptt.remedies.penalties import Floss, Omega, Regularised, Regulariser, build_regulariser
 from bptt.remedies.starts import (
     OrthogonalGates,
     hold_orthogonal,

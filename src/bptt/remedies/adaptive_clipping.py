@@ -1,17 +1,32 @@
-"""Clips whose threshold follows from the norms seen so far: by percentile, and by z-score."""
+"""Clips whose threshold follows from the norms seen so far: by percentile, and by z-score.
+
+Beside them every clip from one word: ``"norm:1"``, ``"auto:10"``.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from bptt.choices import CLIPS, clip_form, parse_form
 from bptt.errors import ArgumentError, optional, real, whole
 from bptt.files.read import fit
-from bptt.remedies.clips import Clip, Clipped, above_zero, scale_to
+from bptt.remedies.clips import (
+    Clip,
+    ClipNorm,
+    Clipped,
+    ClipUnits,
+    ClipValue,
+    NoClip,
+    Rescale,
+    above_zero,
+    scale_to,
+)
 
 
 @dataclass
@@ -160,3 +175,32 @@ class ZClip(Clip):
         fit(state, {"calls": int, "mean": float, "variance": float}, "state")
         self._moments.calls = state["calls"]
         self._moments.mean, self._moments.variance = float(state["mean"]), float(state["variance"])
+
+
+_CLIPS: dict[str, Callable[[float], Clip]] = {
+    "norm": ClipNorm,
+    "value": ClipValue,
+    "rescale": Rescale,
+    "auto": AutoClip,
+    "z": ZClip,
+    "unit": ClipUnits,
+}
+
+
+def build_clip(form: str | float | None) -> Clip:
+    """A clip from its form.
+
+    Args:
+        form: ``"norm:1"``, ``"value:1"``, ``"rescale:1"``, ``"auto:10"`` (percentile), ``"z:2.5"``,
+            ``"unit:0.01"`` (ratio), each with these numbers as defaults; a number is a norm;
+            ``"none"`` or None measures only.
+
+    Raises:
+        ArgumentError: an unknown form, or a number out of range.
+
+    Example:
+        >>> build_clip("norm:0.5"), build_clip("auto"), build_clip(None)
+        (ClipNorm(threshold=0.5), AutoClip(percentile=10.0, window=10000), NoClip())
+    """
+    name, number = parse_form(clip_form(form), CLIPS)
+    return NoClip() if number is None else _CLIPS[name](number)

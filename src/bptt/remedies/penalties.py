@@ -21,6 +21,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from bptt.choices import REGULARISERS, parse_form
 from bptt.errors import ArgumentError, whole
 from bptt.recurrence import (
     Call,
@@ -302,3 +303,20 @@ def _frame(size: int, count: int) -> Tensor:
     """Orthonormal columns; fixed ones, so that the caller's random numbers stay as they are."""
     noise = torch.sin(torch.arange(1.0, size * size + 1, dtype=torch.float64)).view(size, size)
     return torch.linalg.qr(noise)[0][:, :count]
+
+
+_REGULARISERS: dict[str, Callable[[float], Regulariser]] = {"omega": Omega, "floss": Floss}
+
+
+def build_regulariser(form: str | None) -> Regulariser | None:
+    """A regulariser from its form: ``"omega:weight"`` or ``"floss:weight"``; None for ``"none"``.
+
+    Raises:
+        ArgumentError: an unknown form, or a weight that is not above 0.
+
+    Example:
+        >>> build_regulariser("omega:2")
+        Omega(weight=2.0)
+    """
+    name, number = parse_form("none" if form is None else form, REGULARISERS)
+    return None if number is None else _REGULARISERS[name](number)

@@ -1,14 +1,26 @@
 """Torch operators over the compiled kernels."""
 
-from bptt.ops.native.check import isa, isas, missing
-from bptt.ops.native.seam import covers, forward_mode, recur, recur_tokens, step, transformed
+from bptt.ops.native.check import isa, isas, missing, multiplies_bf16
+from bptt.ops.native.kernels import dropout
+from bptt.ops.native.seam import (
+    covers,
+    forward_mode,
+    precision,
+    recur,
+    recur_tokens,
+    step,
+    transformed,
+)
 
 __all__ = [
     "covers",
+    "dropout",
     "forward_mode",
     "isa",
     "isas",
     "missing",
+    "multiplies_bf16",
+    "precision",
     "recur",
     "recur_tokens",
     "step",

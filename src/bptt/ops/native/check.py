@@ -37,12 +37,16 @@ if hasattr(os, "register_at_fork"):
 
 
 def isa() -> str | None:
-    """The instruction set in use ("avx512", "avx2", "neon", "baseline"), None without the extension."""
+    """The instruction set in use, one of :func:`isas`; None without the extension."""
     return None if extension is None else extension.isa
 
 
 def isas() -> tuple[str, ...]:
-    """The instruction sets this machine runs, best first; ``BPTT_ISA`` picks one when loaded."""
+    """The instruction sets this machine runs, best first; ``BPTT_ISA`` picks one when loaded.
+
+    Of "avx512bf16", "avx512", "avx2", "neon" and "baseline". One that is not taken by itself, because
+    another is faster, comes last.
+    """
     return () if extension is None else tuple(extension.isas.split())
 
 
@@ -177,11 +181,24 @@ def is_batch_major(rows: Tensor) -> bool:
     return not rows.is_contiguous() and rows.transpose(0, 1).is_contiguous()
 
 
+_SUFFIX = {torch.float32: "_f32", torch.float64: "_f64", torch.bfloat16: "_bf16"}
+
+
+def multiplies_bf16() -> bool:
+    """Whether the instruction set in use multiplies bfloat16; others do the same slowly, for tests."""
+    return extension is not None and extension.multiplies_bf16
+
+
+def output_dtype(cell: int, x: Tensor) -> torch.dtype:
+    """Of y: x's, but torch's GRU under autocast adds its state, in float32, to every output."""
+    return torch.float32 if cell == GRU and x.dtype == torch.bfloat16 else x.dtype
+
+
 def function(name: str, dtype: torch.dtype):
     """A kernel of the extension for an element type."""
     if extension is None:
         raise BackendError("the native backend", str(missing), "build it, or set_backend('auto')")
-    return getattr(extension, name + ("_f32" if dtype == torch.float32 else "_f64"))
+    return getattr(extension, name + _SUFFIX[dtype])
 
 
 def workspace(cell: int, problem, dtype: torch.dtype, *, backward: bool) -> Tensor:
@@ -213,7 +230,8 @@ def check(call: Call | BackwardCall) -> Sizes:
     for tensor in (x, h0, c0, w_ih, w_hh, b_ih, b_hh, norms):
         if tensor is None:
             continue
-        if tensor.dtype != w_hh.dtype:
+        short = tensor is x and tensor.dtype == torch.bfloat16 and w_hh.dtype == torch.float32
+        if tensor.dtype != w_hh.dtype and not short:
             raise DtypeError(f"{w_hh.dtype} like w_hh", str(tensor.dtype), "convert one of them")
         if not tensor.is_cpu:
             raise DeviceError(
@@ -350,10 +368,13 @@ def check_backward(sizes: Sizes, call: BackwardCall) -> None:
     H, w_hh, saved = sizes.H, call.w_hh, call.saved
     if not isinstance(saved, Tensor):
         raise DtypeError("saved as a tensor", "None", "pass what the forward operator returned")
-    for tensor in (call.dy, call.dh_n, call.dc_n, saved):
-        if tensor is not None and (tensor.dtype != w_hh.dtype or not tensor.is_cpu):
+    output = output_dtype(sizes.cell, call.x)
+    for tensor, dtype in (
+        (call.dy, output), (call.dh_n, w_hh.dtype), (call.dc_n, w_hh.dtype), (saved, call.x.dtype),
+    ):  # fmt: skip
+        if tensor is not None and (tensor.dtype != dtype or not tensor.is_cpu):
             raise DtypeError(
-                f"{w_hh.dtype} on the CPU like w_hh",
+                f"{dtype} on the CPU{' like w_hh' if dtype == w_hh.dtype else ''}",
                 f"{tensor.dtype} on {tensor.device}",
                 "pass what the forward operator returned",
             )

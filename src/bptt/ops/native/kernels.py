@@ -1,4 +1,9 @@
-"""Forward and backward of one layer: a kernel for what is sequential, large products for the rest."""
+"""Forward and backward of one layer: a kernel for what is sequential, large products for the rest.
+
+Where x is bfloat16 and the weights are float32, factors of products are rounded to bfloat16, and so is
+what is kept for backward; sums, states and the arithmetic of the gates are float32. y is then
+bfloat16, a GRU's float32; states and the gradients of states and weights are float32.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from bptt.errors import DtypeError
 from bptt.ops.native.check import (
     DZ,
     GRU,
@@ -19,12 +25,27 @@ from bptt.ops.native.check import (
     check_backward,
     check_values,
     dense,
+    extension,
     function,
     hand_on,
+    output_dtype,
     pointer,
     unpack_sizes,
     workspace,
 )
+
+
+def dropout(x: Tensor, threshold: int, key: int) -> Tensor:
+    """x with the elements zeroed whose number, of the key's, is below the threshold, and scaled."""
+    if x.dtype != torch.float32 or not x.is_cpu:
+        raise DtypeError("float32 on the CPU", f"{x.dtype} on {x.device}", "use bptt.ops.dropout")
+    x = dense(x)
+    y = torch.empty_like(x)
+    extension.dropout(
+        x.data_ptr(), y.data_ptr(), x.numel(), threshold, key, torch.get_num_threads()
+    )
+    return y
+
 
 # Forward of one layer: one large product for all steps, then the kernel.
 
@@ -43,7 +64,8 @@ def forward(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     # Time-major always: torch's is, and dropout draws its mask in the order of memory. No view, or
     # autograd lets nobody write to it in place.
-    y = x.new_empty((sizes.T, B, H) if counts is None else (sizes.rows, H))
+    shape = (sizes.T, B, H) if counts is None else (sizes.rows, H)
+    y = x.new_empty(shape, dtype=output_dtype(cell, x))
     keep = SAVED[cell] * H if save else 0
     saved = x.new_empty(sizes.rows, keep)
     if w_ih is None:
@@ -61,13 +83,13 @@ def forward(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         xp = rows[:, :width]
         # Padding stays as it is: no row of the product mixes with another, and the kernel reads
         # none beyond a lane's length.
-        torch.mm(sizes.flat(x), w_ih.t(), out=xp)
-    h_n = x.new_empty(B, H)
-    c_n = x.new_empty((B, H) if cell == LSTM else 0)
+        torch.mm(sizes.flat(x), w_ih.to(x.dtype).t(), out=xp)
     h0, c0, w_hh = dense(call.h0), dense(call.c0), dense(call.w_hh)
     b_ih, b_hh = dense(call.b_ih), dense(call.b_hh)
-    work = workspace(cell, problem, w_hh.dtype, backward=False)
-    function("forward", w_hh.dtype)(
+    h_n = w_hh.new_empty(B, H)
+    c_n = w_hh.new_empty((B, H) if cell == LSTM else 0)
+    work = workspace(cell, problem, x.dtype, backward=False)
+    function("forward", x.dtype)(
         cell, problem, xp=xp.data_ptr(), ldx=ldx, tokens=pointer(tokens), b_ih=pointer(b_ih),
         b_hh=pointer(b_hh), w_hh=w_hh.data_ptr(), h0=pointer(h0), c0=pointer(c0), y=y.data_ptr(),
         saved=saved.data_ptr() if keep else 0, lds=keep, hn=h_n.data_ptr(), cn=c_n.data_ptr(),
@@ -99,9 +121,9 @@ def backward(call: BackwardCall) -> tuple[Tensor, ...]:
     check_values(problem, sizes, lengths, tokens, x.shape[0])
 
     def room(wanted: bool, *shape: int) -> Tensor:
-        return x.new_empty(shape if wanted else 0)
+        return call.w_hh.new_empty(shape if wanted else 0)
 
-    dz = room(True, sizes.rows, DZ[cell] * H)
+    dz = x.new_empty(sizes.rows, DZ[cell] * H)
     dh0, dc0 = room(need_h0, B, H), room(need_c0, B, H)
     db = room(need_b_ih or need_b_hh, DZ[cell] * H)
     norms = room(call.record, T, B)
@@ -112,9 +134,9 @@ def backward(call: BackwardCall) -> tuple[Tensor, ...]:
     w_hh, saved = dense(call.w_hh), dense(call.saved)
     states = saved[:, -H:]  # h_t of each row
     # dh0 is what makes the last product of the chain; only LSTM's c0 comes without it.
-    work = workspace(cell, problem, w_hh.dtype, backward=True)
+    work = workspace(cell, problem, x.dtype, backward=True)
     step, lane = (0, 0) if dy is None else dy.stride()[:2]
-    function("backward", w_hh.dtype)(
+    function("backward", x.dtype)(
         cell, problem, dy=pointer(dy), dy_step=step, dy_lane=lane, dhn=pointer(dh_n),
         dcn=pointer(dc_n), saved=pointer(saved), lds=saved.shape[-1], h0=pointer(h0),
         c0=pointer(c0), w_hh=w_hh.data_ptr(), dz=dz.data_ptr(), dh0=dh0.data_ptr(),
@@ -124,20 +146,21 @@ def backward(call: BackwardCall) -> tuple[Tensor, ...]:
     hand_on(lengths, (dh_n, dh0), (dc_n, dc0))
     x_side = dz[:, :width]
     if not need_x:
-        dx = room(False)
+        dx = x.new_empty(0)
     elif tokens is not None:
-        dx = torch.zeros_like(x, memory_format=torch.contiguous_format)
-        add = function("scatter_add", w_hh.dtype)
-        add(problem, tokens.data_ptr(), dz.data_ptr(), dz.shape[1], width, dx.data_ptr())
+        sums = w_hh.new_zeros(x.shape)
+        add = function("scatter_add", x.dtype)
+        add(problem, tokens.data_ptr(), dz.data_ptr(), dz.shape[1], width, sums.data_ptr())
+        dx = sums.to(x.dtype)
     elif w_ih is None:
         dx = sizes.unflat(x_side.contiguous() if cell == GRU else x_side.clone())
     else:
-        dx = sizes.unflat(torch.mm(x_side, w_ih))
+        dx = sizes.unflat(torch.mm(x_side, w_ih.to(x.dtype)))
         if lengths is not None and counts is None and not _is_finite(w_ih):
             # dz is zero in the padding, and zero times an infinite weight is none.
             dx.masked_fill_(_padding(sizes, lengths), 0)
     if need_w_ih:
-        dw_ih = _input_weight(sizes, x_side, x, lengths)
+        dw_ih = _input_weight(sizes, x_side, x, lengths).to(w_hh.dtype)
     else:
         dw_ih = room(False)
     db_ih = db[:width].clone() if need_b_ih else room(False)
@@ -147,6 +170,8 @@ def backward(call: BackwardCall) -> tuple[Tensor, ...]:
         db_hh = torch.cat((db[: 2 * H], db[3 * H :]))
     else:
         db_hh = db.clone()
+    if h0 is not None:
+        h0 = h0.to(x.dtype)
     if not need_w_hh:
         dw_hh = room(False)
     elif counts is not None and h0 is not None and lengths is not None and starts is not None:
@@ -157,7 +182,7 @@ def backward(call: BackwardCall) -> tuple[Tensor, ...]:
         dw_hh = _outer_sum(sizes, left, h, dz[first], h0)
     else:
         dw_hh = _hidden_weight(sizes, dz, states, h0, lengths, reset, reverse)
-    return dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, norms
+    return dx, dh0, dc0, dw_ih, dw_hh.to(w_hh.dtype), db_ih, db_hh, norms
 
 
 def _input_weight(sizes: Sizes, dz: Tensor, x: Tensor, lengths: Tensor | None) -> Tensor:

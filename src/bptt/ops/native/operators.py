@@ -30,6 +30,7 @@ from bptt.ops.native.check import (
     Call,
     dense,
     extension,
+    output_dtype,
 )
 from bptt.ops.native.kernels import backward, forward
 
@@ -76,15 +77,18 @@ def _recur_fake(*arguments: Any):
             "a call with lengths, reset or cut",
             "leave them out there: torch's layers, which bptt.revert(model) gives, take none",
         )
-    x, H = call.x, call.w_hh.shape[1]
+    x, w_hh = call.x, call.w_hh
+    H = w_hh.shape[1]
     keep = SAVED[call.cell] * H if call.save else 0
     if call.batch_sizes is not None and call.h0 is not None:
-        B, N = call.h0.shape[0], x.shape[0]
-        c_n = x.new_empty((B, H) if call.cell == LSTM else 0)
-        return x.new_empty(N, H), x.new_empty(B, H), c_n, x.new_empty(N, keep)
-    T, B = (x if call.tokens is None else call.tokens).shape[:2]
-    c_n = x.new_empty((B, H) if call.cell == LSTM else 0)
-    return x.new_empty(T, B, H), x.new_empty(B, H), c_n, x.new_empty(T * B, keep)
+        B, rows = call.h0.shape[0], x.shape[0]
+        shape: tuple[int, ...] = (rows, H)
+    else:
+        T, B = (x if call.tokens is None else call.tokens).shape[:2]
+        rows, shape = T * B, (T, B, H)
+    y = x.new_empty(shape, dtype=output_dtype(call.cell, x))
+    c_n = w_hh.new_empty((B, H) if call.cell == LSTM else 0)
+    return y, w_hh.new_empty(B, H), c_n, x.new_empty(rows, keep)
 
 
 @torch.library.register_fake("bptt::recur_backward", lib=library)
@@ -102,11 +106,11 @@ def _recur_backward_fake(*arguments: Any):
         return w_hh.new_empty(shape if wanted else 0)
 
     if not needs[0] or call.tokens is not None:
-        dx = room(needs[0], *x.shape)
+        dx = x.new_empty(x.shape if needs[0] else 0)
     elif call.batch_major:
-        dx = w_hh.new_empty(B, T, x.shape[2]).transpose(0, 1)
+        dx = x.new_empty(B, T, x.shape[2]).transpose(0, 1)
     else:
-        dx = w_hh.new_empty(x.shape)
+        dx = x.new_empty(x.shape)
     return (
         dx,
         room(needs[1], B, H),
@@ -196,7 +200,8 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | N
     if twice:
         found = _differentiable_gradients(call, b_ih, b_hh, needs)
     if not twice or call.record:
-        with torch.no_grad():
+        # A product of ours is made as it was forward, wherever the caller stands meanwhile.
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
             # What batches cotangents (vmap, is_grads_batched) has rules for operators alone.
             if ctx.direct and not any(map(_is_batched, (dy, dh_n, dc_n))):
                 *gradients, norms = backward(call)
@@ -230,7 +235,7 @@ def _differentiable_gradients(
     views = [None if t is None else t.view_as(t) for t in tensors]
     h0, c0, w_ih, b_ih, b_hh = views[1], views[2], views[3], views[5], views[6]
     x, w_hh = cast(Tensor, views[0]), cast(Tensor, views[4])
-    xs = x if call.tokens is None else x[call.tokens]
+    xs = (x if call.tokens is None else x[call.tokens]).to(w_hh.dtype)
     if w_ih is None:
         w_ih = torch.eye(w_hh.shape[0], dtype=w_hh.dtype, device=w_hh.device)
     zeros = w_hh.new_zeros(xs.shape[1], w_hh.shape[1])
@@ -249,7 +254,7 @@ def _gradients(
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
     """Of each input that is needed, as a graph that can be differentiated again; None of the others."""
-    pairs = [(o, g) for o, g in zip(outputs, cotangents, strict=False) if g is not None]
+    pairs = [(o, g.to(o.dtype)) for o, g in zip(outputs, cotangents, strict=False) if g is not None]
     wanted = [v for v, needed in zip(inputs, needs, strict=True) if needed and v is not None]
     found = iter(
         torch.autograd.grad(
@@ -319,7 +324,8 @@ class Steps(torch.autograd.Function):
                 tuple(weights),
             )  # fmt: skip
         if found is None:
-            found = _step_by_operators(ctx.form, tensors, needs, (dy, dh_n, dc_n), saved)
+            with torch.autocast("cpu", enabled=False):  # as forward, which ran without
+                found = _step_by_operators(ctx.form, tensors, needs, (dy, dh_n, dc_n), saved)
         return (*none, *found)
 
 

@@ -1,7 +1,8 @@
 """One recurrent layer in one direction through the compiled kernels.
 
-Limits: CPU, float32 and float64, no LSTM projection, no forward-mode differentiation and no
-``torch.func`` transforms. :func:`covers` says so in a line for a call that is not covered.
+Limits: CPU, float32 and float64, products in bfloat16 under autocast, no LSTM projection, no
+forward-mode differentiation and no ``torch.func`` transforms. :func:`covers` says so in a line for a
+call that is not covered.
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from bptt.errors import ArgumentError
-from bptt.ops.native.check import CELLS, LSTM, Call, extension, is_batch_major, missing
+from bptt.ops.native.check import (
+    CELLS,
+    LSTM,
+    Call,
+    extension,
+    is_batch_major,
+    isa,
+    missing,
+    multiplies_bf16,
+)
 
 if missing is None:
     from bptt.ops.native import operators
@@ -31,6 +41,27 @@ def transformed() -> bool:
 def forward_mode() -> bool:
     """Whether the call is differentiated in forward mode."""
     return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
+def precision() -> str:
+    """What autocast makes of a call that the kernels cover, in a few words; empty without it."""
+    if not torch.is_autocast_enabled("cpu"):
+        return ""
+    if _in_bf16():
+        return ", with products in bfloat16"
+    short = torch.get_autocast_dtype("cpu")
+    if short != torch.bfloat16:
+        return f", in float32 under autocast: there is no kernel for {short}"
+    return f", in float32 under autocast: {isa()} has no fast products in bfloat16"
+
+
+def _in_bf16() -> bool:
+    """Whether autocast lowers products, and the instruction set in use has them."""
+    return (
+        torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and multiplies_bf16()
+    )
 
 
 def covers(
@@ -91,8 +122,9 @@ def recur(
     """Run ``cell`` over all time steps in one kernel call; the meaning is :func:`bptt.ops.recur`'s.
 
     Args:
-        x: ``(T, B, I)``. With ``w_ih`` None, ``(T, B, G*H)``: the input already projected. With
-            ``tokens``, ``(V, G*H)``: the table whose row ``tokens[t, b]`` is the projected input.
+        x: ``(T, B, I)``; in bfloat16 beside float32 weights, products are made in bfloat16. With
+            ``w_ih`` None, ``(T, B, G*H)``: the input already projected. With ``tokens``,
+            ``(V, G*H)``: the table whose row ``tokens[t, b]`` is the projected input.
         state: ``(h0,)`` or ``(h0, c0)``, each ``(B, H)`` or None for zeros, at no cost.
         tokens: ``(T, B)`` int64, rows of the table ``x``.
         norms: ``(T, B)``, filled by the backward pass with ‖dL/dh_t‖ of each lane, the gradient
@@ -109,6 +141,13 @@ def recur(
         raise ArgumentError(
             "weights (w_ih, w_hh, b_ih, b_hh)", "w_hh None", "pass torch's weight_hh"
         )
+    if _in_bf16():
+        rest = ([None if t is None else t.float() for t in part] for part in (state, weights[:4]))
+        with torch.autocast("cpu", enabled=False):
+            return recur(
+                cell, x.bfloat16(), *rest, lengths=lengths, reset=reset, cut=cut, reverse=reverse,
+                tokens=tokens, norms=norms, batch_sizes=batch_sizes,
+            )  # fmt: skip
     h0 = state[0] if state else None
     c0 = state[1] if len(state) > 1 else None
     number = CELLS.index(cell)
