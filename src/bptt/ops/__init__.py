@@ -1,7 +1,7 @@
 """The recurrence as one operation: what a layer calls, whoever computes it.
 
 Layers call :func:`recur` alone, so a faster way to compute it can be put in without moving a line
-elsewhere. Beside it :mod:`bptt.ops.cells` says which cells there are, and :mod:`bptt.ops.eager` runs
+elsewhere. Beside it :mod:`bptt.ops.cells` says which cells there are, and :mod:`bptt.ops.scan` runs
 linear recurrences. Streams call the kernels themselves, one step at a time.
 """
 

@@ -6,7 +6,7 @@ update. Where a number is not finite the update is not made: weights and optimis
 
 :func:`fit_step` makes one update, :func:`fit` one for each batch. The training command adds what a long
 run needs around the same step: a session, checkpoints, and what to do about a number that is not finite
-(:mod:`bptt.training.update`).
+(``training/update.py``).
 
 Limits: an optimiser that asks for the loss again on its own (L-BFGS) is refused.
 """

@@ -105,7 +105,7 @@ def _(reading, symbol):
 def _(training):
     text = mo.ui.file(filetypes=[".txt", ".md"], kind="area", label="Drop a text, or choose one",
         max_size=train_text.LARGEST)  # fmt: skip
-    cell = mo.ui.radio(["rnn", "gru", "lstm", "mingru", "lru"], "gru", label="Cell", inline=True)
+    cell = mo.ui.dropdown(["rnn", "gru", "lstm", "mingru", "lru"], "gru", label="Cell")
     train = mo.ui.run_button(label="Train on it")
     mo.vstack(
         [
