@@ -59,7 +59,7 @@ class guard:
 
     Raises:
         ArgumentError: the model holds nothing recurrent, or a code is not known.
-        bptt.LoopError: in place of torch's own error, where that is the mistake's last word; a RuntimeError.
+        bptt.LoopError: in place of torch's own error, where that is a mistake's last word.
 
     Cost: two norms of the gradient an update and a few comparisons a call; see ``docs/mistakes.md``.
     The horizon is measured on two lanes, at update 20 and then every ``measure_every``.
