@@ -14,10 +14,10 @@ pytestmark = pytest.mark.slow  # servers of their own
 WITH_PAGE = """
 import sys
 from pathlib import Path
-from bptt.lab import pages, registry
-registry.FOLDER = Path(sys.argv.pop(1))
-pages.__path__.append(str(registry.FOLDER))  # its module is imported like that of any other page
-registry.PAGES = (registry.Page("busy", "Busy", "A page of this test."),)
+from bptt.lab import pages, server
+server.FOLDER = Path(sys.argv.pop(1))
+pages.__path__.append(str(server.FOLDER))  # its module is imported like that of any other page
+server.PAGES = (server.Page("busy", "Busy", "A page of this test."),)
 from bptt.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -27,10 +27,10 @@ app = marimo.App()
 with app.setup:
     from pathlib import Path
     import torch
-    from bptt.lab import layout
+    from bptt.lab import live
 @app.cell
 def _():
-    layout.show(layout.values({"shown": 1}))
+    live.show(live.values({"shown": 1}))
 @app.cell
 def _():
     WORK
