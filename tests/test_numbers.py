@@ -90,6 +90,11 @@ def told(every):
     return [step for step, _ in numbers]
 
 
+def dropped(p):
+    torch.manual_seed(0)
+    return bptt.ops.dropout(torch.ones(50), p)
+
+
 def guarded(measure_every):
     model = layer()
     return bptt.guard(
@@ -254,6 +259,7 @@ REAL = {
     "gradients.ForwardMode": (g.ForwardMode, {"epsilon": 0.125}),
     "gradients.Randomized": (lambda **n: g.Randomized(3, **n), {"cut": 0.25}),
     "gradients.build": (lambda **n: g.build("randomized:3", **n), {"cut": 0.25}),
+    "ops.dropout": (dropped, {"p": 0.25}),
     "models.AttentionModel": (lambda **n: m.AttentionModel(5, **n), {"dropout": 0.25}),
     "models.Classifier": (lambda **n: m.Classifier(layer(), 2, **n), {"dropout": 0.25}),
     "models.Forecaster": (lambda **n: m.Forecaster(layer(), **n), {"dropout": 0.25}),

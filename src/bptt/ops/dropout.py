@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bptt.errors import ArgumentError, real
 from bptt.ops import native
 from bptt.ops.backend import backend
 
@@ -32,6 +33,9 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
         Of x's shape. Where the compiled kernels do not run (another dtype or device than float32 on the
         CPU, ``torch.func``, compiled graphs), torch's own dropout, whose masks are others.
 
+    Raises:
+        ArgumentError: p is no such number.
+
     Cost: one pass over x, forward and back; no memory for the mask.
 
     Source: N. Srivastava et al., 2014, Dropout: a simple way to prevent neural networks from overfitting.
@@ -41,6 +45,9 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
         >>> sorted({round(v, 3) for v in y.tolist()})
         [0.0, 1.333]
     """
+    p = real("p", p)
+    if not 0 <= p < 1:
+        raise ArgumentError("0 <= p < 1", f"p={p:g}", "pass the share to drop")
     if not training or p == 0:
         return x
     if not _runs_here(x):
