@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 __version__ = "0.1.0"
 
@@ -110,8 +110,7 @@ class _PublicModules(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """It ran under its own name; the import of another one leaves it as it was."""
-        assert module.__spec__ is not None
-        module.__spec__ = module.__spec__.loader_state[1]
+        module.__spec__ = cast(ModuleSpec, module.__spec__).loader_state[1]
 
 
 sys.meta_path.insert(0, _PublicModules())

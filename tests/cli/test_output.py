@@ -202,7 +202,6 @@ def test_a_sample_is_cut_by_its_reader(letters):
     assert child.returncode == 141
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
 @pytest.mark.parametrize("words", [["data", "list"], ["eval", "--help"]], ids=" ".join)
 def test_a_full_disk_behind_stdout_is_a_line(words):
     code = "import sys; from bptt.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -6,7 +6,6 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import termios
 import time
 
@@ -176,7 +175,6 @@ def on_a_terminal(text, run, *words, ignore=False):
     return process, ours
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no terminals of this kind")
 def test_a_closed_terminal_ends_the_run_and_loses_no_step(text, tmp_path):
     run = tmp_path / "run"
     process, terminal = on_a_terminal(text, run, "--steps", "1000000")
@@ -191,7 +189,6 @@ def test_a_closed_terminal_ends_the_run_and_loses_no_step(text, tmp_path):
     assert train(type(settings)(**more), resume=run).steps == step + 3
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no terminals of this kind")
 def test_a_run_that_is_to_outlive_its_terminal_does(text, tmp_path):
     run = tmp_path / "run"
     process, terminal = on_a_terminal(text, run, "--steps", "300", ignore=True)
@@ -250,8 +247,6 @@ def test_ctrl_c_again_and_again_while_the_first_is_obeyed(text, tmp_path):
 
 
 def test_output_on_a_full_disk_does_not_end_a_run(text, tmp_path):
-    if not os.path.exists("/dev/full"):
-        pytest.skip("no such device")
     run = tmp_path / "run"
     with open("/dev/full", "w") as full:
         process = start(text, run, "--steps", "40", stdout=full, stderr=subprocess.PIPE)

@@ -53,7 +53,7 @@ class Part:
                 with _lanes(n) as level:
                     found = self.once(roots, [_batched(v, 0, level) for v in given])
                     return {key: _unbatched(v, level, n, 0) for key, v in found.items()}
-            except (RuntimeError, NotImplementedError, TypeError, ValueError):
+            except (RuntimeError, TypeError, ValueError):
                 self.batched = False  # an operator without a batching rule: one after the other
         each = [self.once(roots, [g[i] for g in given]) for i in range(n)]
         return {key: torch.stack([e[key] for e in each]) for key in each[0]}
