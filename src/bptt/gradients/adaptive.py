@@ -9,11 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
-
 from bptt.errors import ArgumentError, real, whole
 from bptt.files.read import fit, shown
-from bptt.gradients.step import Estimator, Loss, Step
+from bptt.gradients.chunks import ChunkEstimator, Chunks
+from bptt.gradients.step import Step
 from bptt.gradients.truncated import Truncated
 from bptt.nn.carry import Carry
 from bptt.probes.lag_spectrum import default_truncations
@@ -51,7 +50,7 @@ class _Memory:
 
 
 @dataclass(frozen=True)
-class Adaptive(Estimator):
+class Adaptive(ChunkEstimator):
     """Truncated BPTT with the smallest k whose gradient is within a relative bias of the exact one.
 
     Every ``every``-th call goes back through the whole sequence and splits the gradient by lag, which
@@ -137,33 +136,17 @@ class Adaptive(Estimator):
         """The truncation length in use; None before the first call."""
         return self._memory.decisions[-1].k if self._memory.decisions else None
 
-    def backward(
-        self,
-        model: nn.Module,
-        inputs: Tensor,
-        targets: Tensor,
-        carry: Carry = None,
-        loss: Loss | None = None,
-        *,
-        reset: Tensor | None = None,
-        lengths: Tensor | None = None,
-    ) -> Step:
-        """See :meth:`Estimator.backward`."""
-        k = self.k
+    def _take(self, chunks: Chunks, carry: Carry) -> Step:
+        k, steps = self.k, chunks.steps
         due = k is None or self._memory.calls % self.every == 0
-        axis = 1 if self.batch_first else 0
-        steps = inputs.shape[axis] if inputs.dim() > axis else 1
-        reach = max(1, steps if self.k_max is None else min(steps, 2 * self.k_max))
-        inner = Truncated(
-            reach if due or k is None else k, batch_first=self.batch_first, reduction=self.reduction
-        )
-        given: Any = (model, inputs, targets, carry, loss)
+        reach = steps if self.k_max is None else min(steps, 2 * self.k_max)
+        inner = Truncated(reach if due or k is None else k)
         if not due:
-            step = inner.backward(*given, reset=reset, lengths=lengths)
+            step = inner._take(chunks, carry)
         else:
             at = default_truncations(reach)
-            with watch(model, every=ONCE, lanes=self.lanes, at=at) as flow:
-                step = inner.backward(*given, reset=reset, lengths=lengths)
+            with watch(chunks.model, every=ONCE, lanes=self.lanes, at=at) as flow:
+                step = inner._take(chunks, carry)
             horizon = max(m.spectrum.horizon(self.bias) for m in flow.modules)
             self._decide(horizon if self.agree is None else self.agree(horizon), reach)
         self._memory.calls += 1

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from bptt.errors import optional, whole
-from bptt.gradients.chunks import Chunks, differentiate, hidden_state
-from bptt.gradients.step import Estimator, Loss, Step
+from bptt.gradients.chunks import ChunkEstimator, Chunks, differentiate, hidden_state
+from bptt.gradients.step import Step
 from bptt.nn import carry as carries
 from bptt.nn.carry import Carry
 
@@ -314,7 +314,7 @@ def _ask_for_gradient(tensor: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Checkpointed(Estimator):
+class Checkpointed(ChunkEstimator):
     """The exact gradient of the whole sequence, for the memory of one segment and a few states.
 
     The sequence is cut into ``segments``. A forward pass keeps the carry before segments, not what
@@ -363,27 +363,12 @@ class Checkpointed(Estimator):
             number = optional(name, value, remedy="give a number, or leave it out")
             object.__setattr__(self, name, number)
 
-    def backward(
-        self,
-        model: nn.Module,
-        inputs: Tensor,
-        targets: Tensor,
-        carry: Carry = None,
-        loss: Loss | None = None,
-        *,
-        reset: Tensor | None = None,
-        lengths: Tensor | None = None,
-    ) -> Step:
-        """See :meth:`Estimator.backward`."""
-        chunks = Chunks.of(
-            model, inputs, targets, carry, loss, reset=reset, lengths=lengths,
-            batch_first=self.batch_first, reduction=self.reduction,
-        )  # fmt: skip
+    def _take(self, chunks: Chunks, carry: Carry) -> Step:
         wanted = self.segments or ceil(sqrt(chunks.steps))
         pieces = list(chunks.pieces(ceil(chunks.steps / wanted)))
         last = len(pieces) - 1
         states = min(self.states or len(pieces), len(pieces))
-        replay = Replay(model, inputs.device, places=states)
+        replay = Replay(chunks.model, chunks.inputs.device, places=states)
         kept = {0: replay.take(carry)}
         total = chunks.zero
         arriving: list[Tensor | None] = []

@@ -6,6 +6,7 @@ and weighing each piece's loss so that the pieces add up to the loss the user na
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bptt.errors import ArgumentError
-from bptt.gradients.step import Loss, call_loss, check_call, check_lengths, run_model
+from bptt.gradients.step import (
+    Estimator,
+    Loss,
+    Step,
+    call_loss,
+    check_call,
+    check_lengths,
+    run_model,
+)
 from bptt.nn.carry import Carry
 from bptt.nn.inputs import as_marks
 
@@ -195,3 +204,39 @@ def hidden_state(symptom: str) -> ArgumentError:
         f"one that keeps some of it elsewhere: {symptom}",
         "hand all state in and out as the carry; keep no graph on the module (self.h = h.detach())",
     )
+
+
+class ChunkEstimator(Estimator):
+    """An estimator that goes over the time axis in pieces.
+
+    A subclass is a frozen dataclass with the two fields below, and says how it takes the pieces.
+
+    Attributes:
+        batch_first: whether time is axis 1 of the inputs.
+        reduction: ``"mean"`` or ``"sum"``; default: what the loss says of itself, else a mean.
+    """
+
+    batch_first: bool
+    reduction: str | None
+
+    def backward(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        carry: Carry = None,
+        loss: Loss | None = None,
+        *,
+        reset: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Step:
+        """See :meth:`Estimator.backward`."""
+        chunks = Chunks.of(
+            model, inputs, targets, carry, loss, reset=reset, lengths=lengths,
+            batch_first=self.batch_first, reduction=self.reduction,
+        )  # fmt: skip
+        return self._take(chunks, carry)
+
+    @abstractmethod
+    def _take(self, chunks: Chunks, carry: Carry) -> Step:
+        """Add the gradient of a call that was checked to the ``.grad`` of its model's parameters."""

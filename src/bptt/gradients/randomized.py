@@ -6,17 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bptt.errors import ArgumentError, real, whole
-from bptt.gradients.chunks import Chunks, differentiate
-from bptt.gradients.step import Estimator, Loss, Step, check_generator, source_of
+from bptt.gradients.chunks import ChunkEstimator, Chunks, differentiate
+from bptt.gradients.step import Step, check_generator, source_of
 from bptt.nn import carry as carries
 from bptt.nn.carry import Carry
 
 
 @dataclass(frozen=True)
-class Randomized(Estimator):
+class Randomized(ChunkEstimator):
     """Chunks of ``k`` steps; at each border between two, the gradient is cut with probability c.
 
     Where it is not cut, what passes back over the border is multiplied by 1/(1 - c). A gradient that
@@ -76,22 +76,7 @@ class Randomized(Estimator):
             )
         return c
 
-    def backward(
-        self,
-        model: nn.Module,
-        inputs: Tensor,
-        targets: Tensor,
-        carry: Carry = None,
-        loss: Loss | None = None,
-        *,
-        reset: Tensor | None = None,
-        lengths: Tensor | None = None,
-    ) -> Step:
-        """See :meth:`Estimator.backward`."""
-        call = Chunks.of(
-            model, inputs, targets, carry, loss,
-            reset=reset, lengths=lengths, batch_first=self.batch_first, reduction=self.reduction,
-        )  # fmt: skip
+    def _take(self, call: Chunks, carry: Carry) -> Step:
         source = source_of(self.generator)
         total = call.zero
         depth = torch.empty(call.steps, dtype=torch.int64)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from math import ceil
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bptt.errors import ArgumentError, whole
 from bptt.gradients.checkpointed import Replay, Segment, Snapshot, run_segment
-from bptt.gradients.chunks import Chunks, differentiate
-from bptt.gradients.step import Estimator, Loss, Step, depth_of_chunks
+from bptt.gradients.chunks import ChunkEstimator, Chunks, differentiate
+from bptt.gradients.step import Step, depth_of_chunks
 from bptt.nn import carry as carries
 from bptt.nn.carry import Carry
 
@@ -21,7 +21,7 @@ from bptt.nn.carry import Carry
 
 
 @dataclass(frozen=True)
-class Full(Estimator):
+class Full(ChunkEstimator):
     """The exact gradient of the loss over the whole sequence given.
 
     dL/dθ = sum over t of sum over s ≤ t of ∂ℓ_t/∂h_t · (∂h_t/∂h_{t-1} ⋯ ∂h_{s+1}/∂h_s) · ∂h_s/∂θ: the
@@ -56,22 +56,7 @@ class Full(Estimator):
         segments = whole("segments", self.segments, remedy="leave it out for one call")
         object.__setattr__(self, "segments", segments)
 
-    def backward(
-        self,
-        model: nn.Module,
-        inputs: Tensor,
-        targets: Tensor,
-        carry: Carry = None,
-        loss: Loss | None = None,
-        *,
-        reset: Tensor | None = None,
-        lengths: Tensor | None = None,
-    ) -> Step:
-        """See :meth:`Estimator.backward`."""
-        chunks = Chunks.of(
-            model, inputs, targets, carry, loss, reset=reset, lengths=lengths,
-            batch_first=self.batch_first, reduction=self.reduction,
-        )  # fmt: skip
+    def _take(self, chunks: Chunks, carry: Carry) -> Step:
         graphs: list[Segment] = []
         total = chunks.zero
         for start, stop in chunks.pieces(ceil(chunks.steps / self.segments)):
@@ -93,7 +78,7 @@ class Full(Estimator):
 
 
 @dataclass(frozen=True)
-class Truncated(Estimator):
+class Truncated(ChunkEstimator):
     """Backward within chunks of ``k`` steps; the state goes on from chunk to chunk, the gradient not.
 
     The gradient returned is sum over chunks of dL_chunk/dθ with h at the chunk's start held constant.
@@ -126,22 +111,7 @@ class Truncated(Estimator):
         k = whole("k", self.k, remedy="give the number of steps per chunk")
         object.__setattr__(self, "k", k)
 
-    def backward(
-        self,
-        model: nn.Module,
-        inputs: Tensor,
-        targets: Tensor,
-        carry: Carry = None,
-        loss: Loss | None = None,
-        *,
-        reset: Tensor | None = None,
-        lengths: Tensor | None = None,
-    ) -> Step:
-        """See :meth:`Estimator.backward`."""
-        chunks = Chunks.of(
-            model, inputs, targets, carry, loss, reset=reset, lengths=lengths,
-            batch_first=self.batch_first, reduction=self.reduction,
-        )  # fmt: skip
+    def _take(self, chunks: Chunks, carry: Carry) -> Step:
         total = chunks.zero
         for start, stop in chunks.pieces(self.k):
             output, carry = chunks.run(start, stop, carry)
@@ -158,7 +128,7 @@ class Truncated(Estimator):
 
 
 @dataclass(frozen=True)
-class Windowed(Estimator):
+class Windowed(ChunkEstimator):
     """Every ``k1`` steps, backward through the last ``k2``, for the newest ``k1`` losses alone.
 
     The chunk that begins at step c is differentiated over a window that begins at
@@ -209,23 +179,8 @@ class Windowed(Estimator):
                 "a window holds the k1 steps it scores; to update less often raise k2 too",
             )
 
-    def backward(
-        self,
-        model: nn.Module,
-        inputs: Tensor,
-        targets: Tensor,
-        carry: Carry = None,
-        loss: Loss | None = None,
-        *,
-        reset: Tensor | None = None,
-        lengths: Tensor | None = None,
-    ) -> Step:
-        """See :meth:`Estimator.backward`."""
-        chunks = Chunks.of(
-            model, inputs, targets, carry, loss, reset=reset, lengths=lengths,
-            batch_first=self.batch_first, reduction=self.reduction,
-        )  # fmt: skip
-        replay = Replay(model, inputs.device, places=2 * (self.k2 // self.k1) + 3)
+    def _take(self, chunks: Chunks, carry: Carry) -> Step:
+        replay = Replay(chunks.model, chunks.inputs.device, places=2 * (self.k2 // self.k1) + 3)
         ring: deque[tuple[int, int, Snapshot]] = deque()  # pieces a window may need again
         total = chunks.zero
         for start, stop in chunks.pieces(self.k1):
