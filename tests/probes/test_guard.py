@@ -192,6 +192,22 @@ def test_the_report_names_the_figures_and_each_mistake():
     assert repr(guard) == "Guard(110 updates: always-clipped)"
 
 
+def test_the_horizon_is_one_of_all_steps_of_a_chain():
+    layer, cell = bptt.nn.GRU(3, 4), nn.GRUCell(4, 4)
+    both = nn.ModuleList([layer, cell])
+    optimizer = torch.optim.SGD(both.parameters(), 0.1)
+    with bptt.guard(both, optimizer) as guard:
+        for _ in range(21):
+            optimizer.zero_grad()
+            h = layer(torch.randn(9, 2, 3))[1][0]
+            for _ in range(4):
+                h = cell(h, h)
+            h.square().mean().backward()
+            optimizer.step()
+    assert guard.loop.steps == 13
+    assert f"{guard.loop.horizon} of 13 steps" in guard.report()
+
+
 def test_every_code_names_a_row_of_the_ledger_that_exists():
     known = set(ledger())
     for rule in RULES:

@@ -196,20 +196,12 @@ class Guard:
                         new.append(finding)
             except Exception as error:  # of any kind: the training that is observed goes on
                 self._fail(type(rule).__name__, error)
-        if (event == "on_call" and record.whole) or (event == "on_call" and record.name == "model"):
-            self._note_steps(record)
         if event == "on_update":
             self._note_update(record)
         for finding in new if warn else ():
             # Warnings may be errors for a test: they come out of the loop's own calls then, by choice.
             warnings.warn(str(finding), LoopWarning, stacklevel=4)
         return new
-
-    def _note_steps(self, call: Any) -> None:
-        layers = [m for m in self.loop.recurrent.values() if isinstance(m, nn.RNNBase)]
-        axis = 1 if layers and layers[0].batch_first else 0
-        if call.x is not None and call.x.dim() > axis:
-            self.loop.steps = call.x.shape[axis]
 
     def _note_update(self, update: Any) -> None:
         if update.before is not None and update.after is not None:
@@ -243,6 +235,7 @@ class Guard:
             observer.__exit__(RuntimeError if failed else None, None, None)
             if not failed:
                 self.loop.horizon = self._flow.horizon
+                self.loop.steps = self._flow.spectrum.steps
                 self.tell("on_flow", self._flow)
         except BpttError:  # what is observed goes on; the horizon stays unknown
             self.loop.horizon = None
@@ -265,7 +258,7 @@ class Guard:
         loop = self.loop
         facts = {
             "updates": f"{loop.updates}",
-            "backward passes": f"{loop.passes}",
+            "passes looked at": f"{loop.passes}",
             "recurrent": ", ".join(loop.recurrent),
         }
         norms = [n for n, _ in self._norms if math.isfinite(n)]

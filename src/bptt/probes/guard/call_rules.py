@@ -123,11 +123,8 @@ class Carry(Rule):
     claim: ClassVar[dict[str, str]] = {"carry-dropped": "D4", "carry-over-unrelated": "D4"}
     _order: dict[str, _Order] = field(default_factory=dict, init=False)
     _runs: dict[str, int] = field(default_factory=dict, init=False)
-    _axis: int | None = field(default=None, init=False)
-    _x: Any = field(default=None, init=False)
     _returned: Places = field(default_factory=lambda: Places(16), init=False)
     _how: str | None = field(default=None, init=False)
-    _lanes: dict[str, int] = field(default_factory=dict, init=False)
 
     @override
     def on_call(self, loop: Loop, call: Call) -> Iterator[Finding]:
@@ -175,7 +172,7 @@ class Carry(Rule):
     def on_return(self, loop: Loop, call: Call) -> Iterator[Finding]:
         if isinstance(call.module, nn.RNNBase) and call.training and call.graph:
             for state in call.returned:
-                self._returned.note(state, lanes=_lanes(state, call))
+                self._returned.note(state, lanes=_lanes(state))
         yield from ()
 
     def _read_order(self, loop: Loop, call: Call) -> str | None:
@@ -183,12 +180,7 @@ class Carry(Rule):
             batch = loop.batches.find(call.x)
             if batch is not None:
                 return "random" if batch["shuffled"] else None
-        axis = self._time_axis(loop)
-        return self._order.setdefault(call.name, _Order()).compare(call.x, axis)
-
-    def _time_axis(self, loop: Loop) -> int:
-        layers = [m for m in loop.recurrent.values() if isinstance(m, nn.RNNBase)]
-        return 1 if layers and layers[0].batch_first else 0
+        return self._order.setdefault(call.name, _Order()).compare(call.x, loop.time_axis)
 
     def _run(self, what: str, happened: bool) -> bool:
         self._runs[what] = self._runs.get(what, 0) + 1 if happened else 0
@@ -215,7 +207,7 @@ class Carry(Rule):
 
     def _lane_count(self, loop: Loop, call: Call, carried: list[Any]) -> Iterator[Finding]:
         for state, facts in zip(call.states, carried, strict=True):
-            now = _lanes(state, call)
+            now = _lanes(state)
             if facts is not None and facts["lanes"] > now and not loop.hinted:
                 yield self.found(
                         loop, "lane-shuffled", call.name,
@@ -225,7 +217,7 @@ class Carry(Rule):
                 return
 
 
-def _lanes(state: Tensor, call: Call) -> int:
+def _lanes(state: Tensor) -> int:
     return state.shape[-2] if state.dim() >= 2 else 1
 
 
@@ -242,8 +234,8 @@ class Mode(Rule):
         "state-in-eval": "The score depends on what training read last.",
     }
     _still: int = field(default=0, init=False)
+    _still_call: bool = field(default=False, init=False)
     _noisy: int = field(default=0, init=False)
-    _evaluated: bool = field(default=False, init=False)
     _returned: Places = field(default_factory=lambda: Places(16), init=False)
 
     @override
@@ -281,7 +273,7 @@ class Mode(Rule):
     @override
     def on_update(self, loop: Loop, update: Update) -> Iterator[Finding]:
         self._noisy = 0
-        self._still = self._still + 1 if getattr(self, "_still_call", False) else 0
+        self._still = self._still + 1 if self._still_call else 0
         if self._still >= self.updates:
             yield self.found(
                 loop, "eval-mode", "model",
@@ -323,7 +315,7 @@ class Padding(Rule):
             return
         lengths = loop.lengths
         if call.whole or isinstance(call.module, nn.RNNBase):
-            axis = 1 if _batch_first(loop) else 0
+            axis = loop.time_axis
             output = call.output[0] if isinstance(call.output, (tuple, list)) else call.output
             if isinstance(output, Tensor) and output.requires_grad and output.dim() >= 2:
                 self._watch_output(loop, call, output, lengths, axis)
@@ -386,8 +378,3 @@ class Padding(Rule):
     def on_update(self, loop: Loop, update: Update) -> Iterator[Finding]:
         yield from self._open
         self._open = []
-
-
-def _batch_first(loop: Loop) -> bool:
-    layers = [m for m in loop.recurrent.values() if isinstance(m, nn.RNNBase)]
-    return bool(layers) and bool(layers[0].batch_first)

@@ -183,7 +183,7 @@ class Loop:
         hinted: whether the user ever did.
         batches: where the batches of loaders lie, and whether they were drawn at random.
         horizon: measured last; None before.
-        steps: T of the last call.
+        steps: T of that measurement: of all modules on one clock where they are chained.
         held: parameters that an optimiser holds, by id.
     """
 
@@ -200,6 +200,12 @@ class Loop:
     horizon: int | None = None
     steps: int = 0
     held: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def time_axis(self) -> int:
+        """Of a batch, as the model's first layer has it."""
+        layers = (m for m in self.recurrent.values() if isinstance(m, nn.RNNBase))
+        return int(next((m.batch_first for m in layers), False))
 
 
 class Places:
