@@ -16,6 +16,7 @@ class Cell:
         name: as users say it: ``--cell``.
         mode: as torch's layers and :func:`bptt.ops.recur` call it.
         gates: G, blocks of H rows in a weight.
+        rows: what each block of rows is, in words, in torch's order.
         states: tensors carried from step to step: h, or h and c.
         saved, dz: widths, in multiples of H, of what the kernels' forward keeps of a step and of the
             cotangents at its pre-activations; as in ``csrc/kernels.h``.
@@ -27,6 +28,7 @@ class Cell:
     states: int
     saved: int
     dz: int
+    rows: tuple[str, ...] = ("state",)
 
     @property
     def key(self) -> str:
@@ -38,8 +40,8 @@ class Cell:
 CELLS = (
     Cell("rnn", "RNN_TANH", gates=1, states=1, saved=1, dz=1),
     Cell("rnn-relu", "RNN_RELU", gates=1, states=1, saved=1, dz=1),
-    Cell("gru", "GRU", gates=3, states=1, saved=5, dz=4),
-    Cell("lstm", "LSTM", gates=4, states=2, saved=6, dz=4),
+    Cell("gru", "GRU", 3, 1, saved=5, dz=4, rows=("reset", "update", "candidate")),
+    Cell("lstm", "LSTM", 4, 2, 6, 4, rows=("input", "forget", "candidate", "output")),
 )
 # Recurrences that a scan computes: no kernel, no gates on the state.
 LINEAR = ("mingru", "lru")

@@ -17,11 +17,6 @@ from typing_extensions import override
 from bptt.ops.cells import BY_MODE
 from bptt.probes.guard.loop import Call, Finding, Loop, Rule, Update
 
-GATES = {
-    "LSTM": ("input", "forget", "candidate", "output"),
-    "GRU": ("reset", "update", "candidate"),
-}
-
 
 @dataclass
 class AtThreshold(Rule):
@@ -299,12 +294,10 @@ class NotFinite(Rule):
 def _gate(loop: Loop, module: str, leaf: str, gradient: Tensor) -> str:
     """The first gate whose rows are not finite, in words."""
     layer = loop.recurrent.get(module or "model")
-    mode = getattr(layer, "mode", "")
-    cell = BY_MODE.get(mode)
-    if cell is None or mode not in GATES or not leaf.startswith(("weight_", "bias_")):
+    cell = BY_MODE.get(getattr(layer, "mode", ""))
+    if cell is None or cell.gates == 1 or not leaf.startswith(("weight_", "bias_")):
         return ""
-    blocks = gradient.chunk(cell.gates)
-    for name, block in zip(GATES[mode], blocks, strict=True):
+    for name, block in zip(cell.rows, gradient.chunk(cell.gates), strict=True):
         if not bool(block.isfinite().all()):
             return f" ({name} gate)"
     return ""
