@@ -36,12 +36,14 @@ class Cell:
         return self.mode.lower()
 
 
+GRU_ROWS = ("reset", "update", "candidate")
+LSTM_ROWS = ("input", "forget", "candidate", "output")
 # In the order of their numbers in the kernels.
 CELLS = (
     Cell("rnn", "RNN_TANH", gates=1, states=1, saved=1, dz=1),
     Cell("rnn-relu", "RNN_RELU", gates=1, states=1, saved=1, dz=1),
-    Cell("gru", "GRU", 3, 1, saved=5, dz=4, rows=("reset", "update", "candidate")),
-    Cell("lstm", "LSTM", 4, 2, 6, 4, rows=("input", "forget", "candidate", "output")),
+    Cell("gru", "GRU", gates=3, states=1, saved=5, dz=4, rows=GRU_ROWS),
+    Cell("lstm", "LSTM", gates=4, states=2, saved=6, dz=4, rows=LSTM_ROWS),
 )
 # Recurrences that a scan computes: no kernel, no gates on the state.
 LINEAR = ("mingru", "lru")
