@@ -235,7 +235,7 @@ WHOLE = {
         {
             "hidden": 8, "layers": 2, "embedding": 4, "order": 3, "context": 4, "batch": 3, "k": 8,
             "window": 99, "states": 2, "chunk": 99, "steps": 4, "patience": 2, "eval_every": 3,
-            "log_every": 5, "horizon_every": 7, "keep": 2, "seed": 5, "threads": 1,
+            "log_every": 5, "horizon_every": 7, "sample_every": 9, "keep": 2, "seed": 5, "threads": 1,
         },
     ),
     "training.evaluate": (scored, {"lanes": 2, "chunk": 7}),

@@ -64,6 +64,7 @@ CHANGEABLE = {
     "eval_every",
     "log_every",
     "horizon_every",
+    "sample_every",
     "keep",
     "threads",
     "clip",

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import nn
 
-from bptt.data import IGNORED, Lanes, Stream
-from bptt.errors import DataError, whole
-from bptt.models.language import inference
+from bptt.data import IGNORED, Lanes, Stream, Vocabulary
+from bptt.errors import DataError, NonFiniteError, whole
+from bptt.models.language import generate, inference
 from bptt.nn import carry as carries
 from bptt.training.distributed import Group
 
@@ -108,3 +108,66 @@ def evaluate(
     if tokens == 0:
         raise DataError("a token to score", "documents of one token each", "give longer documents")
     return Score(tokens, total / tokens, lanes)
+
+
+# A look at what a model makes of its text, while it trains.
+
+LOOK = 60  # tokens
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a model predicts of a text's beginning, and what it writes by itself.
+
+    Attributes:
+        target: the text.
+        predicted: for each of its tokens the likeliest, given all that stands before it.
+        sample: written freely; empty where the model's numbers are out of range.
+    """
+
+    target: str
+    predicted: str
+    sample: str
+
+
+def look(
+    model: nn.Module, vocabulary: Vocabulary, stream: Stream, *, length: int = LOOK, seed: int = 0
+) -> Look:
+    """Read the beginning of a text with a model, and let it write.
+
+    Args:
+        model: a language model; its mode is kept.
+        vocabulary: that of the model.
+        stream: the text, of two tokens or more.
+        length: tokens that are read, fewer where the text is shorter, and that are written.
+        seed: of the sample.
+
+    Returns:
+        a :class:`Look`. Torch's random numbers are left as they were: equal calls give equal looks.
+
+    Cost: one forward pass over ``length`` tokens, and as many of one token.
+
+    Example:
+        >>> from bptt.data import Corpus
+        >>> from bptt.models import LanguageModel
+        >>> text = Corpus.from_text("hello world!", valid_fraction=0)
+        >>> found = look(LanguageModel(text.vocabulary.size, hidden=4), text.vocabulary, text.train)
+        >>> found.target, len(found.predicted)
+        ('ello world!', 11)
+    """
+    length = whole("length", length)
+    chunk = Lanes(*stream, batch=1, chunk=min(length, len(stream.tokens) - 1)).take()
+    with inference(model):
+        logits, _ = model(chunk.inputs, None, reset=None if chunk.fresh else chunk.reset)
+    asked = chunk.targets[:, 0] != IGNORED
+    predicted = logits[:, 0].argmax(-1)[asked]
+    try:
+        pieces = generate(model, vocabulary, length=length, temperature=0.8, seed=seed)
+        sample = "".join(pieces)
+    except NonFiniteError:
+        sample = ""
+    return Look(
+        vocabulary.decode(chunk.targets[asked, 0].numpy()),
+        vocabulary.decode(predicted.numpy()),
+        sample,
+    )

@@ -13,7 +13,7 @@ from bptt.shown.console import Console
 from bptt.shown.text import inline, unescaped
 
 if TYPE_CHECKING:
-    from bptt.training.evaluate import Score
+    from bptt.training.evaluate import Look, Score
     from bptt.training.session import Session
 
 
@@ -114,6 +114,19 @@ class TerminalReporter:
         if self._last:
             parts.append(line(self._last))
         self._console.print("  |  ".join(parts), soft_wrap=True)
+
+    def look(self, step: int, found: Look) -> None:
+        """Leave three lines behind, their texts one below the other."""
+        begin = f"step {step:>6}  "
+        for name, text in (
+            ("target", found.target),
+            ("predicted", found.predicted),
+            ("sample", found.sample),
+        ):
+            self._console.print(
+                f"{begin}{name:<9} |{inline(text)}|", markup=False, highlight=False, soft_wrap=True
+            )
+            begin = " " * len(begin)
 
     def note(self, text: str) -> None:
         """Leave a line behind."""

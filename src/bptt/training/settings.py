@@ -120,6 +120,9 @@ class Settings:
     """Steps between lines of metrics.jsonl."""
     horizon_every: int = 100
     """Steps between measurements of how far back the gradient reaches; 0: never."""
+    sample_every: int = 0
+    """Steps between looks at the text: what the model predicts beside what stands there, and a sample;
+    0: never."""
     keep: int = 3
     """Newest checkpoints to keep, beside the best one."""
 
@@ -159,7 +162,14 @@ class Settings:
             self._refuse("threads", f"at most {MOST_THREADS} threads", self.threads)
         if self.out is not None and "\0" in self.out:
             self._refuse("out", "a name that a folder can have", repr(self.out[:80]))
-        for name in ("patience", "horizon_every", "seed", "weight_decay", "momentum"):
+        for name in (
+            "patience",
+            "horizon_every",
+            "sample_every",
+            "seed",
+            "weight_decay",
+            "momentum",
+        ):
             self._at_least(name, 0)
         for name in ("lr", "minutes", "epochs"):
             value = getattr(self, name)
