@@ -75,6 +75,12 @@ def started(start, **options):
     return model
 
 
+def irnn(scale):
+    model = nn.RNN(3, 4)
+    r.start_irnn(model, scale)
+    return model
+
+
 def told(every):
     model, numbers = layer(), []
     with bptt.callbacks.told(model, lambda *now: numbers.append(now), every=every) as after_step:
@@ -278,6 +284,7 @@ REAL = {
     "remedies.clip_norm": (clipped, {"threshold": 0.5}),
     "remedies.start_chrono": (lambda **n: started(r.start_chrono, **n), {"steps": 12.5}),
     "remedies.start_forget_bias": (lambda **n: started(r.start_forget_bias, **n), {"bias": 0.5}),
+    "remedies.start_irnn": (irnn, {"scale": 0.5}),
     "tasks.Agreement": (t.Agreement, {"attractors": 0.25}),
     "tasks.InfluenceBalancing": (t.InfluenceBalancing, {"start": 0.25}),
     "training.Settings": (

@@ -41,6 +41,7 @@ STARTS: dict[str, Word] = {
     "small": Word(0.01),
     "gaussian": Word(1.0),
     "identity": Word(1.0),
+    "irnn": Word(1.0),
     "orthogonal": Word(1.0),
     "np": Word(takes="no"),
     "radius": Word(1.0),

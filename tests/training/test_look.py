@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from bptt.cli import main
 from bptt.data import Corpus
 from bptt.models import AttentionModel, LanguageModel, WindowModel

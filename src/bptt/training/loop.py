@@ -255,7 +255,7 @@ def _means(session: Session, lr: float) -> Record:
 
 
 def _tell_means(session: Session, lr: float, done: float, reporter: Reporter | None) -> None:
-    """Where no line of the metrics was due since the last score, its reader has the means all the same."""
+    """Where no line of the metrics was due since the last score, whoever watches has the means."""
     progress = session.progress
     since = progress.step - progress.scored.steps
     if reporter is not None and 0 < progress.tally.steps >= since:
@@ -263,7 +263,7 @@ def _tell_means(session: Session, lr: float, done: float, reporter: Reporter | N
 
 
 def _look(session: Session, run: RunFolder, reporter: Reporter | None) -> None:
-    """Read the beginning of what is held out, or of the text where nothing is, and let the model write."""
+    """Read the beginning of what is held out, else of the text, and let the model write."""
     corpus = session.corpus
     text = corpus.train if corpus.valid is None else corpus.valid
     found = look(session.model, corpus.vocabulary, text, seed=session.settings.seed)

@@ -78,8 +78,8 @@ class Settings:
     """Lanes carry the state through the text; random chunks start afresh each."""
 
     init: str = "default"
-    """Start of the recurrent layers: default, small, gaussian, identity, orthogonal, np, radius or norm,
-    with a number if wanted (radius:0.9); forget:BIAS, chrono:STEPS; joined by +."""
+    """Start of the recurrent layers: default, small, gaussian, identity, irnn, orthogonal, np, radius or
+    norm, with a number if wanted (radius:0.9); forget:BIAS, chrono:STEPS; joined by +."""
     orthogonal: bool = False
     """Hold the recurrent matrices orthogonal while they are trained."""
     forget_bias: float | None = None
