@@ -177,6 +177,18 @@ WHOLE = {
     "gradients.Randomized": (g.Randomized, {"k": 3}),
     "gradients.Truncated": (g.Truncated, {"k": 3}),
     "gradients.Windowed": (lambda **n: g.Windowed(**{"k1": 2, "k2": 4, **n}), {"k1": 3, "k2": 5}),
+    "models.Attention": (
+        lambda **n: m.Attention(**{"input_size": 3, "hidden_size": 8, **n}),
+        {"input_size": 4, "hidden_size": 16, "num_layers": 2, "heads": 2, "context": 5},
+    ),
+    "models.Highway": (
+        lambda **n: m.Highway(**{"input_size": 3, "hidden_size": 8, **n}),
+        {"input_size": 4, "hidden_size": 6},
+    ),
+    "models.Residual": (
+        lambda **n: m.Residual(**{"input_size": 3, "hidden_size": 8, **n}),
+        {"input_size": 4, "hidden_size": 6},
+    ),
     "models.AttentionModel": (
         lambda **n: m.AttentionModel(**{"vocabulary_size": 5, "width": 8, "heads": 2, **n}),
         {"vocabulary_size": 4, "width": 16, "heads": 4, "layers": 1, "context": 3},
@@ -261,6 +273,8 @@ REAL = {
     "gradients.build": (lambda **n: g.build("randomized:3", **n), {"cut": 0.25}),
     "ops.dropout": (dropped, {"p": 0.25}),
     "models.AttentionModel": (lambda **n: m.AttentionModel(5, **n), {"dropout": 0.25}),
+    "models.Highway": (lambda **n: m.Highway(3, 4, **n), {"gate_bias": 0.25}),
+    "models.Residual": (lambda **n: m.Residual(3, 4, **n), {"scale": 0.25}),
     "models.Classifier": (lambda **n: m.Classifier(layer(), 2, **n), {"dropout": 0.25}),
     "models.Forecaster": (lambda **n: m.Forecaster(layer(), **n), {"dropout": 0.25}),
     "models.LanguageModel": (lambda **n: m.LanguageModel(5, **n), {"dropout": 0.25}),

@@ -31,7 +31,7 @@ class Compare:
     """remember-first, copy, adding, temporal-order, agreement, recall, digits, japanese-vowels or co2; or
     a text of your own, whose next character is to be told."""
     cells: tuple[str, ...] = ("rnn", "gru", "lstm")
-    """Among rnn, rnn-relu, gru, lstm, mingru and lru."""
+    """Among rnn, rnn-relu, gru, lstm, mingru, lru; residual, highway and attention."""
     starts: tuple[str, ...] = ("default",)
     """As --init of bptt train: orthogonal, irnn, np, radius:0.9, chrono:200, orthogonal+hold, …"""
     clips: tuple[str, ...] = ("norm:1",)

@@ -185,8 +185,8 @@ SMALL_INPUT = 0.001  # deviation of the weights that do not recur
 def start_irnn(model: nn.Module, scale: float = 1.0, *, generator: Generator = None) -> None:
     """Let a plain recurrence keep its state: W_h = scale I, W_x ~ N(0, 0.001²), b = 0.
 
-    Without an input h_t = f(h_{t-1}), and a ReLU leaves a state that is not negative alone, as it does its
-    gradient. Torch's biases of ±1/√H would add up over the steps.
+    Without an input h_t = f(h_{t-1}), and a ReLU leaves a state that is not negative alone, as it does
+    its gradient. Torch's biases of ±1/√H would add up over the steps.
 
     Args:
         model: holds at least one RNN, a layer or a cell; meant for ReLU.

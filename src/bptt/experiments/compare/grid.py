@@ -28,6 +28,7 @@ from bptt.files.memory import require
 
 CURRICULA = ("none", "double")
 CELLS = ("rnn", "rnn-relu", "gru", "lstm", "mingru", "lru")
+SHORT = ("residual", "highway", "attention")  # ways that are shorter than one through every step
 
 # The length each task has when none is asked for; None: its sequences are what they are.
 TASKS: dict[str, int | None] = {
@@ -155,9 +156,11 @@ class Grid:
         for name in ("cells", "starts", "clips", "penalties", "gradients", "curricula", "fixed"):
             if not getattr(self, name):
                 raise ArgumentError(f"at least one value for --{name}", "none", "name one")
-        unknown = [c for c in self.cells if c not in CELLS]
+        unknown = [c for c in self.cells if c not in CELLS + SHORT]
         if unknown:
-            raise ArgumentError(f"--cells among {', '.join(CELLS)}", repr(unknown[0]), "pick one")
+            raise ArgumentError(
+                f"--cells among {', '.join(CELLS + SHORT)}", repr(unknown[0]), "pick one"
+            )
         self._check_forms()
         unknown = [c for c in self.curricula if c not in CURRICULA]
         if unknown:
@@ -236,8 +239,20 @@ class Grid:
             self.curricula, self.fixed, range(self.seeds),
         )  # fmt: skip
         return [
-            Job(self.task, *point, seed=seed, budget=self.budget, fixed=fixed)  # in Job's order
-            for *point, fixed, seed in points
+            Job(
+                self.task,
+                length,
+                cell,
+                start,
+                clip,
+                penalty,
+                gradient,
+                curriculum,
+                seed,
+                self.budget,
+                fixed,
+            )
+            for length, cell, start, clip, penalty, gradient, curriculum, fixed, seed in points
         ]
 
 

@@ -21,7 +21,7 @@ from bptt.errors import ArgumentError, BpttError, DataError, DependencyError, Ru
 from bptt.experiments import count_cores, run_in_processes, use_one_thread
 from bptt.experiments.compare.grid import TEXT, TEXT_LENGTH, Job, text_task
 from bptt.gradients import Estimator
-from bptt.models import CELLS, Classifier, Forecaster
+from bptt.models import CELLS, Attention, Classifier, Forecaster, Highway, Residual
 from bptt.remedies import Clip, Regulariser, build_clip, build_regulariser, start_recurrent
 from bptt.tasks import Batch, ClassTask, Task
 from bptt.tasks.task import check_answer, symbols
@@ -56,9 +56,18 @@ def build_task(name: str, length: int | None, folder: str | None = None) -> Task
     return kinds[name](length)
 
 
+SHORT: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    "residual": (Residual, {}),
+    "highway": (Highway, {}),
+    "attention": (Attention, {}),
+}
+
+
 def build_model(task: Task, cell: str, hidden: int, start: str) -> nn.Module:
     """A layer of the cell under a classifier or forecaster that answers at every step."""
-    kind, options = CELLS[cell]
+    kind, options = CELLS[cell] if cell in CELLS else SHORT[cell]
+    if kind is Attention:  # it sees all of a sequence, as a recurrence does
+        options = {"context": len(task.held_out().inputs)}
     layer = kind(task.inputs, hidden, **options)
     if start != "default":
         start_recurrent(layer, start)
@@ -105,7 +114,7 @@ def _train(job: Job, record: dict[str, Any]) -> None:
     task = whole = build_task(job.task, job.length, budget.folder)
     if job.curriculum == "double" and job.length is not None:
         task = build_task(job.task, min(FIRST, job.length), budget.folder)
-    model = build_model(task, job.cell, budget.hidden, job.start)
+    model = build_model(whole, job.cell, budget.hidden, job.start)
     estimator = build_gradient(job.gradient, task)
     clip, regulariser = build_clip(job.clip), build_regulariser(job.regularise)
     optimizer = torch.optim.Adam(model.parameters(), lr=budget.lr)
