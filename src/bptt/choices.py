@@ -78,6 +78,14 @@ GRADIENTS: dict[str, Word] = {
 }
 
 
+TOKENS: dict[str, Word] = {
+    "char": Word(takes="no"),
+    "byte": Word(takes="no"),
+    "word": Word(above=1.0, whole=True),  # at most so many, the unknown one among them
+    "bpe": Word(takes="must", above=255.0, whole=True),
+}
+
+
 def parse_form(text: str, words: Mapping[str, Word]) -> tuple[str, float | None]:
     """Take a form apart.
 

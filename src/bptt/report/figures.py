@@ -366,7 +366,7 @@ def chart_course(
 
 def chart_updates(losses: Sequence[float], norms: Sequence[float] = ()) -> list[Chart]:
     """A loop of one's own: its loss, and the gradient's norm where that is known, by update."""
-    charts = []
+    charts: list[Chart] = []
     for title, values in (("Loss", losses), ("Gradient norm", norms)):
         lines = [{"step": n, "y": value} for n, value in enumerate(values, 1)]
         if len(series(lines, "y")[0]):

@@ -27,11 +27,14 @@ class Score:
         tokens: predictions that were scored.
         nats: mean negative log-likelihood per token, natural logarithm.
         pieces: of the text, each scored from nothing; 1 gives the text's own score.
+        characters: that those tokens have; None where a token is a character or a byte. An unknown word
+            counts as one.
     """
 
     tokens: int
     nats: float
     pieces: int = 1
+    characters: int | None = None
 
     @property
     def bits(self) -> float:
@@ -43,9 +46,16 @@ class Score:
         """exp(nats): the size of a uniform vocabulary that would be as hard."""
         return math.exp(self.nats) if self.nats < 700 else math.inf
 
+    @property
+    def bits_per_character(self) -> float | None:
+        """Bits of all tokens over their characters; None where these are the same."""
+        return None if not self.characters else self.bits * self.tokens / self.characters
+
     def as_dict(self) -> dict[str, float | None]:
         """The document that ``bptt eval --json`` prints; None where a number is not finite."""
         numbers = {"nats": self.nats, "bits": self.bits, "perplexity": self.perplexity}
+        if self.bits_per_character is not None:
+            numbers |= {"bits_per_character": self.bits_per_character}
         finite = {name: v if math.isfinite(v) else None for name, v in numbers.items()}
         return {"tokens": self.tokens, **finite}
 
@@ -57,6 +67,7 @@ def evaluate(
     lanes: int = 1,
     chunk: int = 512,
     group: Group = Group(),  # noqa: B008
+    vocabulary: Vocabulary | None = None,
 ) -> Score:
     """Score a model on a text.
 
@@ -72,6 +83,7 @@ def evaluate(
             used, not the score.
         group: processes that score together, each its lanes where there are enough; otherwise each
             scores all of it, and the first one's score counts.
+        vocabulary: that of the model; one of words or pieces gives a score per character too.
 
     Raises:
         DataError: fewer than two tokens, or none that is scored.
@@ -85,7 +97,8 @@ def evaluate(
     lanes = min(lanes, length - 1)
     symbols = lanes * int(getattr(model, "vocabulary_size", 1))
     chunk = max(1, min(chunk, (length - 1) // lanes, AT_ONCE // symbols))
-    total, tokens, carry = 0.0, 0, None
+    total, tokens, characters, carry = 0.0, 0, 0, None
+    sizes = None if vocabulary is None else vocabulary.lengths
     split = lanes >= group.size
     own = group.lanes(lanes) if split else None
     with inference(model):
@@ -102,12 +115,14 @@ def evaluate(
             )
             total += nats.item()
             tokens += piece.scored
-    counts = [total, float(tokens)] if split or group.rank == 0 else [0.0, 0.0]
-    total, scored = group.total(counts)
+            if sizes is not None:
+                characters += int(sizes[piece.targets[piece.targets != IGNORED].numpy()].sum())
+    counts = [total, float(tokens), float(characters)]
+    total, scored, read = group.total(counts if split or group.rank == 0 else [0.0] * 3)
     tokens = int(scored)
     if tokens == 0:
         raise DataError("a token to score", "documents of one token each", "give longer documents")
-    return Score(tokens, total / tokens, lanes)
+    return Score(tokens, total / tokens, lanes, None if sizes is None else int(read))
 
 
 # A look at what a model makes of its text, while it trains.

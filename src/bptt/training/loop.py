@@ -286,7 +286,10 @@ def _score_and_save(session: Session, run: RunFolder, reporter: Reporter | None)
     progress.scored = session.spent
     if valid is not None:
         pieces = max(1, min(PIECES, len(valid.tokens) // PIECE))
-        score = evaluate(session.model, valid, lanes=pieces, group=session.group)
+        vocabulary = session.corpus.vocabulary
+        score = evaluate(
+            session.model, valid, lanes=pieces, group=session.group, vocabulary=vocabulary
+        )
         session.note_score(score)
         told = {"pieces": score.pieces} if score.pieces > 1 else {}
         run.append_metrics({"step": progress.step, "valid": score.as_dict(), **told})
@@ -398,7 +401,9 @@ def _finish(
     load_weights(model, best)
     group, valid, progress = session.group, None, session.progress
     if session.corpus.valid is not None and not interrupted:
-        valid = evaluate(model, session.corpus.valid, group=group)
+        valid = evaluate(
+            model, session.corpus.valid, group=group, vocabulary=session.corpus.vocabulary
+        )
         if group.rank == 0:
             run.write_result(
                 {"final": valid.as_dict(), "step": progress.step, "seconds": progress.seconds}

@@ -16,7 +16,16 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from bptt.choices import CLIPS, REGULARISERS, STARTS, Word, clip_form, parse_form, parse_forms
+from bptt.choices import (
+    CLIPS,
+    REGULARISERS,
+    STARTS,
+    TOKENS,
+    Word,
+    clip_form,
+    parse_form,
+    parse_forms,
+)
 from bptt.errors import ArgumentError, RunError, plain
 from bptt.files.memory import MOST_THREADS
 from bptt.files.read import shown
@@ -126,8 +135,11 @@ class Settings:
     keep: int = 3
     """Newest checkpoints to keep, beside the best one."""
 
+    tokens: str = "char"
+    """What a token is: char, byte, word (word:N: the N most frequent), or bpe:N, N pieces that byte-pair
+    encoding finds, 256 or more."""
     bytes: bool = False
-    """Read bytes in place of characters."""
+    """Read bytes in place of characters: --tokens byte."""
     documents: str | None = None
     """Begin a new document after this text, e.g. '\\n\\n', two line breaks; files always begin one."""
     line_ends: Literal["keep", "unix"] = "keep"
@@ -182,6 +194,14 @@ class Settings:
         # TOML has no None, and a run that is read back keeps its clip.
         if self.clip in (None, "None"):
             object.__setattr__(self, "clip", "none")
+        self._check_form("tokens", self.tokens, TOKENS)
+        if self.bytes and self.tokens not in ("char", "byte"):
+            raise ArgumentError(
+                "--bytes or --tokens", f"--bytes and --tokens {self.tokens}", "keep one of them"
+            )
+        if self.bytes or self.tokens == "byte":  # two words for one thing, which is kept in both
+            object.__setattr__(self, "bytes", True)
+            object.__setattr__(self, "tokens", "byte")
         self._check_form("init", self.init, STARTS)
         self._check_form("clip", clip_form(self.clip), CLIPS)
         self._check_form("regularise", self.regularise or "none", REGULARISERS)
@@ -217,6 +237,11 @@ class Settings:
                 f"pass --k {min(short.values())}, or leave out "
                 + " and ".join(f"--{n}" for n in short),
             )
+
+    @property
+    def unit(self) -> str:
+        """What a token is, in a word."""
+        return {"char": "character", "byte": "byte"}.get(self.tokens, "token")
 
     @property
     def lanes(self) -> int:
