@@ -62,9 +62,9 @@ def test_a_run_through_every_command(form, place, capsys):
         )
         assert sample.startswith("The cat")
     assert asked(capsys, "sample", "run", "--length", "5")
-    asked(capsys, "diagnose", "run", "--html", "run.html")
+    asked(capsys, "diagnose", "run", "--html", "run.html", "--steps", "40", "--lanes", "4")
     assert (place / "run.html").stat().st_size > 10_000
-    rows = json.loads(asked(capsys, "runs", ".", "--json"))
+    rows = json.loads(asked(capsys, "runs", ".", "--json"))["runs"]
     assert rows[0]["bits_per_character"] == held["bits_per_character"]
     assert "bits/char" in asked(capsys, "runs", ".")
     asked(capsys, "export", "run", "--to", "c", "--out", "device")
@@ -77,8 +77,9 @@ def test_the_labs_page_reads_such_a_run(form, place, capsys):
     words = ["train", "text.txt", "--tokens", form, *SMALL, "--out", "run", "--steps", "6"]
     asked(capsys, *words, "--json")
     *_, last = your_run.measure(Path("run"), 0)
-    assert last.state.reading.symbols
-    assert last.state.sample
+    assert last.frame.missing == ""
+    assert "".join(last.frame.reading.symbols) in TEXT
+    assert all(text for _, text in last.frame.texts)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -47,7 +47,7 @@ class BpeVocabulary(Vocabulary):
     Example:
         >>> vocabulary = BpeVocabulary.from_text("a rose is a rose is a rose", 260)
         >>> vocabulary.symbols[256:]
-        ('Ġr', 'os', 'Ġros', 'Ġrose')
+        ('os', 'ros', 'Ġros', 'Ġrose')
         >>> vocabulary.decode(vocabulary.encode("a röse"))
         'a röse'
     """
