@@ -75,6 +75,12 @@ def started(start, **options):
     return model
 
 
+def irnn(scale):
+    model = nn.RNN(3, 4)
+    r.start_irnn(model, scale)
+    return model
+
+
 def told(every):
     model, numbers = layer(), []
     with bptt.callbacks.told(model, lambda *now: numbers.append(now), every=every) as after_step:
@@ -171,6 +177,18 @@ WHOLE = {
     "gradients.Randomized": (g.Randomized, {"k": 3}),
     "gradients.Truncated": (g.Truncated, {"k": 3}),
     "gradients.Windowed": (lambda **n: g.Windowed(**{"k1": 2, "k2": 4, **n}), {"k1": 3, "k2": 5}),
+    "models.Attention": (
+        lambda **n: m.Attention(**{"input_size": 3, "hidden_size": 8, **n}),
+        {"input_size": 4, "hidden_size": 16, "num_layers": 2, "heads": 2, "context": 5},
+    ),
+    "models.Highway": (
+        lambda **n: m.Highway(**{"input_size": 3, "hidden_size": 8, **n}),
+        {"input_size": 4, "hidden_size": 6},
+    ),
+    "models.Residual": (
+        lambda **n: m.Residual(**{"input_size": 3, "hidden_size": 8, **n}),
+        {"input_size": 4, "hidden_size": 6},
+    ),
     "models.AttentionModel": (
         lambda **n: m.AttentionModel(**{"vocabulary_size": 5, "width": 8, "heads": 2, **n}),
         {"vocabulary_size": 4, "width": 16, "heads": 4, "layers": 1, "context": 3},
@@ -235,7 +253,7 @@ WHOLE = {
         {
             "hidden": 8, "layers": 2, "embedding": 4, "order": 3, "context": 4, "batch": 3, "k": 8,
             "window": 99, "states": 2, "chunk": 99, "steps": 4, "patience": 2, "eval_every": 3,
-            "log_every": 5, "horizon_every": 7, "keep": 2, "seed": 5, "threads": 1,
+            "log_every": 5, "horizon_every": 7, "sample_every": 9, "keep": 2, "seed": 5, "threads": 1,
         },
     ),
     "training.evaluate": (scored, {"lanes": 2, "chunk": 7}),
@@ -255,6 +273,8 @@ REAL = {
     "gradients.build": (lambda **n: g.build("randomized:3", **n), {"cut": 0.25}),
     "ops.dropout": (dropped, {"p": 0.25}),
     "models.AttentionModel": (lambda **n: m.AttentionModel(5, **n), {"dropout": 0.25}),
+    "models.Highway": (lambda **n: m.Highway(3, 4, **n), {"gate_bias": 0.25}),
+    "models.Residual": (lambda **n: m.Residual(3, 4, **n), {"scale": 0.25}),
     "models.Classifier": (lambda **n: m.Classifier(layer(), 2, **n), {"dropout": 0.25}),
     "models.Forecaster": (lambda **n: m.Forecaster(layer(), **n), {"dropout": 0.25}),
     "models.LanguageModel": (lambda **n: m.LanguageModel(5, **n), {"dropout": 0.25}),
@@ -278,6 +298,7 @@ REAL = {
     "remedies.clip_norm": (clipped, {"threshold": 0.5}),
     "remedies.start_chrono": (lambda **n: started(r.start_chrono, **n), {"steps": 12.5}),
     "remedies.start_forget_bias": (lambda **n: started(r.start_forget_bias, **n), {"bias": 0.5}),
+    "remedies.start_irnn": (irnn, {"scale": 0.5}),
     "tasks.Agreement": (t.Agreement, {"attractors": 0.25}),
     "tasks.InfluenceBalancing": (t.InfluenceBalancing, {"start": 0.25}),
     "training.Settings": (

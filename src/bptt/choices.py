@@ -41,6 +41,7 @@ STARTS: dict[str, Word] = {
     "small": Word(0.01),
     "gaussian": Word(1.0),
     "identity": Word(1.0),
+    "irnn": Word(1.0),
     "orthogonal": Word(1.0),
     "np": Word(takes="no"),
     "radius": Word(1.0),
@@ -74,6 +75,14 @@ GRADIENTS: dict[str, Word] = {
     "adaptive": Word(0.05, below=1.0),
     "randomized": Word(takes="must", whole=True),
     "forward": Word(takes="no"),
+}
+
+
+TOKENS: dict[str, Word] = {
+    "char": Word(takes="no"),
+    "byte": Word(takes="no"),
+    "word": Word(above=1.0, whole=True),  # at most so many, the unknown one among them
+    "bpe": Word(takes="must", above=255.0, whole=True),
 }
 
 

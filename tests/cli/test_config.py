@@ -62,7 +62,7 @@ EVERY = Settings(
     gradient="windowed", k=8, window=16, cut=0.25, chunk=32, partition="random", init="chrono:9",
     orthogonal=True, forget_bias=1.5, optimizer="sgd", lr=0.5, warmup=0.1, decay="linear",
     momentum=0.9, clip="auto:10", regularise="omega:1", on_nonfinite="skip", epochs=2.5, patience=3,
-    eval_every=7, log_every=2, horizon_every=0, keep=2, bytes=True, documents="\\n\n'=- ",
+    eval_every=7, log_every=2, horizon_every=0, sample_every=5, keep=2, bytes=True, documents="\\n\n'=- ",
     line_ends="unix", valid_fraction=0.2, seed=11, threads=1, out="some folder",
 )  # fmt: skip
 

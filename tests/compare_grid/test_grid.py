@@ -12,19 +12,20 @@ import torch
 from bptt.errors import ArgumentError, DependencyError, RunError
 from bptt.experiments.compare import TASKS, Budget, Grid, Job, read_results, summarise
 from bptt.experiments.compare import grid as grids
-from bptt.experiments.compare.grid import AXES, cells_of, run_grid, varying
 from bptt.experiments.compare.job import (
     PATIENCE,
+    FixedSet,
     build_gradient,
     build_task,
     on_processes,
     on_ray,
     run_job,
 )
+from bptt.experiments.compare.results import AXES, cells_of, run_grid, varying
 from bptt.models import CELLS
 from bptt.remedies import Clip
 from bptt.report.chart_figure import draw_figure, to_svg, write_figure
-from bptt.report.pages import chart_comparison, comparison_page
+from bptt.report.pages import chart_comparison, chart_progress, comparison_page
 from bptt.tasks import RememberFirst
 
 SMALL = Budget(hidden=8, batch=8, updates=6, every=3)
@@ -47,10 +48,11 @@ def test_a_grid_is_every_combination():
     grid = Grid(
         "adding", ("rnn", "gru"), ("default", "orthogonal+hold"), ("norm:1", "none"),
         ("none", "omega:1"), ("full", "truncated:5"), ("none", "double"), (9, 5), 2, SMALL,
+        (0, 16),
     )  # fmt: skip
     jobs = grid.jobs()
-    assert len(jobs) == len(set(jobs)) == 2**8
-    assert [j.length for j in jobs] == [5] * 128 + [9] * 128
+    assert len(jobs) == len(set(jobs)) == 2**9
+    assert [j.length for j in jobs] == [5] * 256 + [9] * 256
     assert {len({getattr(j, name) for j in jobs}) for name in AXES} == {2}
     assert [Job.from_dict(json.loads(json.dumps(j.as_dict()))) for j in jobs] == jobs
 
@@ -68,6 +70,9 @@ WRONG = [
     ({"task": "digits", "curricula": ("double",)}, "no curriculum"),
     ({"curricula": ("triple",)}, "curricula among"),
     ({"seeds": 0}, "--seeds"),
+    ({"fixed": ()}, "at least one value for --fixed"),
+    ({"fixed": (0, -1)}, "--fixed >= 0"),
+    ({"fixed": (10**15,)}, "--fixed 1000000000000000 at length 50"),
 ]
 
 
@@ -364,7 +369,7 @@ def test_figure_and_page(tmp_path):
             with pytest.raises(ArgumentError, match=r"ends in one of .*\.png, .* received 'f"):
                 write_figure(figure, tmp_path / name)
         assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
-        written = comparison_page(rows, "a <title>", "bptt compare x", chart, levels)
+        written = comparison_page(rows, "a <title>", "bptt compare x", [chart], levels)
         assert "<b>" not in written
         assert "a &lt;title&gt;" in written
         assert text in written
@@ -372,3 +377,90 @@ def test_figure_and_page(tmp_path):
     lines = [line for line in axes.lines if len(line.get_xdata()) == 2]
     assert sorted(line.get_label() for line in lines) == ["gru", "rnn"]
     assert list(itertools.chain(*(line.get_xdata() for line in lines))) == [3, 9, 3, 9]
+
+
+class Counted(RememberFirst):
+    """A task whose sequences say which they are."""
+
+    def batch(self, generator, size):
+        drawn = super().batch(generator, size)
+        return drawn._replace(targets=torch.arange(size).expand(self.steps, size))
+
+
+def test_a_fixed_set_is_read_whole_at_every_pass_each_time_in_another_order():
+    few = FixedSet(Counted(3), 10, torch.Generator().manual_seed(0))
+    order = torch.Generator().manual_seed(5)
+    passes = []
+    for _ in range(3):
+        read = [few.batch(order, 4) for _ in range(3)]
+        assert [b.inputs.shape[1] for b in read] == [4, 4, 2]
+        passes.append(torch.cat([b.targets[0] for b in read]).tolist())
+        inputs = torch.cat([b.inputs for b in read], 1)[:, torch.tensor(passes[-1]).argsort()]
+        assert torch.equal(inputs, few._kept.inputs)  # inputs stay with their targets
+    assert [sorted(p) for p in passes] == [list(range(10))] * 3
+    assert len({tuple(p) for p in passes}) == 3
+    assert few.batch(order, 99).inputs.shape[1] == 10
+
+
+@pytest.mark.parametrize("task", ["remember-first", "adding"])
+def test_jobs_with_a_fixed_set_see_no_other_sequence(task, monkeypatch):
+    drawn = []
+    kind = type(build_task(task, 4))
+    batch = kind.batch
+    monkeypatch.setattr(
+        kind,
+        "batch",
+        lambda *a: drawn.append(a[2]) or batch(*a),  # which sizes are asked for
+    )
+    record = run_job(job(task=task, fixed=12))
+    assert sorted(drawn) == [12, 512]  # the set, and what is held out
+    assert record["updates"] == 6
+    assert run_job(job(task=task, fixed=12)) | {"seconds": 0} == record | {"seconds": 0}
+    assert run_job(job(task=task))["curve"] != record["curve"]
+
+
+def test_a_curriculum_with_a_fixed_set_draws_one_for_every_length(monkeypatch):
+    seen = []
+    batch = RememberFirst.batch
+
+    def spy(self, generator, size):
+        if size == 4:
+            seen.append(self.steps)
+        return batch(self, generator, size)
+
+    monkeypatch.setattr(RememberFirst, "batch", spy)
+    monkeypatch.setattr(RememberFirst, "solved", lambda self, score: True)
+    budget = Budget(4, 2, 10, every=2, to_the_end=True)
+    run_job(job(length=50, curriculum="double", budget=budget, fixed=4))
+    assert seen == [10, 20, 40, 50]
+
+
+def test_losses_stand_beside_the_scores_and_both_are_drawn():
+    records = [run_job(job(fixed=f, seed=s)) for f in (0, 12) for s in (0, 1)]
+    for record in records:
+        assert [u for u, _ in record["losses"]] == [u for u, _ in record["curve"]] == [3, 6]
+        assert all(0 < loss < 5 for _, loss in record["losses"])
+    rows = summarise(records)
+    assert [row.fixed for row in rows] == [0, 12]
+    assert varying(rows) == ["cell", "fixed"]
+    assert [cells_of(row, varying(rows))[:2] for row in rows] == [
+        ["gru", "fresh"],
+        ["gru", "12 fixed"],
+    ]
+    loss, score = chart_progress(records, rows, "accuracy", {"chance": 0.125})
+    assert [part.name for part in loss.parts] == ["gru fresh", "", "gru 12 fixed", ""]
+    assert [list(part.y) for part in score.parts[:4]] == [
+        [s for _, s in r["curve"]] for r in records
+    ]
+    assert (loss.y, score.y, score.parts[-1].word) == ("loss", "accuracy", "chance")
+    broken = [{**r, "losses": [[3, None]], "curve": []} for r in records]
+    assert chart_progress(broken, rows, "accuracy", {}) == []
+
+
+def test_a_record_from_before_fixed_sets_is_read(tmp_path):
+    path = tmp_path / "jobs.jsonl"
+    record = run_job(job())
+    del record["job"]["fixed"], record["losses"]
+    path.write_text(json.dumps(record) + "\n")
+    assert run_grid([job()], path, lambda jobs: pytest.fail("it was done"))[0]["job"]["fixed"] == 0
+    assert summarise(read_results(path))[0].fixed == 0

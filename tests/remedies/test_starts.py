@@ -10,7 +10,7 @@ from torch import nn
 
 import bptt
 from bptt.errors import ArgumentError
-from bptt.remedies import hold_orthogonal, start_chrono, start_recurrent
+from bptt.remedies import hold_orthogonal, start_chrono, start_irnn, start_recurrent
 from compare import assert_close
 
 H = 24
@@ -155,3 +155,44 @@ def test_what_cannot_be_started_is_refused():
     nn.init.zeros_(empty.weight_hh_l0)
     with pytest.raises(ArgumentError, match="fill it first"):
         start_recurrent(empty, "norm")
+
+
+PLAIN = [nn.RNN, nn.RNNCell, bptt.nn.RNN]
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_irnn_is_the_papers_start(kind):
+    layer = kind(40, 50, nonlinearity="relu")
+    start_recurrent(layer, "irnn")
+    assert_close(gates(layer), [torch.eye(50)], 0.0)
+    named = dict(layer.named_parameters())
+    assert all(bool((p == 0).all()) for n, p in named.items() if n.startswith("bias"))
+    inputs = torch.cat(
+        [p.detach().flatten() for n, p in named.items() if n.startswith("weight_ih")]
+    )
+    assert abs(inputs.std() / 0.001 - 1) < 5 / math.sqrt(2 * inputs.numel())
+    start_irnn(layer, 0.01, generator=torch.Generator().manual_seed(3))
+    once = [p.detach().clone() for p in layer.parameters()]
+    assert_close(gates(layer), [0.01 * torch.eye(50)], 0.0)
+    start_recurrent(layer, "irnn:0.01", generator=torch.Generator().manual_seed(3))
+    assert_close([p.detach() for p in layer.parameters()], once, 0.0)
+
+
+def test_irnn_fills_every_layer_and_direction_and_keeps_state_and_gradient():
+    layer = nn.RNN(3, 8, num_layers=2, bidirectional=True, nonlinearity="relu").double()
+    start_recurrent(layer, "irnn")
+    assert_close(gates(layer), [torch.eye(8).double()] * 4, 0.0)
+    h0 = torch.rand(4, 2, 8, dtype=torch.float64, requires_grad=True)
+    h = layer(torch.zeros(300, 2, 3).double(), h0)[1]
+    assert_close(h[0].detach(), h0[0].detach(), 0.0)
+    (gradient,) = torch.autograd.grad(h[0].sum(), h0)
+    assert_close(gradient[0], torch.ones(2, 8).double(), 0.0)
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.GRUCell, bptt.nn.LSTM])
+def test_irnn_is_refused_where_there_are_gates_and_nothing_is_changed(kind):
+    layer = nn.ModuleList([nn.RNN(2, 3), kind(2, 3)])
+    before = {n: p.detach().clone() for n, p in layer.named_parameters()}
+    with pytest.raises(ArgumentError, match=f"irnn.*received {kind.__name__}: use --cell rnn-relu"):
+        start_recurrent(layer, "irnn")
+    assert_close({n: p.detach() for n, p in layer.named_parameters()}, before, 0.0)

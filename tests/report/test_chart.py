@@ -11,7 +11,7 @@ import torch
 from matplotlib.colors import to_hex
 from torch import nn
 
-from bptt.experiments.compare.grid import Row
+from bptt.experiments.compare.results import Row
 from bptt.report.chart import COLORS, Band, Bars, Chart, Heat, Label, Line, Mark, drawable, fit
 from bptt.report.chart_figure import draw_figure
 from bptt.report.chart_svg import draw_svg

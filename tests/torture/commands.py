@@ -75,7 +75,7 @@ def _nothing_runs() -> Any:
 
     with contextlib.ExitStack() as stack:
         for place in (
-            "bptt.experiments.compare.grid.run_grid",
+            "bptt.experiments.compare.results.run_grid",
             "bptt.experiments.compare.job.build_task",
             "bptt.claims.run_claims",
             "bptt.models.language._draw",

@@ -185,7 +185,7 @@ def compare_results(random: Random, folder: Path) -> None:
     path = folder / "results.jsonl"
     path.write_bytes(data)
     from bptt.experiments.compare import summarise
-    from bptt.experiments.compare.grid import cells_of, varying
+    from bptt.experiments.compare.results import cells_of, varying
 
     rows = summarise(read_results(path))
     for row in rows:

@@ -12,16 +12,8 @@ import tyro
 from bptt.cli.parse import check_place, parse
 from bptt.errors import ArgumentError
 from bptt.experiments.compare import Budget, Grid, Row, summarise
-from bptt.experiments.compare.grid import (
-    HEADS,
-    TASKS,
-    Record,
-    cells_of,
-    run_grid,
-    table,
-    text_task,
-    varying,
-)
+from bptt.experiments.compare.grid import TASKS, text_task
+from bptt.experiments.compare.results import HEADS, Record, cells_of, run_grid, table, varying
 from bptt.shown.text import as_json, inline
 
 
@@ -39,9 +31,9 @@ class Compare:
     """remember-first, copy, adding, temporal-order, agreement, recall, digits, japanese-vowels or co2; or
     a text of your own, whose next character is to be told."""
     cells: tuple[str, ...] = ("rnn", "gru", "lstm")
-    """Among rnn, rnn-relu, gru, lstm, mingru and lru."""
+    """Among rnn, rnn-relu, gru, lstm, mingru, lru; residual, highway and attention."""
     starts: tuple[str, ...] = ("default",)
-    """As --init of bptt train: orthogonal, identity, np, radius:0.9, chrono:200, orthogonal+hold, …"""
+    """As --init of bptt train: orthogonal, irnn, np, radius:0.9, chrono:200, orthogonal+hold, …"""
     clips: tuple[str, ...] = ("norm:1",)
     """As --clip of bptt train: norm:1, value:1, rescale:1, auto:10, z:2.5, unit:0.01, none."""
     penalties: tuple[str, ...] = ("none",)
@@ -53,6 +45,9 @@ class Compare:
     lengths: tuple[int, ...] = ()
     """Of the task: steps, the delay, the words between, the lag, of a text the characters of a chunk;
     default its own."""
+    fixed: tuple[int, ...] = (0,)
+    """Sequences of a training set that is drawn once and read again and again; 0: every batch is drawn
+    afresh. --fixed 0 512 puts both side by side."""
     seeds: int = 3
     """How many of each, from 0."""
     hidden: int = 64
@@ -78,7 +73,7 @@ class Compare:
     csv: str | None = None
     """Write the table into this file, with commas."""
     figure: str | None = None
-    """Draw the scores into this file, .svg, .png or .pdf."""
+    """Draw the scores, and how loss and score went, into this file, .svg, .png or .pdf."""
     html: str | None = None
     """Write table and figure as one page."""
     json: bool = False
@@ -94,7 +89,7 @@ class Compare:
         task = text_task(self.task) if own else self.task
         return Grid(
             task, self.cells, self.starts, self.clips, self.penalties, self.gradients,
-            self.curricula, self.lengths, self.seeds, budget,
+            self.curricula, self.lengths, self.seeds, budget, self.fixed,
         )  # fmt: skip
 
 
@@ -136,14 +131,15 @@ def run(arguments: list[str]) -> int:
         write_file(asked.csv, table(rows))
     if asked.figure is not None or asked.html is not None:
         from bptt.report.chart_figure import draw_figure, write_figure
-        from bptt.report.pages import chart_comparison, comparison_page
+        from bptt.report.pages import chart_comparison, chart_progress, comparison_page
 
-        chart = chart_comparison(rows, title, task.metric, levels)
+        charts = [chart_comparison(rows, title, task.metric, levels)]
+        charts += chart_progress(records, rows, task.metric, levels)
         if asked.figure is not None:
-            write_figure(draw_figure(chart), Path(asked.figure))
+            write_figure(draw_figure(*charts), Path(asked.figure))
         if asked.html is not None:
             command = shlex.join(["bptt", "compare", *arguments])
-            write_file(asked.html, comparison_page(rows, title, command, chart, levels))
+            write_file(asked.html, comparison_page(rows, title, command, charts, levels))
     if asked.json:
         document = {
             "task": asked.task, "metric": task.metric, "chance": task.chance, "best": task.best,

@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> int:
             "eval", asked.run, settings, vocabulary,
             file=asked.file, own=asked.text, line_ends=asked.line_ends,
         )  # fmt: skip
-    score = evaluate(model, text.stream)
+    score = evaluate(model, text.stream, vocabulary=vocabulary)
     if not math.isfinite(score.nats):
         raise diverged(f"a score of {score.nats} nats")
     again = None if asked.file is None else shlex.join(["bptt", "eval", asked.run, asked.file])
@@ -62,10 +62,11 @@ def run(arguments: list[str]) -> int:
         print(as_json(score.as_dict() | ({"unknown": text.unknown} if unknown else {})))
         print(*unknown, sep="\n", end="\n" if unknown else "", file=sys.stderr)
         return 0
-    unit = "byte" if settings.bytes else "character"
+    unit, each = settings.unit, score.bits_per_character
+    also = "" if each is None else f", {fixed(each, 4)} bits per character"
     print(
         f"{inline(text.name)}: {fixed(score.bits, 4)} bits per {unit} "
-        f"({fixed(score.nats, 4)} nats, perplexity {fixed(score.perplexity, 3)}) "
+        f"({fixed(score.nats, 4)} nats, perplexity {fixed(score.perplexity, 3)}){also} "
         f"over {score.tokens:,} {unit}s"
     )
     print(*unknown, sep="\n", end="\n" if unknown else "")

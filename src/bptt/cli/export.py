@@ -112,7 +112,8 @@ def _c(asked: Export, model: Any, vocabulary: Any, settings: Any) -> dict[str, A
     out = asked.out or f"{Path(asked.run)}-{ending}"
     options: dict[str, Any] = {"name": asked.name, "precision": asked.precision}
     # Of a byte model the token is the byte, and a table would say nothing more.
-    options["symbols"] = getattr(vocabulary, "symbols", None)
+    # Pieces are bytes that may break a character off, and a table of strings cannot say so.
+    options["symbols"] = None if vocabulary.kind == "bpe" else getattr(vocabulary, "symbols", None)
     if asked.precision == "float32":
         options["activations"] = asked.activations
         export = export_c(model, _some_tokens(model), out, **options)

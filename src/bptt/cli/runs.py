@@ -17,7 +17,7 @@ from bptt.cli.parse import parse
 from bptt.errors import ArgumentError, BpttError
 from bptt.shown.text import as_json, inline
 
-SCORE = ("nats", "bits", "perplexity")
+SCORE = ("nats", "bits", "perplexity", "bits_per_character")
 COLUMNS = (
     "run", "state", "began", "model", "steps", "tokens", "seconds", "tokens_per_second", *SCORE,
     "horizon", "note",
@@ -119,6 +119,8 @@ def _row(path: Path) -> dict[str, Any]:
         score, row["seconds"] = result["final"], _number(result.get("seconds"))
         row["steps"] = _number(result.get("step"))
     row |= {name: _number(score.get(name)) for name in SCORE}
+    if settings.tokens == "char":
+        row["bits_per_character"] = row["bits"]
     row["state"] = "finished" if finished else "unfinished"
     return row
 
@@ -174,7 +176,20 @@ def _print(rows: list[dict[str, Any]]) -> None:
     budgets = ("minutes", "steps", "epochs")  # what came of them stands beside
     axes = [name for name in _differing(rows) if name not in budgets]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    heads = ("run", "state", "model", *axes, "steps", "seconds", "tokens/s", "horizon", "bits")
+    scores = {"bits": "bits"}
+    if any((row["settings"] or {}).get("tokens", "char") not in ("char", "byte") for row in rows):
+        scores["bits_per_character"] = "bits/char"  # bits of tokens of several kinds do not compare
+    heads = (
+        "run",
+        "state",
+        "model",
+        *axes,
+        "steps",
+        "seconds",
+        "tokens/s",
+        "horizon",
+        *scores.values(),
+    )
     for head in heads:
         table.add_column(head, justify="left" if head in ("run", "state", "model") else "right")
     for row in rows:
@@ -186,7 +201,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
                 "-" if row[name] is None else f"{row[name]:,.0f}"
                 for name in ("steps", "seconds", "tokens_per_second", "horizon")
             ),
-            "-" if row["bits"] is None else fixed(row["bits"], 3),
+            *("-" if row[name] is None else fixed(row[name], 3) for name in scores),
         )  # fmt: skip
     Console().print(table, highlight=False)
     for row in rows:

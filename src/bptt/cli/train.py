@@ -64,6 +64,7 @@ CHANGEABLE = {
     "eval_every",
     "log_every",
     "horizon_every",
+    "sample_every",
     "keep",
     "threads",
     "clip",
@@ -109,7 +110,7 @@ def run(arguments: list[str]) -> int:
         return status
     folder = RunFolder.open(outcome.run)
     with _closed_terminal_passed_over():
-        print(_summary(outcome, "byte" if settings.bytes else "character"))
+        print(_summary(outcome, settings.unit))
         for advice in health(folder.read_metrics(), folder.read_settings()):
             print(f"{advice.rule}: {advice.text}")
         if asked.sample:
@@ -329,10 +330,12 @@ def _summary(outcome, unit: str) -> str:
     if outcome.valid is not None:
         valid, symbols = outcome.valid, outcome.corpus.vocabulary.size
         best = outcome.best_step
+        each = valid.bits_per_character
+        also = "" if each is None else f", {fixed(each, 3)} bits per character"
         by = "" if best == outcome.steps else f", with the weights of step {best:,}, the best"
         lines.append(
             f"held out: {fixed(valid.bits, 3)} bits per {unit} ({fixed(valid.nats, 3)} nats, "
-            f"perplexity {fixed(valid.perplexity, 2)}) over {valid.tokens:,}, in one piece{by}"
+            f"perplexity {fixed(valid.perplexity, 2)}){also} over {valid.tokens:,}, in one piece{by}"
         )
         if not valid.nats <= math.log(symbols):  # not a number among them
             lines.append(

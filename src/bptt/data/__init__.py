@@ -7,12 +7,15 @@ from bptt.data.chunk import IGNORED, Chunk, Position
 from bptt.data.corpus import Corpus, Stream, count_unknown
 from bptt.data.fetch import DATA_SETS, DataSet
 from bptt.data.lanes import Lanes, RandomChunks
+from bptt.data.pieces import BpeVocabulary
 from bptt.data.source import LineEnds, count_line_ends, default_text
 from bptt.data.vocabulary import ByteVocabulary, CharVocabulary, StreamDecoder, Vocabulary
+from bptt.data.words import WordVocabulary, split_words
 
 __all__ = [
     "DATA_SETS",
     "IGNORED",
+    "BpeVocabulary",
     "ByteVocabulary",
     "CharVocabulary",
     "Chunk",
@@ -25,7 +28,9 @@ __all__ = [
     "Stream",
     "StreamDecoder",
     "Vocabulary",
+    "WordVocabulary",
     "count_line_ends",
     "count_unknown",
     "default_text",
+    "split_words",
 ]

@@ -29,10 +29,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bptt.choices import TOKENS, parse_form
 from bptt.data import cache as disk
 from bptt.data.encode import Starts, Survey, encoded, part, survey
 from bptt.data.source import BLOCK, READINGS, Reading, Source, default_text
 from bptt.data.vocabulary import ByteVocabulary, CharVocabulary, Ids, Vocabulary
+from bptt.data.words import WordVocabulary, form_of, tokenise, unknown_words
 from bptt.errors import ArgumentError, DataError, real
 from bptt.files.read import release
 
@@ -78,6 +80,7 @@ class Corpus:
         files: Files | None = None,
         *,
         bytes_mode: bool = False,
+        tokens: str = "char",
         vocabulary: Vocabulary | None = None,
         valid_fraction: float = 0.1,
         document_separator: str | None = None,
@@ -93,7 +96,10 @@ class Corpus:
             files: one file or several, each at least one document; None or none for the text that
                 every CPython carries.
             bytes_mode: tokens are bytes, else the characters of UTF-8.
-            vocabulary: use this one (a byte vocabulary implies ``bytes_mode``); characters it does
+            tokens: ``"word"``, ``"word:N"`` (the N most frequent) or ``"bpe:N"`` in place of
+            characters, see
+                :mod:`bptt.data.words`; ``"byte"`` is ``bytes_mode``.
+            vocabulary: use this one (it implies ``bytes_mode`` or ``tokens``); characters it does
                 not have become unknown. None makes one of the training part.
             valid_fraction: the share held out at the end, 0 <= valid_fraction < 1.
             document_separator: a document begins after each run of these.
@@ -122,7 +128,8 @@ class Corpus:
         sources = sources_of(files, line_ends)
         return cls._read(
             sources,
-            as_bytes=_as_bytes(bytes_mode, vocabulary),
+            as_bytes=_as_bytes(bytes_mode or tokens == "byte", vocabulary),
+            form=_form(bytes_mode, tokens, vocabulary),
             vocabulary=vocabulary,
             valid_fraction=_fraction(valid_fraction),
             separator=document_separator,
@@ -138,6 +145,7 @@ class Corpus:
         text: str,
         *,
         bytes_mode: bool = False,
+        tokens: str = "char",
         vocabulary: Vocabulary | None = None,
         valid_fraction: float = 0.1,
         document_separator: str | None = None,
@@ -146,7 +154,8 @@ class Corpus:
         """Read a text held in memory, with the settings of ``open``."""
         return cls._read(
             [Source.of_text(text, unix=_unix(line_ends))],
-            as_bytes=_as_bytes(bytes_mode, vocabulary),
+            as_bytes=_as_bytes(bytes_mode or tokens == "byte", vocabulary),
+            form=_form(bytes_mode, tokens, vocabulary),
             vocabulary=vocabulary,
             valid_fraction=_fraction(valid_fraction),
             separator=document_separator,
@@ -158,6 +167,7 @@ class Corpus:
         sources: Sequence[Source],
         *,
         as_bytes: bool,
+        form: str | None,
         vocabulary: Vocabulary | None,
         valid_fraction: float,
         separator: str | None,
@@ -177,6 +187,7 @@ class Corpus:
         if folder is not None and not small:
             settings = {"b": as_bytes, "f": valid_fraction, "s": separator}
             settings |= {"unix": True} if unix else {}  # else the key of texts encoded earlier
+            settings |= {} if form is None else {"tokens": form}
             own = folder / disk.key(sources, v=None, **settings)
             place = own
             if vocabulary is not None:
@@ -187,6 +198,26 @@ class Corpus:
                 if stored is not None and vocabulary in (None, stored.vocabulary):
                     return cls._split(stored, valid_fraction, names)
 
+        if form is not None:
+            read = tokenise(
+                sources,
+                form,
+                fraction=valid_fraction,
+                separator=separator,
+                vocabulary=vocabulary,
+                tell=tell,
+            )
+            _border(len(read.tokens), valid_fraction, "tokens")
+            if place is None:
+                stored = disk.Stored(
+                    read.tokens,
+                    read.starts,
+                    read.vocabulary,
+                    _unknown(read.tokens, read.vocabulary),
+                )
+            else:
+                stored = disk.store(place, [read.tokens], read.starts, read.vocabulary)
+            return cls._split(stored, valid_fraction, names)
         found = survey(sources, as_bytes=as_bytes, separator=separator, block=block, tell=tell)
         border = _border(found.length, valid_fraction, "bytes" if as_bytes else "characters")
         if vocabulary is None:
@@ -244,10 +275,13 @@ def _kept(blocks: Iterable[Ids], found: Survey, vocabulary: Vocabulary) -> disk.
     for ids in blocks:
         tokens[begin : begin + len(ids)] = ids
         begin += len(ids)
-    unknown = 0
-    if vocabulary.unknown_id is not None:
-        unknown = int(np.count_nonzero(tokens == vocabulary.unknown_id))
-    return disk.Stored(tokens, found.starts, vocabulary, unknown)
+    return disk.Stored(tokens, found.starts, vocabulary, _unknown(tokens, vocabulary))
+
+
+def _unknown(tokens: Ids, vocabulary: Vocabulary) -> int:
+    if vocabulary.unknown_id is None:
+        return 0
+    return int(np.count_nonzero(tokens == vocabulary.unknown_id))
 
 
 def _vocabulary(found: Survey, border: int, as_bytes: bool) -> Vocabulary:
@@ -289,6 +323,19 @@ def _as_bytes(bytes_mode: bool, vocabulary: Vocabulary | None) -> bool:
     return bytes_mode
 
 
+def _form(bytes_mode: bool, tokens: str, vocabulary: Vocabulary | None) -> str | None:
+    """The form of tokens longer than a character; None for characters and bytes."""
+    name, _ = parse_form(tokens, TOKENS)
+    implied = form_of(vocabulary)
+    if name in ("char", "byte"):
+        if bytes_mode and implied is not None:
+            _as_bytes(True, vocabulary)
+        return implied
+    if bytes_mode:
+        raise ArgumentError("bytes_mode or tokens", f"bytes_mode and {tokens}", "pass one of them")
+    return tokens
+
+
 def _fraction(value: float) -> float:
     value = real("valid_fraction", value, "pass for example 0.1")
     if not 0 <= value < 1:
@@ -325,10 +372,11 @@ def count_unknown(
         files: as ``Corpus.open`` takes them; None or none for the default text.
         vocabulary: what is known.
         line_ends: as ``Corpus.open`` takes it.
-        begin: characters at the beginning that are left out.
+        begin: tokens at the beginning that are left out.
 
     Returns:
-        Character → how often, the most frequent first; empty where nothing can be unknown (bytes).
+        Character (or word) → how often, the most frequent first; empty where nothing can be unknown
+        (bytes).
 
     Raises:
         DataError: as ``Corpus.open``.
@@ -347,6 +395,9 @@ def count_unknown(
     if vocabulary.unknown_id is None:
         return {}
     found: Counter[str] = Counter()
+    if isinstance(vocabulary, WordVocabulary):
+        words = unknown_words(sources_of(files, line_ends), vocabulary, begin)
+        return dict(Counter(words).most_common())
     for source in sources_of(files, line_ends):
         for codes in source.blocks():
             here, begin = codes[begin:], max(begin - len(codes), 0)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import codecs
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -178,6 +178,11 @@ class Vocabulary(ABC):
         """V, the number of symbols, the unknown one included."""
 
     @property
+    def lengths(self) -> NDArray[np.int64] | None:
+        """Characters of each symbol (V,); None where a token is a character or a byte."""
+        return None
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """The smallest unsigned dtype that holds every id, little-endian: uint8, uint16, uint32."""
         return np.dtype("<u1" if self.size <= 1 << 8 else "<u2" if self.size <= 1 << 16 else "<u4")
@@ -207,14 +212,16 @@ class Vocabulary(ABC):
         """Read back what ``to_dict`` wrote, trusting nothing in it.
 
         Args:
-            document: ``{"kind": "characters", "symbols": str}`` or ``{"kind": "bytes"}``.
+            document: ``{"kind": "characters", "symbols": str}``, ``{"kind": "bytes"}``, or one of
+            words or of
+                pieces.
 
         Returns:
             The vocabulary, equal to the one written.
 
         Raises:
-            DataError: the document is not one of the two, or its symbols are not distinct
-                characters that begin with U+FFFD.
+            DataError: the document is none of these, or its symbols are not distinct characters that
+                begin with U+FFFD.
 
         Cost: O(V).
 
@@ -223,6 +230,10 @@ class Vocabulary(ABC):
             ('�', 'a', 'b')
         """
         kind = document.get("kind") if isinstance(document, Mapping) else None
+        if isinstance(kind, str) and kind in KINDS:
+            found = KINDS[kind](document)
+            if isinstance(found, cls):
+                return found
         if kind == "bytes" and issubclass(ByteVocabulary, cls):
             return ByteVocabulary()
         symbols = document.get("symbols") if isinstance(document, Mapping) else None
@@ -234,6 +245,10 @@ class Vocabulary(ABC):
             f"{type(symbols).__name__}",
             "restore the file that the vocabulary was written to",
         )
+
+
+# Vocabularies of longer tokens, by their kind; ``bptt.data.words`` has them.
+KINDS: dict[str, Callable[[Mapping[str, Any]], Vocabulary]] = {}
 
 
 @dataclass(frozen=True)

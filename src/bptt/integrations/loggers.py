@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 from bptt.errors import ArgumentError, DependencyError, RunError
 
 if TYPE_CHECKING:
-    from bptt.training.evaluate import Score
+    from bptt.training.evaluate import Look, Score
     from bptt.training.loop import Reporter
     from bptt.training.session import Session
 
@@ -97,6 +97,11 @@ class LoggedReporter:
         self._inner.score(step, score)
         if score is not None:
             self._write(step, "valid", score.as_dict())
+
+    def look(self, step: int, found: Look) -> None:
+        """Pass the words on."""
+        self._inner.look(step, found)
+        self._write(step, "look", dataclasses.asdict(found))
 
     def note(self, text: str) -> None:
         """Pass it on."""

@@ -6,6 +6,7 @@ in training mode dropout draws anew in every chunk, so chunked equals whole in `
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import NamedTuple, cast
 
 import torch
@@ -110,7 +111,133 @@ class AttentionBlock(nn.Module):
         return x + self.dropout(self.hidden_output(hidden)), key, value
 
 
-class AttentionModel(nn.Module):
+class Windows(nn.Module):
+    """What the model and the layer share: blocks of causal attention over a sliding window, with a carry.
+
+    A subclass has ``blocks``, ``norm``, ``heads``, ``width`` and ``context``, and says what the
+    vectors of its inputs are and what it answers.
+    """
+
+    blocks: nn.ModuleList
+    norm: nn.LayerNorm
+    heads: int
+    width: int
+    context: int
+
+    @abstractmethod
+    def _vectors(self, inputs: Tensor) -> Tensor:
+        """``(T, B, …)`` inputs as ``(T, B, width)``."""
+
+    @abstractmethod
+    def _answer(self, x: Tensor) -> Tensor:
+        """What is handed out for ``(B, T, width)``."""
+
+    def _draw_blocks(self) -> None:
+        for name, weight in self.blocks.named_parameters():
+            if weight.ndim == 2:
+                std = weight.shape[1] ** -0.5
+                # 2 L branches are added up; their sum should be as large as what they are added to.
+                if name.endswith("_output.weight"):
+                    std *= (2 * len(self.blocks)) ** -0.5
+                nn.init.normal_(weight, std=std)
+            else:
+                (nn.init.ones_ if name.endswith("norm.weight") else nn.init.zeros_)(weight)
+        self.norm.reset_parameters()
+
+    def _run(
+        self,
+        inputs: Tensor,
+        carry: tuple[Tensor, Tensor, Tensor] | None,
+        reset: Tensor | None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, AttentionCarry]:
+        past = None if carry is None else self._checked(carry, inputs.shape[1])
+        # In pieces of about a window each, every query meets at most two windows of keys: the
+        # cost stays linear in T, and by the law of the carry nothing else changes.
+        piece = max(self.context, 64)
+        answers: list[Tensor] = []
+        for start in range(0, len(inputs), piece):
+            flags = None if reset is None else reset[start : start + piece]
+            part, past = self._piece(
+                inputs[start : start + piece],
+                past,
+                flags,
+                None if lengths is None else (lengths - start).clamp(0, piece),
+            )
+            answers.append(part)
+        # T >= 1 was checked, so there was a piece and there is a carry.
+        return (torch.cat(answers) if len(answers) > 1 else answers[0]), cast(AttentionCarry, past)
+
+    def _piece(
+        self,
+        inputs: Tensor,
+        past: AttentionCarry | None,
+        reset: Tensor | None,
+        lengths: Tensor | None,
+    ) -> tuple[Tensor, AttentionCarry]:
+        steps = len(inputs)
+        document = inputs.new_zeros(inputs.shape[:2], dtype=torch.int64)
+        if reset is not None:
+            document = reset.cumsum(0)
+        if past is not None:
+            # The carried tokens are of document 0, in which the piece begins, or of none.
+            document = torch.cat((past.visible.to(document.dtype) - 1, document))
+        mask = None
+        if past is not None or reset is not None or steps > self.context:
+            mask = self._mask(document, steps)
+        x = self._vectors(inputs).transpose(0, 1)
+        keep = self.context - 1
+        ends = None if lengths is None else lengths + (len(document) - steps)
+        keys, values = [], []
+        for layer, block in enumerate(self.blocks):
+            before = None if past is None else (past.keys[layer], past.values[layer])
+            x, key, value = block(x, before, mask)
+            keys.append(_last(key, keep, dim=2) if ends is None else _until(key, ends, keep))
+            values.append(_last(value, keep, dim=2) if ends is None else _until(value, ends, keep))
+        if ends is None:
+            visible = _last(document == document[-1], keep, dim=0)
+        else:  # of each lane the tokens before its end, those of the document it ended in
+            lanes = (document + 1).T[:, None, :, None]  # 0 stands for nothing
+            now = _until(lanes, ends, 1).flatten()
+            own = _until(lanes, ends, keep).flatten(1).T
+            visible = (own == now) & (own > 0)
+        answer = self._answer(x).transpose(0, 1)
+        return answer, AttentionCarry(torch.stack(keys), torch.stack(values), visible)
+
+    def _mask(self, document: Tensor, steps: int) -> Tensor:
+        """Which keys (B, 1, T, S) the last T of S tokens may see."""
+        key = torch.arange(len(document), device=document.device)
+        distance = key[-steps:].unsqueeze(1) - key
+        near = (distance >= 0) & (distance < self.context)
+        same = document[-steps:].T.unsqueeze(2) == document.T.unsqueeze(1)
+        return (near & same).unsqueeze(1)
+
+    def _checked(self, carry: tuple[Tensor, Tensor, Tensor], lanes: int) -> AttentionCarry:
+        if not isinstance(carry, tuple) or len(carry) != 3:
+            raise ShapeError(
+                "a carry of three tensors, keys, values and visible",
+                type(carry).__name__,
+                "hand on the carry of the chunk before, or None",
+            )
+        past = AttentionCarry(*carry)
+        width, keep = self.width, self.context - 1
+        cache = (len(self.blocks), lanes, self.heads, keep, width // self.heads)
+        shapes = (cache, cache, (keep, lanes))
+        for name, tensor, shape in zip(past._fields, past, shapes, strict=True):
+            if tensor.shape != shape:
+                raise ShapeError(
+                    f"carry.{name} of shape {shape}",
+                    describe(tensor.shape),
+                    "hand on the carry of the chunk before, with the same lanes, or None",
+                )
+        if past.visible.dtype != torch.bool:
+            raise DtypeError(
+                "a bool carry.visible", str(past.visible.dtype), "hand on what the model returned"
+            )
+        return past
+
+
+class AttentionModel(Windows):
     """Predicts the next token with causal attention over the last ``context`` tokens, per layer.
 
     ``x⁰ = E tokens``; per layer ``x = x + W_o softmax(Q Kᵀ / √d + mask) V``, then
@@ -176,8 +303,7 @@ class AttentionModel(nn.Module):
                 f"pass for example width={2 * heads * max(width // (2 * heads), 1)}",
             )
         self.vocabulary_size = vocabulary_size
-        self.heads = heads
-        self.context = context
+        self.heads, self.width, self.context = heads, width, context
         self.embedding = nn.Embedding(vocabulary_size, width)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(AttentionBlock(width, heads, dropout) for _ in range(layers))
@@ -188,16 +314,7 @@ class AttentionModel(nn.Module):
     def reset_parameters(self) -> None:
         """Draw fresh weights: variance kept layer by layer, branches scaled by 1/√(2 L)."""
         nn.init.normal_(self.embedding.weight)
-        for name, weight in self.blocks.named_parameters():
-            if weight.ndim == 2:
-                std = weight.shape[1] ** -0.5
-                # 2 L branches are added up; their sum should be as large as the embedding.
-                if name.endswith("_output.weight"):
-                    std *= (2 * len(self.blocks)) ** -0.5
-                nn.init.normal_(weight, std=std)
-            else:
-                (nn.init.ones_ if name.endswith("norm.weight") else nn.init.zeros_)(weight)
-        self.norm.reset_parameters()
+        self._draw_blocks()
         # Logits near zero: training starts at the uniform model's log V.
         nn.init.normal_(self.output.weight, std=0.1 * self.output.in_features**-0.5)
         nn.init.zeros_(self.output.bias)
@@ -224,72 +341,13 @@ class AttentionModel(nn.Module):
             ShapeError, DtypeError, DataError: an argument does not fit.
         """
         reset = check_tokens(tokens, reset, self.vocabulary_size)
-        past = None if carry is None else self._checked(carry, tokens.shape[1])
-        # In pieces of about a window each, every query meets at most two windows of keys: the
-        # cost stays linear in T, and by the law of the carry nothing else changes.
-        piece = max(self.context, 64)
-        logits: list[Tensor] = []
-        for start in range(0, len(tokens), piece):
-            flags = None if reset is None else reset[start : start + piece]
-            part, past = self._piece(tokens[start : start + piece], past, flags)
-            logits.append(part)
-        # T >= 1 was checked, so there was a piece and there is a carry.
-        return (torch.cat(logits) if len(logits) > 1 else logits[0]), cast(AttentionCarry, past)
+        return self._run(tokens, carry, reset)
 
-    def _piece(
-        self, tokens: Tensor, past: AttentionCarry | None, reset: Tensor | None
-    ) -> tuple[Tensor, AttentionCarry]:
-        steps = len(tokens)
-        document = torch.zeros_like(tokens) if reset is None else reset.cumsum(0)
-        if past is not None:
-            # The carried tokens are of document 0, in which the piece begins, or of none.
-            document = torch.cat((past.visible.to(document.dtype) - 1, document))
-        mask = None
-        if past is not None or reset is not None or steps > self.context:
-            mask = self._mask(document, steps)
-        x = self.dropout(self.embedding(tokens)).transpose(0, 1)
-        keep = self.context - 1
-        keys, values = [], []
-        for layer, block in enumerate(self.blocks):
-            before = None if past is None else (past.keys[layer], past.values[layer])
-            x, key, value = block(x, before, mask)
-            keys.append(_last(key, keep, dim=2))
-            values.append(_last(value, keep, dim=2))
-        visible = _last(document == document[-1], keep, dim=0)
-        logits = self.output(self.norm(x)).transpose(0, 1)
-        return logits, AttentionCarry(torch.stack(keys), torch.stack(values), visible)
+    def _vectors(self, inputs: Tensor) -> Tensor:
+        return self.dropout(self.embedding(inputs))
 
-    def _mask(self, document: Tensor, steps: int) -> Tensor:
-        """Which keys (B, 1, T, S) the last T of S tokens may see."""
-        key = torch.arange(len(document), device=document.device)
-        distance = key[-steps:].unsqueeze(1) - key
-        near = (distance >= 0) & (distance < self.context)
-        same = document[-steps:].T.unsqueeze(2) == document.T.unsqueeze(1)
-        return (near & same).unsqueeze(1)
-
-    def _checked(self, carry: tuple[Tensor, Tensor, Tensor], lanes: int) -> AttentionCarry:
-        if not isinstance(carry, tuple) or len(carry) != 3:
-            raise ShapeError(
-                "a carry of three tensors, keys, values and visible",
-                type(carry).__name__,
-                "hand on the carry of the chunk before, or None",
-            )
-        past = AttentionCarry(*carry)
-        width, keep = self.embedding.embedding_dim, self.context - 1
-        cache = (len(self.blocks), lanes, self.heads, keep, width // self.heads)
-        shapes = (cache, cache, (keep, lanes))
-        for name, tensor, shape in zip(past._fields, past, shapes, strict=True):
-            if tensor.shape != shape:
-                raise ShapeError(
-                    f"carry.{name} of shape {shape}",
-                    describe(tensor.shape),
-                    "hand on the carry of the chunk before, with the same lanes, or None",
-                )
-        if past.visible.dtype != torch.bool:
-            raise DtypeError(
-                "a bool carry.visible", str(past.visible.dtype), "hand on what the model returned"
-            )
-        return past
+    def _answer(self, x: Tensor) -> Tensor:
+        return self.output(self.norm(x))
 
     def extra_repr(self) -> str:
         """What ``print(model)`` adds."""
@@ -302,3 +360,11 @@ def _last(x: Tensor, size: int, dim: int) -> Tensor:
     if have >= size:
         return x.narrow(dim, have - size, size)
     return pad(x, (0, 0) * (x.ndim - 1 - dim) + (size - have, 0))
+
+
+def _until(x: Tensor, ends: Tensor, size: int) -> Tensor:
+    """Of x ``(B, heads, S, d)`` the ``size`` entries of each lane before its end ``(B,)``, zeros
+    before the first."""
+    padded = pad(x, (0, 0, size, 0))
+    index = ends[:, None] + torch.arange(size, device=x.device)
+    return padded.gather(2, index[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))

@@ -18,6 +18,7 @@ from bptt.remedies.starts import (
     hold_orthogonal,
     start_chrono,
     start_forget_bias,
+    start_irnn,
     start_recurrent,
 )
 
@@ -43,5 +44,6 @@ __all__ = [
     "hold_orthogonal",
     "start_chrono",
     "start_forget_bias",
+    "start_irnn",
     "start_recurrent",
 ]

@@ -1,7 +1,8 @@
 """Starts: what the recurrent matrix and the gates' biases are before the first update.
 
 A start of the matrix fills that of every gate of every layer and direction; input weights and biases
-stay as they were. A start of the gates fills biases only, so the two go together, in one word:
+stay as they were, but under irnn, which says them too. A start of the gates fills biases only, so the two
+go together, in one word:
 ``"orthogonal+chrono:200"``. They work on ``torch.nn``'s layers and cells and on ours alike.
 """
 
@@ -137,7 +138,8 @@ def start_recurrent(model: nn.Module, start: str, *, generator: Generator = None
             - ``"default"``: leave torch's uniform ±1/√H.
             - ``"small:0.01"``: normal, of this deviation.
             - ``"gaussian:1"``: normal, of deviation gain/√H; a gain g gives a spectral radius of about g.
-            - ``"identity:1"``: this multiple of I (Le, Jaitly and Hinton 2015: IRNN, meant for ReLU).
+            - ``"identity:1"``: this multiple of I; input weights and biases stay as they were.
+            - ``"irnn:1"``: see :func:`start_irnn`.
             - ``"orthogonal:1"``: Haar-distributed, times a gain; all singular values are the gain
               (Saxe, McClelland and Ganguli 2014).
             - ``"np"``: (A + I)/λ_max(A + I) with A = R Rᵀ/H, R standard normal: symmetric, positive
@@ -166,6 +168,8 @@ def start_recurrent(model: nn.Module, start: str, *, generator: Generator = None
             start_chrono(model, _given(number), generator=generator)
         elif name == "forget":
             start_forget_bias(model, _given(number))
+        elif name == "irnn":
+            start_irnn(model, _given(number), generator=generator)
         elif name == "hold":
             hold_orthogonal(model)
         else:
@@ -173,6 +177,53 @@ def start_recurrent(model: nn.Module, start: str, *, generator: Generator = None
             for gate in list(_gates(model)):
                 if fill is not None:
                     fill(gate, 1.0 if number is None else number, generator)
+
+
+SMALL_INPUT = 0.001  # deviation of the weights that do not recur
+
+
+def start_irnn(model: nn.Module, scale: float = 1.0, *, generator: Generator = None) -> None:
+    """Let a plain recurrence keep its state: W_h = scale I, W_x ~ N(0, 0.001²), b = 0.
+
+    Without an input h_t = f(h_{t-1}), and a ReLU leaves a state that is not negative alone, as it does
+    its gradient. Torch's biases of ±1/√H would add up over the steps.
+
+    Args:
+        model: holds at least one RNN, a layer or a cell; meant for ReLU.
+        scale: of the identity; the paper takes 1, and 0.01 where long distances do not matter.
+        generator: of the random numbers; default torch's own.
+
+    Raises:
+        ArgumentError: nothing recurrent inside, or a gated layer.
+
+    Cost: O(H² + H·I) per layer.
+
+    Example:
+        >>> rnn = nn.RNN(3, 5, nonlinearity="relu")
+        >>> start_irnn(rnn)
+        >>> h = torch.rand(1, 2, 5)
+        >>> bool((rnn(torch.zeros(100, 2, 3), h)[1] == h).all())
+        True
+
+    Source: Q. V. Le, N. Jaitly and G. E. Hinton, 2015, A simple way to initialize recurrent networks of
+    rectified linear units.
+    """
+    scale = real("scale", scale)
+    gates = list(_gates(model))
+    gated = [m for m in recurrent_modules(model) if not isinstance(m, (nn.RNN, nn.RNNCell))]
+    if gated:
+        raise ArgumentError(
+            "plain recurrent layers for irnn, which has no gates", type(gated[0]).__name__,
+            "use --cell rnn-relu, or identity in place of irnn",
+        )  # fmt: skip
+    for gate in gates:
+        _identity(gate, scale, generator)
+    for module in recurrent_modules(model):
+        for name, parameter in module.named_parameters(recurse=False):
+            if name.startswith("weight_ih"):
+                _small(parameter.detach(), SMALL_INPUT, generator)
+            elif name.startswith("bias"):
+                nn.init.zeros_(parameter)
 
 
 def start_forget_bias(model: nn.Module, bias: float) -> None:

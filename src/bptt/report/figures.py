@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from bptt.probes import Capacity, JacobianProducts, LagSpectrum, Lyapunov, Saturation
+from bptt.probes import (
+    Capacity,
+    JacobianProducts,
+    LagSpectrum,
+    Lyapunov,
+    Saturation,
+    StateGradients,
+)
 from bptt.report.chart import (
     Band,
     Bars,
@@ -33,6 +40,7 @@ from bptt.report.words import percent
 # Below this share of the largest a norm is drawn no more: five decades fill the panel.
 FLOOR = 1e-5
 STATES = 4  # states drawn apart, as the h and c of two layers of an LSTM
+LANES_SHOWN = 12  # lanes drawn by themselves
 LOOKS: tuple[tuple[Color, Dash], ...] = (
     ("purple", ""), ("sky", ""), ("purple", "dotted"), ("sky", "dotted")
 )  # fmt: skip
@@ -132,6 +140,30 @@ def chart_cosine(spectrum: LagSpectrum) -> Chart:
     )  # fmt: skip
 
 
+# The gradient that reaches the state at every step: what vanishes on its way back.
+
+
+def chart_states(found: StateGradients) -> Chart:
+    """‖∂L/∂h_t‖ by step, logarithmic: every lane faintly, their mean strongly."""
+    norms = found.together.numpy()
+    at, top = list(range(len(norms))), float(norms.max(initial=0.0)) or 1.0
+    shown = np.where(norms > 1e-16 * top, norms, np.nan)  # what is not there is no point
+    parts: list[Part] = []
+    if norms.shape[1] > 1:
+        few = shown.T[:LANES_SHOWN]
+        parts += [Line("", at, lane.tolist(), "sky", thin=True) for lane in few]
+    several = len(found.norms) > 1
+    mean = np.where(norms.mean(1) > 0, norms.mean(1), np.nan)
+    parts.append(Line("all states" if several else "mean over the lanes", at, mean.tolist()))
+    for look, (name, values) in zip(LOOKS, found.norms.items() if several else (), strict=False):
+        own = values.mean(1).numpy()
+        parts.append(Line(name, at, np.where(own > 0, own, np.nan).tolist(), *look))
+    return Chart(
+        "Gradient by step", parts, x="step", y="‖∂L/∂h‖", log=True,
+        caption="Mean over the lanes; faint, each of the first lanes by itself.",
+    )  # fmt: skip
+
+
 # What the recurrence alone does to a gradient: products of Jacobians, singular values, exponents.
 
 
@@ -214,12 +246,13 @@ def chart_gates(found: Saturation, layer: int) -> Chart:
 # What the state still knows of the input of k steps ago, beside what the gradient reaches.
 
 
-def chart_memory(found: Capacity, spectrum: LagSpectrum) -> Chart:
-    """Share of the variance of x_{t-k} that a linear map reads out of h_t, by k."""
+def chart_memory(found: Capacity, spectrum: LagSpectrum | None = None) -> Chart:
+    """Share of the variance of x_{t-k} that a linear map reads out of h_t, by k; with the horizon of a
+    spectrum beside it."""
     explained = found.explained.tolist()
     parts: list[Part] = [Bars(range(len(explained)), explained)]
-    horizon = spectrum.horizon()
-    if horizon <= len(explained):
+    horizon = None if spectrum is None else spectrum.horizon()
+    if horizon is not None and horizon <= len(explained):
         parts.append(Mark(f"horizon 5 %: {horizon}", x=horizon, color="green", dash="dashed"))
     return Chart(
         "Memory of the input", parts, x="steps ago", y="variance explained",
@@ -329,6 +362,17 @@ def chart_course(
         caption = "The mean of the updates between two lines of the metrics."
         charts["norm"] = Chart("Gradient norm", parts, y="norm", log=True, caption=caption)
     return {name: replace(chart, x="training step") for name, chart in charts.items()}
+
+
+def chart_updates(losses: Sequence[float], norms: Sequence[float] = ()) -> list[Chart]:
+    """A loop of one's own: its loss, and the gradient's norm where that is known, by update."""
+    charts: list[Chart] = []
+    for title, values in (("Loss", losses), ("Gradient norm", norms)):
+        lines = [{"step": n, "y": value} for n, value in enumerate(values, 1)]
+        if len(series(lines, "y")[0]):
+            curve, log = _curve("", lines, "y", "purple" if charts else "blue"), bool(charts)
+            charts.append(Chart(title, [curve], x="update", y=title.lower(), log=log))
+    return charts
 
 
 def _curve(name: str, records: Sequence[Record], key: str, color: Color) -> Line:

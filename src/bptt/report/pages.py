@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from bptt.errors import DependencyError
-from bptt.experiments.compare.grid import HEADS, Row, cells_of, varying
+from bptt.experiments.compare.results import AXES, HEADS, Row, cells_of, value_on, varying
 from bptt.files.write import write_file
 from bptt.probes import LagSpectrum, Reading, Saturation
 from bptt.probes.diagnose import Diagnosis, ModuleDiagnosis
 from bptt.report import on_text, words
 from bptt.report.advice import advise
-from bptt.report.chart import CYCLE, Bars, Chart, Dash, Line, Mark, Part
+from bptt.report.chart import CYCLE, Bars, Chart, Color, Dash, Line, Mark, Part
 from bptt.report.chart_figure import draw_figure, to_svg
 from bptt.report.figures import (
     Record,
@@ -339,7 +339,7 @@ def chart_comparison(
     """
     names = [axis for axis in varying(rows) if axis != "length"]
     rows = [row for row in rows if row.scores]
-    labels = [" ".join(str(getattr(row, name)) for name in names) for row in rows]
+    labels = [" ".join(value_on(row, name) for name in names) for row in rows]
     caption = "Dots: the seeds. Lines and bars: their means."
     parts: list[Part] = []
     if len({row.length for row in rows}) > 1:
@@ -373,13 +373,58 @@ def chart_comparison(
     )  # fmt: skip
 
 
+def chart_progress(
+    records: Sequence[Record], rows: Sequence[Row], metric: str, levels: Mapping[str, float]
+) -> list[Chart]:
+    """How the loss and the score of every job went, over its updates; empty where nothing was scored.
+
+    Args:
+        records: of the jobs, from :func:`bptt.experiments.compare.results.run_grid`.
+        rows: of the same jobs, which say in what they differ.
+        metric: name of the score.
+        levels: lines to draw beside the scores, by name: chance, goal.
+    """
+    names = varying(rows)
+    words = {
+        tuple(getattr(row, a) for a in AXES): " ".join(value_on(row, name) for name in names)
+        for row in rows
+    }
+    charts = []
+    for key, title, axis in (("losses", "Training loss", "loss"), ("curve", "Held out", metric)):
+        parts: list[Part] = []
+        looks: dict[str, tuple[Color, Dash]] = {}
+        for record in records:
+            points = [(at, value) for at, value in record.get(key, []) if value is not None]
+            if not points:
+                continue
+            at, values = zip(*points, strict=True)
+            label = words[tuple(record["job"][a] for a in AXES)]
+            place, known = len(looks), label in looks
+            look = looks.setdefault(
+                label, (CYCLE[place % len(CYCLE)], DASHES[place // len(CYCLE) % len(DASHES)])
+            )
+            name = "" if known else label
+            parts.append(Line(name, at, values, *look, dots=len(at) < 3, thin=True))
+        if not parts:
+            continue
+        if key == "curve":
+            parts += [Mark(name, y=v, dash="dashed", start=True) for name, v in levels.items()]
+        caption = "A line for every seed; a loss is the mean since the point before."
+        charts.append(Chart(title, parts, x="updates", y=axis, caption=caption))
+    return charts
+
+
 def _range(values: Sequence[float], room: float) -> tuple[float, float]:
     apart = room * (max(values) - min(values)) or 0.5
     return (min(values) - apart, max(values) + apart)
 
 
 def comparison_page(
-    rows: Sequence[Row], title: str, command: str, chart: Chart, levels: Mapping[str, float]
+    rows: Sequence[Row],
+    title: str,
+    command: str,
+    charts: Sequence[Chart],
+    levels: Mapping[str, float],
 ) -> str:
     """A comparison as one HTML document that needs nothing else: numbers, picture, table.
 
@@ -387,7 +432,7 @@ def comparison_page(
         rows: from :func:`bptt.experiments.compare.summarise`.
         title: of the page.
         command: that made it, as it was typed.
-        chart: of the scores.
+        charts: of the scores, and of how they went.
         levels: what is known of the task, by name: chance, goal.
     """
     axes = varying(rows)
@@ -395,6 +440,10 @@ def comparison_page(
     facts = [Fact(name, f"{level:.3g}") for name, level in levels.items()]
     solved = f"{sum(row.solved for row in rows)} of {sum(row.seeds for row in rows)}"
     facts.append(Fact("jobs that solved it", solved))
-    shown = (picture("scores", chart),) if any(row.scores for row in rows) else ()
+    shown: tuple[Picture, ...] = ()
+    if any(row.scores for row in rows):
+        shown = tuple(
+            picture(f"scores-{n}" if n else "scores", chart) for n, chart in enumerate(charts)
+        )
     sections = [Section("", facts=tuple(facts), pictures=shown), Section("The grid", table=table)]
     return page(title, command, sections, COMPARED)

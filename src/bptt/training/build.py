@@ -133,7 +133,8 @@ def open_corpus(
     share = settings.valid_fraction
     return Corpus.open(
         files,
-        bytes_mode=settings.bytes,
+        bytes_mode=settings.bytes and vocabulary is None,
+        tokens=settings.tokens if vocabulary is None else "char",  # else it says so itself
         vocabulary=vocabulary,
         valid_fraction=held_out_share(settings, files=files) if share is None else share,
         document_separator=settings.documents,
@@ -161,7 +162,7 @@ def held_out_share(
     if files and _small(files):
         whole = Corpus.open(
             files,
-            bytes_mode=settings.bytes,
+            tokens=settings.tokens,
             valid_fraction=0.0,
             document_separator=settings.documents,
             line_ends=settings.line_ends,

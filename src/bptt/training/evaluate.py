@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import nn
 
-from bptt.data import IGNORED, Lanes, Stream
-from bptt.errors import DataError, whole
-from bptt.models.language import inference
+from bptt.data import IGNORED, Lanes, Stream, Vocabulary
+from bptt.errors import DataError, NonFiniteError, whole
+from bptt.models.language import generate, inference
 from bptt.nn import carry as carries
 from bptt.training.distributed import Group
 
@@ -27,11 +27,14 @@ class Score:
         tokens: predictions that were scored.
         nats: mean negative log-likelihood per token, natural logarithm.
         pieces: of the text, each scored from nothing; 1 gives the text's own score.
+        characters: that those tokens have; None where a token is a character or a byte. An unknown word
+            counts as one.
     """
 
     tokens: int
     nats: float
     pieces: int = 1
+    characters: int | None = None
 
     @property
     def bits(self) -> float:
@@ -43,9 +46,16 @@ class Score:
         """exp(nats): the size of a uniform vocabulary that would be as hard."""
         return math.exp(self.nats) if self.nats < 700 else math.inf
 
+    @property
+    def bits_per_character(self) -> float | None:
+        """Bits of all tokens over their characters; None where these are the same."""
+        return None if not self.characters else self.bits * self.tokens / self.characters
+
     def as_dict(self) -> dict[str, float | None]:
         """The document that ``bptt eval --json`` prints; None where a number is not finite."""
         numbers = {"nats": self.nats, "bits": self.bits, "perplexity": self.perplexity}
+        if self.bits_per_character is not None:
+            numbers |= {"bits_per_character": self.bits_per_character}
         finite = {name: v if math.isfinite(v) else None for name, v in numbers.items()}
         return {"tokens": self.tokens, **finite}
 
@@ -57,6 +67,7 @@ def evaluate(
     lanes: int = 1,
     chunk: int = 512,
     group: Group = Group(),  # noqa: B008
+    vocabulary: Vocabulary | None = None,
 ) -> Score:
     """Score a model on a text.
 
@@ -72,6 +83,7 @@ def evaluate(
             used, not the score.
         group: processes that score together, each its lanes where there are enough; otherwise each
             scores all of it, and the first one's score counts.
+        vocabulary: that of the model; one of words or pieces gives a score per character too.
 
     Raises:
         DataError: fewer than two tokens, or none that is scored.
@@ -85,7 +97,8 @@ def evaluate(
     lanes = min(lanes, length - 1)
     symbols = lanes * int(getattr(model, "vocabulary_size", 1))
     chunk = max(1, min(chunk, (length - 1) // lanes, AT_ONCE // symbols))
-    total, tokens, carry = 0.0, 0, None
+    total, tokens, characters, carry = 0.0, 0, 0, None
+    sizes = None if vocabulary is None else vocabulary.lengths
     split = lanes >= group.size
     own = group.lanes(lanes) if split else None
     with inference(model):
@@ -102,9 +115,74 @@ def evaluate(
             )
             total += nats.item()
             tokens += piece.scored
-    counts = [total, float(tokens)] if split or group.rank == 0 else [0.0, 0.0]
-    total, scored = group.total(counts)
+            if sizes is not None:
+                characters += int(sizes[piece.targets[piece.targets != IGNORED].numpy()].sum())
+    counts = [total, float(tokens), float(characters)]
+    total, scored, read = group.total(counts if split or group.rank == 0 else [0.0] * 3)
     tokens = int(scored)
     if tokens == 0:
         raise DataError("a token to score", "documents of one token each", "give longer documents")
-    return Score(tokens, total / tokens, lanes)
+    return Score(tokens, total / tokens, lanes, None if sizes is None else int(read))
+
+
+# A look at what a model makes of its text, while it trains.
+
+LOOK = 60  # tokens
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a model predicts of a text's beginning, and what it writes by itself.
+
+    Attributes:
+        target: the text.
+        predicted: for each of its tokens the likeliest, given all that stands before it.
+        sample: written freely; empty where the model's numbers are out of range.
+    """
+
+    target: str
+    predicted: str
+    sample: str
+
+
+def look(
+    model: nn.Module, vocabulary: Vocabulary, stream: Stream, *, length: int = LOOK, seed: int = 0
+) -> Look:
+    """Read the beginning of a text with a model, and let it write.
+
+    Args:
+        model: a language model; its mode is kept.
+        vocabulary: that of the model.
+        stream: the text, of two tokens or more.
+        length: tokens that are read, fewer where the text is shorter, and that are written.
+        seed: of the sample.
+
+    Returns:
+        a :class:`Look`. Torch's random numbers are left as they were: equal calls give equal looks.
+
+    Cost: one forward pass over ``length`` tokens, and as many of one token.
+
+    Example:
+        >>> from bptt.data import Corpus
+        >>> from bptt.models import LanguageModel
+        >>> text = Corpus.from_text("hello world!", valid_fraction=0)
+        >>> found = look(LanguageModel(text.vocabulary.size, hidden=4), text.vocabulary, text.train)
+        >>> found.target, len(found.predicted)
+        ('ello world!', 11)
+    """
+    length = whole("length", length)
+    chunk = Lanes(*stream, batch=1, chunk=min(length, len(stream.tokens) - 1)).take()
+    with inference(model):
+        logits, _ = model(chunk.inputs, None, reset=None if chunk.fresh else chunk.reset)
+    asked = chunk.targets[:, 0] != IGNORED
+    predicted = logits[:, 0].argmax(-1)[asked]
+    try:
+        pieces = generate(model, vocabulary, length=length, temperature=0.8, seed=seed)
+        sample = "".join(pieces)
+    except NonFiniteError:
+        sample = ""
+    return Look(
+        vocabulary.decode(chunk.targets[asked, 0].numpy()),
+        vocabulary.decode(predicted.numpy()),
+        sample,
+    )

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -27,7 +27,7 @@ from bptt.training.distributed import (
     own_part,
     shared,
 )
-from bptt.training.evaluate import Score, evaluate
+from bptt.training.evaluate import Look, Score, evaluate, look
 from bptt.training.restore import resumed_text
 from bptt.training.run_folder import RunFolder
 from bptt.training.schedule import Budget, Tally, nothing_left, rate, undisturbed, until_interrupted
@@ -48,10 +48,13 @@ class Reporter(Protocol):
         """The parts are made and the folder exists."""
 
     def step(self, progress: float, record: Record) -> None:
-        """A line was written to the metrics."""
+        """The means of the last steps: a line of the metrics, or before a score where none was due."""
 
     def score(self, step: int, score: Score | None) -> None:
         """A score was due; None where nothing is held out."""
+
+    def look(self, step: int, found: Look) -> None:
+        """What the model makes of its text by now."""
 
     def note(self, text: str) -> None:
         """Something happened that does not happen in a healthy run."""
@@ -143,6 +146,7 @@ def _descend(
     spent, clock = progress.seconds, time.perf_counter()
     session.guard.remember(session, run.flush_metrics())
     done = budget.share(session.spent)
+    lr = rate(done, settings.learning_rate, settings.warmup, settings.decay)
     group = session.group
     if reporter is not None and (done >= 1 or _impatient(session)):
         reporter.note(nothing_left(budget, session.spent, session.progress.without_best, run.path))
@@ -170,11 +174,16 @@ def _descend(
                 record = _log(session, run, lr)
                 if reporter is not None:
                     reporter.step(done, record)
+            every = settings.sample_every
+            if every and progress.step % every == 0 and not group.rank:
+                _look(session, run, reporter)
             if _score_is_due(session, budget):
+                _tell_means(session, lr, done, reporter)
                 _score_and_save(session, run, reporter)
                 progress.seconds = spent + time.perf_counter() - clock
         ended = stopped()
         if not ended and progress.scored.steps != progress.step:
+            _tell_means(session, lr, done, reporter)
             _score_and_save(session, run, reporter)  # the weights that it ends with
         if group.first(lambda: checkpoints.steps(run.checkpoints)[-1:]) != [progress.step]:
             _save(session, run)
@@ -208,22 +217,9 @@ def _save(session: Session, run: RunFolder) -> Path:
 
 
 def _log(session: Session, run: RunFolder, lr: float) -> Record:
-    """Write the means since the last line; the norm is that before clipping."""
+    """Write the means since the last line."""
     progress, tally = session.progress, session.progress.tally
-    loss = tally.nats / tally.steps
-    record = {
-        "step": progress.step,
-        "epoch": session.epochs,
-        "seconds": round(progress.seconds, 3),
-        "loss": loss,
-        "bits": loss / math.log(2),
-        "perplexity": math.exp(min(loss, 700)),
-        "norm": tally.norms / tally.steps,
-        "clipped": tally.clipped / tally.steps,
-        "lr": lr,
-        "tokens": progress.tokens,
-        "tokens_per_second": round(tally.tokens / max(progress.seconds - tally.seconds, 1e-9), 1),
-    }
+    record = _means(session, lr)
     if progress.skipped or tally.skipped:
         progress.skipped += tally.skipped
         record["skipped"] = progress.skipped  # chunks left out in the run so far
@@ -237,6 +233,43 @@ def _log(session: Session, run: RunFolder, lr: float) -> Record:
     run.append_metrics(record)
     progress.tally = Tally(seconds=progress.seconds)
     return record
+
+
+def _means(session: Session, lr: float) -> Record:
+    """Of the steps since the last line; the norm is that before clipping."""
+    progress, tally = session.progress, session.progress.tally
+    loss = tally.nats / tally.steps
+    return {
+        "step": progress.step,
+        "epoch": session.epochs,
+        "seconds": round(progress.seconds, 3),
+        "loss": loss,
+        "bits": loss / math.log(2),
+        "perplexity": math.exp(min(loss, 700)),
+        "norm": tally.norms / tally.steps,
+        "clipped": tally.clipped / tally.steps,
+        "lr": lr,
+        "tokens": progress.tokens,
+        "tokens_per_second": round(tally.tokens / max(progress.seconds - tally.seconds, 1e-9), 1),
+    }
+
+
+def _tell_means(session: Session, lr: float, done: float, reporter: Reporter | None) -> None:
+    """Where no line of the metrics was due since the last score, whoever watches has the means."""
+    progress = session.progress
+    since = progress.step - progress.scored.steps
+    if reporter is not None and 0 < progress.tally.steps >= since:
+        reporter.step(done, _means(session, lr))
+
+
+def _look(session: Session, run: RunFolder, reporter: Reporter | None) -> None:
+    """Read the beginning of what is held out, else of the text, and let the model write."""
+    corpus = session.corpus
+    text = corpus.train if corpus.valid is None else corpus.valid
+    found = look(session.model, corpus.vocabulary, text, seed=session.settings.seed)
+    run.append_metrics({"step": session.progress.step, "look": asdict(found)})
+    if reporter is not None:
+        reporter.look(session.progress.step, found)
 
 
 def _score_is_due(session: Session, budget: Budget) -> bool:
@@ -253,7 +286,10 @@ def _score_and_save(session: Session, run: RunFolder, reporter: Reporter | None)
     progress.scored = session.spent
     if valid is not None:
         pieces = max(1, min(PIECES, len(valid.tokens) // PIECE))
-        score = evaluate(session.model, valid, lanes=pieces, group=session.group)
+        vocabulary = session.corpus.vocabulary
+        score = evaluate(
+            session.model, valid, lanes=pieces, group=session.group, vocabulary=vocabulary
+        )
         session.note_score(score)
         told = {"pieces": score.pieces} if score.pieces > 1 else {}
         run.append_metrics({"step": progress.step, "valid": score.as_dict(), **told})
@@ -365,7 +401,9 @@ def _finish(
     load_weights(model, best)
     group, valid, progress = session.group, None, session.progress
     if session.corpus.valid is not None and not interrupted:
-        valid = evaluate(model, session.corpus.valid, group=group)
+        valid = evaluate(
+            model, session.corpus.valid, group=group, vocabulary=session.corpus.vocabulary
+        )
         if group.rank == 0:
             run.write_result(
                 {"final": valid.as_dict(), "step": progress.step, "seconds": progress.seconds}

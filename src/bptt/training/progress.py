@@ -13,7 +13,7 @@ from bptt.shown.console import Console
 from bptt.shown.text import inline, unescaped
 
 if TYPE_CHECKING:
-    from bptt.training.evaluate import Score
+    from bptt.training.evaluate import Look, Score
     from bptt.training.session import Session
 
 
@@ -79,7 +79,8 @@ class TerminalReporter:
             f"{corpus.vocabulary.size} symbols{documents}; {chosen}{inline(run)}",
             soft_wrap=True,
         )
-        if session.progress.step == 0 and settings.line_ends == "keep":
+        plain = settings.tokens in ("char", "byte")  # elsewhere a line's end is a part of a token
+        if session.progress.step == 0 and settings.line_ends == "keep" and plain:
             self._say_line_ends(session)
         if self._console.is_terminal:
             self._live = Progress(
@@ -110,10 +111,23 @@ class TerminalReporter:
         parts = [f"step {step:>6}"]
         if score is not None:
             pieces = f" in {score.pieces} pieces" if score.pieces > 1 else ""
-            parts[0] += f"  held out{pieces} {fixed(score.bits, 3)} bits"
+            parts[0] += f"  held out{pieces} {fixed(score.bits, 3)} bits{per_character(score)}"
         if self._last:
             parts.append(line(self._last))
         self._console.print("  |  ".join(parts), soft_wrap=True)
+
+    def look(self, step: int, found: Look) -> None:
+        """Leave three lines behind, their texts one below the other."""
+        begin = f"step {step:>6}  "
+        for name, text in (
+            ("target", found.target),
+            ("predicted", found.predicted),
+            ("sample", found.sample),
+        ):
+            self._console.print(
+                f"{begin}{name:<9} |{inline(text)}|", markup=False, highlight=False, soft_wrap=True
+            )
+            begin = " " * len(begin)
 
     def note(self, text: str) -> None:
         """Leave a line behind."""
@@ -154,6 +168,12 @@ def line(record: dict[str, Any]) -> str:
         f"|g| {record['norm']:.2g}  clipped {record['clipped']:.0%}  "
         f"{reach}{record['tokens_per_second'] / 1000:.0f}k tokens/s"
     )
+
+
+def per_character(score: Score) -> str:
+    """What to say of a score whose tokens are no characters."""
+    each = score.bits_per_character
+    return "" if each is None else f" ({fixed(each, 3)} a character)"
 
 
 LONG = 1e6

@@ -24,7 +24,7 @@ from bptt.training.randomness import random_states, restore_random_states, seed_
 from bptt.training.restore import is_same, record
 from bptt.training.schedule import Budget, Progress, Spent, Tally
 from bptt.training.settings import Settings
-from bptt.training.sizes import chosen, fitted
+from bptt.training.sizes import SHARE, chosen, fitted
 
 
 class Session:
@@ -49,7 +49,11 @@ class Session:
                 "give longer documents",
             )  # fmt: skip
         tokens = sum(len(part.tokens) for part in parts)
-        given, settings = settings, fitted(settings, tokens, group.size)
+        given = settings
+        if settings.valid_fraction is None and settings.unit == "token":
+            # How many there are depends on which were read; what was held out is known by now.
+            settings = replace(settings, valid_fraction=0.0 if corpus.valid is None else SHARE)
+        settings = fitted(settings, tokens, group.size)
         self.settings, self.chosen = settings, chosen(given, settings)
         self.group = group
         self.corpus = corpus

@@ -16,7 +16,16 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from bptt.choices import CLIPS, REGULARISERS, STARTS, Word, clip_form, parse_form, parse_forms
+from bptt.choices import (
+    CLIPS,
+    REGULARISERS,
+    STARTS,
+    TOKENS,
+    Word,
+    clip_form,
+    parse_form,
+    parse_forms,
+)
 from bptt.errors import ArgumentError, RunError, plain
 from bptt.files.memory import MOST_THREADS
 from bptt.files.read import shown
@@ -78,8 +87,8 @@ class Settings:
     """Lanes carry the state through the text; random chunks start afresh each."""
 
     init: str = "default"
-    """Start of the recurrent layers: default, small, gaussian, identity, orthogonal, np, radius or norm,
-    with a number if wanted (radius:0.9); forget:BIAS, chrono:STEPS; joined by +."""
+    """Start of the recurrent layers: default, small, gaussian, identity, irnn, orthogonal, np, radius or
+    norm, with a number if wanted (radius:0.9); forget:BIAS, chrono:STEPS; joined by +."""
     orthogonal: bool = False
     """Hold the recurrent matrices orthogonal while they are trained."""
     forget_bias: float | None = None
@@ -120,11 +129,17 @@ class Settings:
     """Steps between lines of metrics.jsonl."""
     horizon_every: int = 100
     """Steps between measurements of how far back the gradient reaches; 0: never."""
+    sample_every: int = 0
+    """Steps between looks at the text: what the model predicts beside what stands there, and a sample;
+    0: never."""
     keep: int = 3
     """Newest checkpoints to keep, beside the best one."""
 
+    tokens: str = "char"
+    """What a token is: char, byte, word (word:N: the N most frequent), or bpe:N, N pieces that byte-pair
+    encoding finds, 256 or more."""
     bytes: bool = False
-    """Read bytes in place of characters."""
+    """Read bytes in place of characters: --tokens byte."""
     documents: str | None = None
     """Begin a new document after this text, e.g. '\\n\\n', two line breaks; files always begin one."""
     line_ends: Literal["keep", "unix"] = "keep"
@@ -159,7 +174,14 @@ class Settings:
             self._refuse("threads", f"at most {MOST_THREADS} threads", self.threads)
         if self.out is not None and "\0" in self.out:
             self._refuse("out", "a name that a folder can have", repr(self.out[:80]))
-        for name in ("patience", "horizon_every", "seed", "weight_decay", "momentum"):
+        for name in (
+            "patience",
+            "horizon_every",
+            "sample_every",
+            "seed",
+            "weight_decay",
+            "momentum",
+        ):
             self._at_least(name, 0)
         for name in ("lr", "minutes", "epochs"):
             value = getattr(self, name)
@@ -172,6 +194,14 @@ class Settings:
         # TOML has no None, and a run that is read back keeps its clip.
         if self.clip in (None, "None"):
             object.__setattr__(self, "clip", "none")
+        self._check_form("tokens", self.tokens, TOKENS)
+        if self.bytes and self.tokens not in ("char", "byte"):
+            raise ArgumentError(
+                "--bytes or --tokens", f"--bytes and --tokens {self.tokens}", "keep one of them"
+            )
+        if self.bytes or self.tokens == "byte":  # two words for one thing, which is kept in both
+            object.__setattr__(self, "bytes", True)
+            object.__setattr__(self, "tokens", "byte")
         self._check_form("init", self.init, STARTS)
         self._check_form("clip", clip_form(self.clip), CLIPS)
         self._check_form("regularise", self.regularise or "none", REGULARISERS)
@@ -207,6 +237,11 @@ class Settings:
                 f"pass --k {min(short.values())}, or leave out "
                 + " and ".join(f"--{n}" for n in short),
             )
+
+    @property
+    def unit(self) -> str:
+        """What a token is, in a word."""
+        return {"char": "character", "byte": "byte"}.get(self.tokens, "token")
 
     @property
     def lanes(self) -> int:

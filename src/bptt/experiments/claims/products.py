@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bptt import nn as layers
 from bptt.experiments.claims.learn import SEEDS, weight
 from bptt.experiments.claims.registry import Measurement, claim
-from bptt.models import AttentionModel
+from bptt.models import Attention, Highway, Residual
 from bptt.probes import jacobian_products
 from bptt.recurrence import trace
 
@@ -179,75 +178,24 @@ def _norms(radius: float, kind: str, seed: int, H: int = 64, T: int = 120) -> np
 FAR, UNITS = 128, 32
 
 
-class Residual(nn.Module):
-    """h_t = h_{t-1} + ½ tanh(W h_{t-1} + x_t) / √T: a shortcut past every step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Linear(UNITS, UNITS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The last state."""
-        h = torch.zeros_like(x[0])
-        for value in x:
-            h = h + 0.5 * torch.tanh(self.weight(h) + value) / FAR**0.5
-        return h
-
-
-class Highway(nn.Module):
-    """h_t = g ⊙ h_{t-1} + (1 - g) ⊙ tanh(W h_{t-1} + x_t), g = σ(U h_{t-1} + 4)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight, self.gate = nn.Linear(UNITS, UNITS), nn.Linear(UNITS, UNITS)
-        nn.init.constant_(self.gate.bias, 4.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The last state."""
-        h = torch.zeros_like(x[0])
-        for value in x:
-            keep = torch.sigmoid(self.gate(h))
-            h = keep * h + (1 - keep) * torch.tanh(self.weight(h) + value)
-        return h
-
-
-class Attention(nn.Module):
-    """One block of causal attention; what it is differentiated by are the tokens' vectors."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = AttentionModel(8, width=UNITS, heads=2, layers=1, context=FAR)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The last step's logits; ``x`` takes the place of the embedded tokens."""
-        handle = self.model.embedding.register_forward_hook(lambda *_: x)
-        try:
-            return self.model(torch.zeros(x.shape[:2], dtype=torch.int64))[0][-1]
-        finally:
-            handle.remove()
-
-
-class Plain(nn.Module):
-    """A tanh RNN as torch starts it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = layers.RNN(UNITS, UNITS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The last state."""
-        return self.layer(x)[0][-1]
-
-
-def far_over_near(kind: Callable[[], nn.Module], seed: int) -> float:
-    """‖∂output/∂x‖ 127 steps back over that 1 step back, for a random cotangent at the end."""
+def far_over_near(layer: nn.Module, seed: int) -> float:
+    """‖∂y/∂x‖ 127 steps back over that 1 step back, for a random cotangent at the last output."""
     torch.manual_seed(seed)
-    model = kind()
     x = torch.randn(FAR, 16, UNITS, requires_grad=True)
-    output = model(x)
+    output = layer(x)[0][-1]
     (gradient,) = torch.autograd.grad(output, x, torch.randn_like(output))
     norms = gradient.flatten(1).norm(dim=1)
     return float(norms[0] / norms[-2])
+
+
+def _layers(seed: int) -> dict[str, nn.Module]:
+    torch.manual_seed(seed)
+    return {
+        "RNN": layers.RNN(UNITS, UNITS),
+        "attention": Attention(UNITS, UNITS, heads=2, context=FAR),
+        "residual": Residual(UNITS, UNITS, scale=0.5 / FAR**0.5),
+        "highway": Highway(UNITS, UNITS, gate_bias=4.0),
+    }
 
 
 @claim(
@@ -260,8 +208,10 @@ def far_over_near(kind: Callable[[], nn.Module], seed: int) -> float:
     "back is under 1e-6 for the RNN, over 0.1 for attention, over 0.01 for residual and highway",
 )
 def length_of_the_way() -> Measurement:
-    kinds = {"RNN": Plain, "attention": Attention, "residual": Residual, "highway": Highway}
-    found = {name: [far_over_near(kind, s) for s in SEEDS] for name, kind in kinds.items()}
+    found: dict[str, list[float]] = {}
+    for seed in SEEDS:
+        for name, layer in _layers(seed).items():
+            found.setdefault(name, []).append(far_over_near(layer, seed))
     return Measurement(
         "far over near: "
         + "; ".join(f"{n} " + " / ".join(f"{v:.2g}" for v in vs) for n, vs in found.items()),

@@ -24,7 +24,6 @@ from bptt.experiments.claims.learn import (
     remember_first,
     spread,
     tanh_rnn,
-    weight,
 )
 from bptt.experiments.claims.registry import Measurement, claim
 from bptt.experiments.compare.grid import Budget, Grid
@@ -325,9 +324,5 @@ def identity_start() -> Measurement:
 
 def _irnn() -> nn.RNNBase:
     layer = layers.RNN(2, 100, nonlinearity="relu")
-    start_recurrent(layer, "identity")
-    with torch.no_grad():
-        nn.init.normal_(weight(layer, "weight_ih_l0"), std=0.001)
-        weight(layer, "bias_ih_l0").zero_()
-        weight(layer, "bias_hh_l0").zero_()
+    start_recurrent(layer, "irnn")
     return layer

@@ -6,9 +6,7 @@ from bptt.experiments.compare.grid import (
     Budget,
     Grid,
     Job,
-    Row,
-    read_results,
-    summarise,
 )
+from bptt.experiments.compare.results import Row, read_results, summarise
 
 __all__ = ["CELLS", "TASKS", "Budget", "Grid", "Job", "Row", "read_results", "summarise"]

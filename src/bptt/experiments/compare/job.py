@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from bptt.errors import ArgumentError, BpttError, DataError, DependencyError, Ru
 from bptt.experiments import count_cores, run_in_processes, use_one_thread
 from bptt.experiments.compare.grid import TEXT, TEXT_LENGTH, Job, text_task
 from bptt.gradients import Estimator
-from bptt.models import CELLS, Classifier, Forecaster
+from bptt.models import CELLS, Attention, Classifier, Forecaster, Highway, Residual
 from bptt.remedies import Clip, Regulariser, build_clip, build_regulariser, start_recurrent
 from bptt.tasks import Batch, ClassTask, Task
 from bptt.tasks.task import check_answer, symbols
@@ -56,9 +56,18 @@ def build_task(name: str, length: int | None, folder: str | None = None) -> Task
     return kinds[name](length)
 
 
+SHORT: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    "residual": (Residual, {}),
+    "highway": (Highway, {}),
+    "attention": (Attention, {}),
+}
+
+
 def build_model(task: Task, cell: str, hidden: int, start: str) -> nn.Module:
     """A layer of the cell under a classifier or forecaster that answers at every step."""
-    kind, options = CELLS[cell]
+    kind, options = CELLS[cell] if cell in CELLS else SHORT[cell]
+    if kind is Attention:  # it sees all of a sequence, as a recurrence does
+        options = {"context": len(task.held_out().inputs)}
     layer = kind(task.inputs, hidden, **options)
     if start != "default":
         start_recurrent(layer, start)
@@ -79,7 +88,8 @@ def run_job(job: Job) -> dict[str, Any]:
 
     Returns:
         a record as JSON takes it: ``job``; ``score``, on what is held out, after the last update (the
-        solving one, unless the budget says to go on); ``curve`` of (updates, score); ``solved``;
+        solving one, unless the budget says to go on); ``curve`` of (updates, score);
+        ``losses`` of (updates, mean training loss since the point before); ``solved``;
         ``updates``; ``skipped`` updates whose gradient was not finite; ``clipped``, the share of updates
         in which the clip acted; ``seconds``; ``error``: None, or why the job could not be run.
 
@@ -87,7 +97,7 @@ def run_job(job: Job) -> dict[str, Any]:
     """
     clock = time.perf_counter()
     record: dict[str, Any] = {
-        "job": job.as_dict(), "score": None, "curve": [], "solved": False, "updates": 0,
+        "job": job.as_dict(), "score": None, "curve": [], "losses": [], "solved": False, "updates": 0,
         "skipped": 0, "clipped": 0.0, "error": None,
     }  # fmt: skip
     try:
@@ -104,33 +114,91 @@ def _train(job: Job, record: dict[str, Any]) -> None:
     task = whole = build_task(job.task, job.length, budget.folder)
     if job.curriculum == "double" and job.length is not None:
         task = build_task(job.task, min(FIRST, job.length), budget.folder)
-    model = build_model(task, job.cell, budget.hidden, job.start)
+    model = build_model(whole, job.cell, budget.hidden, job.start)
     estimator = build_gradient(job.gradient, task)
     clip, regulariser = build_clip(job.clip), build_regulariser(job.regularise)
     optimizer = torch.optim.Adam(model.parameters(), lr=budget.lr)
+    drawn = _source(task, job)
     run = train(
-        model, lambda: task, optimizer, estimator, clip=clip, seed=job.seed, batch=budget.batch,
+        model, lambda: drawn, optimizer, estimator, clip=clip, seed=job.seed, batch=budget.batch,
         updates=budget.updates, penalties=() if regulariser is None else (regulariser,),
     )  # fmt: skip
     held_out, acted, scored_at = task.held_out(), 0, 0
+    losses: list[float] = []
     for update, done in enumerate(run, 1):
         record["updates"] = update
         record["skipped"] += not done.finite
         acted += done.clipped
+        losses.append(done.loss)
         if update % budget.every == 0:
-            _look(record, model, whole, held_out)
+            _look(record, model, whole, held_out, losses)
             scored_at = update
-            task = _grown(task, whole, model, job)
+            before, task = task, _grown(task, whole, model, job)
+            drawn = drawn if task is before else _source(task, job)
             if record["solved"] and not budget.to_the_end:
                 break
     if scored_at != record["updates"]:
-        _look(record, model, whole, held_out)
+        _look(record, model, whole, held_out, losses)
     record["clipped"] = acted / record["updates"]
+
+
+class Source(Protocol):
+    """Whatever batches are drawn from, with the loss that they ask for: a task, or a part of one."""
+
+    @property
+    def loss(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """``loss(output, targets) -> scalar``."""
+
+    def batch(self, generator: torch.Generator, size: int) -> Batch:
+        """The next sequences."""
+
+
+class FixedSet:
+    """Sequences of a task that were drawn once, read in another order at every pass.
+
+    Args:
+        task: drawn from.
+        size: N sequences.
+        generator: of the draw.
+
+    Example:
+        >>> few = FixedSet(tasks.RememberFirst(5), 10, torch.Generator().manual_seed(0))
+        >>> order = torch.Generator().manual_seed(1)
+        >>> [few.batch(order, 4).inputs.shape[1] for _ in range(4)]
+        [4, 4, 2, 4]
+    """
+
+    def __init__(self, task: Task, size: int, generator: torch.Generator) -> None:
+        self.loss = task.loss
+        self._kept = task.batch(generator, size)
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def batch(self, generator: torch.Generator, size: int) -> Batch:
+        """The next ones of this pass, fewer at its end; of the next pass where there are none left."""
+        if not len(self._order):
+            self._order = torch.randperm(self._kept.inputs.shape[1], generator=generator)
+        now, self._order = self._order[:size], self._order[size:]
+        inputs, targets, lengths, reset = self._kept
+        return Batch(
+            inputs[:, now],
+            targets[:, now],
+            None if lengths is None else lengths[now],
+            None if reset is None else reset[:, now],
+        )
+
+
+FIXED_SEED = 2**39 + 3  # far from the seeds that batches are drawn with, and from what is held out
+
+
+def _source(task: Task, job: Job) -> Source:
+    if not job.fixed:
+        return task
+    return FixedSet(task, job.fixed, torch.Generator().manual_seed(FIXED_SEED + job.seed))
 
 
 def train(
     model: nn.Module,
-    task: Callable[[], Task],
+    task: Callable[[], Source],
     optimizer: torch.optim.Optimizer,
     estimator: Estimator,
     *,
@@ -140,7 +208,7 @@ def train(
     updates: int,
     penalties: Sequence[Regulariser] = (),
 ) -> Iterator[Update]:
-    """Updates on fresh batches of a task, one after another, as every job makes them.
+    """Updates on batches of a task, one after another, as every job makes them.
 
     Args:
         model, optimizer, estimator, clip, penalties: as :func:`bptt.training.fit_step` takes them.
@@ -162,8 +230,12 @@ def train(
             return
 
 
-def _look(record: dict[str, Any], model: nn.Module, whole: Task, held_out: Batch) -> None:
-    score = _score(model, whole, held_out)
+def _look(
+    record: dict[str, Any], model: nn.Module, whole: Task, held_out: Batch, losses: list[float]
+) -> None:
+    score, loss = _score(model, whole, held_out), sum(losses) / len(losses)
+    record["losses"].append([record["updates"], loss if math.isfinite(loss) else None])
+    losses.clear()
     record["score"] = score if math.isfinite(score) else None
     record["curve"].append([record["updates"], record["score"]])
     record["solved"] = whole.solved(score)
