@@ -169,9 +169,10 @@ def _run(
             owners.append(owner)
             for node, nr in owner.roots[:1]:
                 lanes = (tuple(node._input_metadata[nr].shape) or (1,))[0]
-    # A tick behind a loop closes it; no step begins there.
-    reached = set(children_first([node for node, _ in roots], set()))
-    owners = [o for o in owners if o.counts or any(node in reached for node, _ in o.roots)]
+    if ticks:  # one behind a loop closes it; no step begins there
+        reached: dict[Any, list[Any]] = {}
+        children_first([node for node, _ in roots], reached)
+        owners = [o for o in owners if o.counts or any(node in reached for node, _ in o.roots)]
     trained = _trained(visits, model, ticks)
     steps = max(o.time for o in owners) + 1
     if at is None:
