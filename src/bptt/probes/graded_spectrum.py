@@ -280,12 +280,18 @@ def graded_spectrum(
     squares: dict[str, Tensor] = {}
     dots: dict[str, Tensor] = {}
     blocks: dict[str, Tensor] = {}
+    halves: list[Tensor] = []
     for n, part in parts.items():
         whole = found.whole.get(id(parameters[n]))
-        rows = [part]
+        half = found.half.get(id(parameters[n]))
+        rows = [part] if half is None else [half, part]
         if whole is not None and found.truncations[-1] < steps:
             rows.append((whole - part.sum(0)).unsqueeze(0))
-        sizes[n], squares[n], dots[n], blocks[n] = tally(gram(rows), count)
+        products = gram(rows)
+        if half is not None:
+            halves.append(products[: 2 * count, : 2 * count])
+            products = products[count:, count:]
+        sizes[n], squares[n], dots[n], blocks[n] = tally(products, count)
     zero = torch.zeros(count, dtype=torch.float64)
     size, square, dot = sum(sizes.values()), sum(squares.values(), zero), sum(dots.values(), zero)
     last = min(steps, found.truncations[-1])
@@ -322,23 +328,21 @@ def graded_spectrum(
         state_gradient_norms=totals.sqrt(),
         lanes=(lanes, lanes),
         sources=found.sources,
-        bias_error=_error(found, parts, parameters, count),
+        bias_error=_error(halves, count),
         missing_dot=dot,
     )  # fmt: skip
 
 
-def _error(
-    found: Graded, parts: Mapping[str, Tensor], parameters: Mapping[str, Tensor], count: int
-) -> Tensor:
-    """Half of what the biases of two halves of the losses differ by."""
-    if found.sources == 1:
+def _error(halves: list[Tensor], count: int) -> Tensor:
+    """Half of what the biases of two halves of the losses differ by.
+
+    Args:
+        halves: by parameter, the products of the first half's gradients and of both halves'.
+    """
+    if not halves:
         return torch.zeros(count, dtype=torch.float64)
     square, size = torch.zeros(2, count, dtype=torch.float64), [0.0, 0.0]
-    for n, part in parts.items():
-        half = found.half.get(id(parameters[n]))
-        if half is None:
-            continue
-        both = gram([half, part])
+    for both in halves:
         cross = both[:count, count:]
         one, whole = both[:count, :count], both[count:, count:]
         for side, products in enumerate((one, whole - cross - cross.t() + one)):

@@ -19,12 +19,15 @@ from bptt.recurrence.clock import Owner
 from bptt.recurrence.nodes import (
     EXACT,
     MATRICES,
+    RULES,
+    Arrived,
     Key,
     Matrix,
     Product,
+    Rule,
     Send,
+    any_node,
     fit,
-    run_node,
     through_matrix,
 )
 from bptt.recurrence.tape import Edge
@@ -37,6 +40,7 @@ class Part:
     roots: list[Edge]
     owner: Owner | None
     nodes: list[Any] = field(default_factory=list)
+    rules: list[Rule] = field(default_factory=list)
     sends: list[list[Send | None]] = field(default_factory=list)
     place: dict[Any, int] = field(default_factory=dict)
     matrices: dict[int, Matrix] = field(default_factory=dict)
@@ -45,6 +49,11 @@ class Part:
     def keys(self) -> set[Key]:
         """What it may hand gradients to."""
         return {s[1] for sends in self.sends for s in sends if s is not None and s[0] == "out"}
+
+    @cached_property
+    def onward(self) -> bool:
+        """Whether any of them leads to an earlier step."""
+        return any(kind in ("mark", "node") for kind, _ in self.keys)
 
     def run(
         self, roots: list[Edge], given: Sequence[Tensor], products: list[Product] | None = None
@@ -55,16 +64,21 @@ class Part:
             products: takes the gradients of matrices that are still to be multiplied out; without it
                 they are handed on as others are.
         """
-        arrived: list[dict[int, Tensor]] = [{} for _ in self.nodes]
+        arrived: list[Arrived | None] = [None] * len(self.nodes)
         for (node, nr), value in zip(roots, given, strict=True):
-            _add(arrived[self.place[node]], nr, value)
+            _add(arrived, self.place[node], nr, value)
         out: dict[Key, Tensor] = {}
         for i, came in enumerate(arrived):
-            if not came:
+            if came is None:
                 continue
-            arrived[i] = {}
-            sends = self.sends[i]
-            for sent, gradient in zip(sends, self._back(i, came, products), strict=True):
+            arrived[i] = None
+            node, sends = self.nodes[i], self.sends[i]
+            matrix = None if products is None else self.matrices.get(i)
+            if matrix is not None and products is not None and not came[0].is_complex():
+                found = through_matrix(node, came[0], sends, matrix, products)
+            else:
+                found = self.rules[i](node, came, sends)
+            for sent, gradient in zip(sends, found, strict=True):
                 if sent is None or gradient is None:
                     continue
                 kind, target, nr, shape, dtype = sent
@@ -74,22 +88,18 @@ class Part:
                 if dtype is not None and value.dtype != dtype:
                     value = value.to(dtype)
                 if kind == "in":
-                    _add(arrived[target], nr, value)
+                    _add(arrived, target, nr, value)
                 else:
                     out[target] = out[target] + value if target in out else value
         return out
 
-    def _back(
-        self, i: int, came: dict[int, Tensor], products: list[Product] | None
-    ) -> Sequence[Tensor | None]:
-        node, sends, matrix = self.nodes[i], self.sends[i], self.matrices.get(i)
-        if matrix is not None and products is not None and not came[0].is_complex():
-            return through_matrix(node, came[0], sends, matrix, products)
-        return run_node(node, came, sends)
 
-
-def _add(into: dict[int, Tensor], nr: int, value: Tensor) -> None:
-    into[nr] = into[nr] + value if nr in into else value
+def _add(arrived: list[Arrived | None], i: int, nr: int, value: Tensor) -> None:
+    into = arrived[i]
+    if into is None:
+        arrived[i] = {nr: value}
+    else:
+        into[nr] = into[nr] + value if nr in into else value
 
 
 class Graph:
@@ -117,6 +127,7 @@ class Graph:
         self._owner: dict[Any, Owner | None] = {}
         self._live: dict[Any, bool] = {}
         self._to_mark: dict[Any, bool] = {}
+        self._shapes: dict[Any, list[tuple[tuple[int, ...], torch.dtype]]] = {}
         orders = [self._explore([node for node, _ in o.roots], o) for o in self.owners]
         self.parts = {
             id(o): self.part(list(o.roots), o, order=order)
@@ -229,12 +240,14 @@ class Graph:
         part.nodes = order[::-1]
         part.place = {node: i for i, node in enumerate(part.nodes)}
         for node in part.nodes:
-            exact = type(node).__name__ in EXACT
-            x = MATRICES.get(type(node).__name__, (-1,))[0]
+            kind = type(node).__name__
+            part.rules.append(RULES.get(kind, any_node))
+            # From here on the gradient's shape is what the node's formula gives.
+            exact = 0 if kind in EXACT else MATRICES[kind][0] if kind in MATRICES else 99
             part.sends.append(
                 [
-                    None if t is None else self._send(t, part, inside, exact or place >= x >= 0)
-                    for place, t in enumerate(self.next(node))
+                    None if target is None else self._send(target, part, inside, place >= exact)
+                    for place, target in enumerate(self.next(node))
                 ]
             )
         if owner is not None:
@@ -259,8 +272,9 @@ class Graph:
             return None
         shape = dtype = None
         if not exact:
-            meta = node._input_metadata[nr]
-            shape, dtype = torch.Size(meta.shape), meta.dtype
+            if node not in self._shapes:
+                self._shapes[node] = [(tuple(m.shape), m.dtype) for m in node._input_metadata]
+            shape, dtype = self._shapes[node][nr]
         if within:
             return ("in", part.place[node], nr, shape, dtype)
         kind = "mark" if mark else "node" if self._to_mark[node] else "side"

@@ -18,7 +18,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -37,10 +37,12 @@ PRUNE = 0.25
 # Numbers of cotangents whose products are put off.
 WAITING = 1 << 20
 # Numbers of a gradient that are looked at at once.
-PIECE = 1 << 14
+PIECE = 1 << 12
 
 # Times of losses, ascending, and their cotangents one after the other.
 Carried: TypeAlias = tuple[list[int], Tensor]
+# Neighbours among cotangents that go to one row: the row, the first and the one after the last.
+Run: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(eq=False)
@@ -116,6 +118,7 @@ class _Split:
         self._total: dict[Edge, Tensor] = {}
         self._limit = 0.0
         self._half: set[int] = set()
+        self._lines: dict[Any, list[float]] = {}
 
     def run(
         self, roots: list[Edge], given: list[Tensor], block: int, sources: int | None, whole: bool
@@ -150,6 +153,11 @@ class _Split:
             self._sums = Sums(1)
             self._pass(start, set(times), merged=True)
             self.found.whole = {key: rows[0] for key, rows in self._leaves().items()}
+        for name, line in self._lines.items():
+            into: dict[Any, Tensor] = (
+                self.found.linked if isinstance(name, str) else self.found.squares
+            )
+            into[name] = torch.tensor(line, dtype=torch.float64)
         self._by_time()
         if self.ticks:
             for key, gradient in self.found.outside.items():
@@ -181,6 +189,7 @@ class _Split:
                 if not labels:
                     continue
             rows = None if owner is None else [0] if merged else self._rows(owner, labels)
+            runs = None if rows is None else _runs(rows)
             products: list[Product] = []
             out = part.run(roots, values, None if owner is None else products)
             for (kind, target), value in out.items():
@@ -188,14 +197,14 @@ class _Split:
                     to = self.graph.marks[target] if kind == "mark" else target[0]
                     there = pending.setdefault(id(to), {})
                     there[target] = _join(there.get(target), (labels, value))
-                elif rows is not None:
-                    self._sums.add((kind, target), rows, value)
+                elif runs is not None:
+                    self._sums.add((kind, target), runs, value)
                 elif kind == "leaf" and not merged:
                     total = value.sum(0)
                     old = self.found.outside.get(target)
                     self.found.outside[target] = total if old is None else old + total
             for product in products:
-                self._sums.put_off(product, rows or [])
+                self._sums.put_off(product, runs or [])
 
     def _rows(self, owner: Owner, labels: list[int]) -> list[int]:
         """Of each loss: which block of lags, of which half."""
@@ -225,30 +234,28 @@ class _Split:
     ) -> tuple[list[int], list[Tensor]]:
         """Norms by lag, and which losses are followed on."""
         lags = [max(0, t - owner.time) for t in labels]
-        at = torch.tensor(lags)
-        whole = torch.zeros(len(labels), dtype=torch.float64)
+        whole = [0.0] * len(labels)
         for edge, value in zip(roots, values, strict=True):
             norms = torch.linalg.vector_norm(value.flatten(1), dim=1, dtype=torch.float64)
-            squares = norms.square().cpu()
-            whole += squares
-            name = owner.name, f"{owner.roots.index(edge)}"
-            if name not in self.found.squares:
-                self.found.squares[name] = torch.zeros(self.steps, dtype=torch.float64)
-            self.found.squares[name].index_add_(0, at, squares)
+            squares = norms.square().tolist()
+            whole = [a + b for a, b in zip(whole, squares, strict=True)]
+            self._at((owner.name, f"{owner.roots.index(edge)}"), lags, squares)
             total = value.sum(0)
             self._total[edge] = self._total[edge] + total if edge in self._total else total
-        if any(kind in ("mark", "node") for kind, _ in part.keys):
-            line = self.found.linked.setdefault(
-                owner.name, torch.zeros(self.steps, dtype=torch.float64)
-            )
-            line.index_add_(0, at, whole)
-        kept = [i for i, lag in enumerate(lags) if lag < self.cap]
-        if self._limit:
-            sizes = whole.sqrt().tolist()
-            kept = [i for i in kept if not sizes[i] <= self._limit]
+        if part.onward:
+            self._at(owner.name, lags, whole)
+        limit = self._limit**2
+        kept = [
+            i for i, lag in enumerate(lags) if lag < self.cap and not (limit and whole[i] <= limit)
+        ]  # fmt: skip
         if len(kept) == len(labels):
             return labels, values
         return [labels[i] for i in kept], [v[kept] for v in values]
+
+    def _at(self, name: Any, lags: list[int], squares: list[float]) -> None:
+        line = self._lines.setdefault(name, [0.0] * self.steps)
+        for lag, square in zip(lags, squares, strict=True):
+            line[lag] += square
 
     def _by_time(self) -> None:
         for edge, total in self._total.items():
@@ -270,7 +277,7 @@ class Sums:
     def __init__(self, count: int) -> None:
         self.count = count
         self.rows: dict[Key, Tensor] = {}
-        self._waiting: dict[Matrix, dict[int, list[Product]]] = {}
+        self._waiting: dict[Matrix, dict[int, list[tuple[Tensor, Tensor | None]]]] = {}
         self._numbers = 0
 
     def _into(self, key: Key, like: Tensor, shape: Sequence[int]) -> Tensor:
@@ -278,22 +285,24 @@ class Sums:
             self.rows[key] = like.new_zeros((self.count, *shape))
         return self.rows[key]
 
-    def add(self, key: Key, rows: list[int], value: Tensor) -> None:
-        """Add ``value[i]`` to row ``rows[i]``."""
+    def add(self, key: Key, runs: list[Run], value: Tensor) -> None:
+        """Add cotangents to the rows they belong to."""
         into = self._into(key, value, value.shape[1:])
-        for row, first, last in _runs(rows):
+        for row, first, last in runs:
             into[row].add_(value[first] if last == first + 1 else value[first:last].sum(0))
 
-    def put_off(self, product: Product, rows: list[int]) -> None:
-        """Add each cotangent's product to its row, later: of many steps at once it costs a third."""
-        runs = _runs(rows)
-        by_row = self._waiting.setdefault(product.matrix, {})
-        for row, first, last in runs:
-            g = product.g[first] if last == first + 1 else product.g[first:last].sum(0)
-            if last == first + 1 and len(runs) < len(rows):
-                g = g.clone()  # a view would keep those that were added up
-            by_row.setdefault(row, []).append(Product(product.matrix, g, product.x))
-            self._numbers += g.numel()
+    def put_off(self, product: Product, runs: list[Run]) -> None:
+        """Add products likewise, later: those of many steps are one, and cost a third."""
+        matrix, g, x = product
+        by_row = self._waiting.setdefault(matrix, {})
+        alone = len(runs) == len(g)
+        for (row, first, last), one in zip(
+            runs, g.unbind(0) if alone else [g] * len(runs), strict=True
+        ):
+            if not alone:  # no views: they would keep what was added up
+                one = one[first].clone() if last == first + 1 else one[first:last].sum(0)
+            by_row.setdefault(row, []).append((one, x))
+            self._numbers += one.numel()
         if self._numbers > WAITING:
             self.multiply()
 
@@ -301,19 +310,18 @@ class Sums:
         """Multiply out all that was put off."""
         for matrix, by_row in self._waiting.items():
             for row, waiting in by_row.items():
-                g = torch.cat([w.g for w in waiting])
+                g = torch.cat([one for one, _ in waiting])
                 if matrix.bias is not None:
                     self._into(matrix.bias, g, g.shape[1:])[row].add_(g.sum(0))
                 if matrix.key is not None:
-                    x = torch.cat([w.x for w in waiting if w.x is not None])
+                    x = torch.cat([x for _, x in waiting if x is not None])
                     left, right = (g, x) if matrix.turned else (x, g)
                     shape = (left.shape[1], right.shape[1])
                     self._into(matrix.key, g, shape)[row].addmm_(left.t(), right)
         self._waiting, self._numbers = {}, 0
 
 
-def _runs(rows: list[int]) -> list[tuple[int, int, int]]:
-    """Neighbours of one row: ``(row, first, last + 1)``."""
+def _runs(rows: list[int]) -> list[Run]:
     found, first = [], 0
     for i in range(1, len(rows) + 1):
         if i == len(rows) or rows[i] != rows[first]:
@@ -353,8 +361,13 @@ def gram(rows: Sequence[Tensor]) -> Tensor:
     """Products of rows with rows, in float64, a piece of the rows at a time."""
     count = sum(len(r) for r in rows)
     found = torch.zeros(count, count, dtype=torch.float64)
+    held = torch.empty(count, PIECE, dtype=torch.float64, device=rows[0].device)
     for pieces in zip(*(r.flatten(1).split(PIECE, 1) for r in rows), strict=True):
-        piece = torch.cat(pieces).double()
+        piece = held[:, : pieces[0].shape[1]]
+        at = 0
+        for rows_of in pieces:
+            piece[at : at + len(rows_of)].copy_(rows_of)
+            at += len(rows_of)
         found += (piece @ piece.t()).cpu()
     return found
 

@@ -27,7 +27,11 @@ class GradedError(BpttError, RuntimeError):
 Key: TypeAlias = tuple[str, Any]
 # Where one gradient of a node goes: "in" to the node of that number or "out" to a key, to which of its
 # outputs, and the shape and dtype it has there; None where the node's formula gives that shape.
-Send: TypeAlias = tuple[str, Any, int, torch.Size | None, torch.dtype | None]
+Send: TypeAlias = tuple[str, Any, int, tuple[int, ...] | None, torch.dtype | None]
+# By the output of a node, what arrived there, ``(n, …)``.
+Arrived: TypeAlias = dict[int, Tensor]
+# A node's gradients, ``(n, …)`` each, from what arrived at it and where they go.
+Rule: TypeAlias = Callable[[Any, Arrived, Sequence[Send | None]], Sequence[Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -49,29 +53,13 @@ class Matrix:
     bias: Key | None
 
 
-@dataclass(frozen=True, eq=False)
-class Product:
-    """The gradient of a matrix, still to be multiplied out: of each cotangent ``gᵀ x``, or its transpose.
-
-    Attributes:
-        matrix: where it goes.
-        g: ``(n, B, O)`` at the product's output.
-        x: ``(B, I)`` what the matrix was multiplied by; None where it is not trained.
-    """
-
-    matrix: Matrix
-    g: Tensor
-    x: Tensor | None
+# The gradient of a matrix, still to be multiplied out, of each cotangent ``gᵀ x`` or its transpose: where
+# it goes, g ``(n, B, O)`` at the product's output, and x ``(B, I)``; None where it is not trained.
+Product: TypeAlias = tuple[Matrix, Tensor, Tensor | None]
 
 
-def run_node(
-    node: Any, came: dict[int, Tensor], sends: Sequence[Send | None]
-) -> Sequence[Tensor | None]:
-    """A node's gradients, from what arrived at its outputs, ``(n, …)`` each."""
-    rule = _RULES.get(type(node).__name__)
-    found = None if rule is None else rule(node, came, sends)
-    if found is not None:
-        return found
+def any_node(node: Any, came: Arrived, _: Any = None) -> Sequence[Tensor | None]:
+    """Any node's gradients."""
     n = next(iter(came.values())).shape[0]
     if n > 1:
         try:
@@ -84,7 +72,7 @@ def run_node(
     return [None if v[0] is None else torch.stack(v) for v in zip(*each, strict=True)]
 
 
-def fit(value: Tensor, shape: torch.Size) -> Tensor:
+def fit(value: Tensor, shape: Sequence[int]) -> Tensor:
     """Sum over what the forward pass broadcast: ``(n, …)`` to ``(n, *shape)``."""
     more = value.dim() - 1 - len(shape)
     if more:
@@ -96,22 +84,22 @@ def fit(value: Tensor, shape: torch.Size) -> Tensor:
 # here. A batching rule of ``torch.vmap`` takes ten times as long as such a node at a step's size.
 
 
-def _elementwise(node: Any, came: dict[int, Tensor], _: Any) -> Sequence[Tensor | None]:
+def _elementwise(node: Any, came: Arrived, _: Any) -> Sequence[Tensor | None]:
     found = node(came[0])
     return found if isinstance(found, tuple) else (found,)
 
 
-def _split(node: Any, came: dict[int, Tensor], _: Any) -> Sequence[Tensor | None] | None:
+def _split(node: Any, came: Arrived, _: Any) -> Sequence[Tensor | None]:
     sizes, dim = node._saved_self_sym_sizes, node._saved_dim
     dim -= len(sizes) if dim < 1 << 63 else 1 << 64  # a negative one is handed out as unsigned
     if len(came) < -(-sizes[dim] // node._saved_split_size):
-        return None
+        return any_node(node, came)  # some piece was not used
     return (torch.cat([came[nr] for nr in sorted(came)], dim),)
 
 
-def _layer_norm(node: Any, came: dict[int, Tensor], sends: Any) -> Sequence[Tensor | None] | None:
+def _layer_norm(node: Any, came: Arrived, sends: Any) -> Sequence[Tensor | None]:
     if sends[1] is not None or sends[2] is not None or list(came) != [0]:
-        return None
+        return any_node(node, came)
     g = came[0]
     x, mean, scale = (
         v.expand(g.shape[0], *v.shape).contiguous()
@@ -124,7 +112,7 @@ def _layer_norm(node: Any, came: dict[int, Tensor], sends: Any) -> Sequence[Tens
     return found
 
 
-_RULES: dict[str, Callable[[Any, dict[int, Tensor], Any], Sequence[Tensor | None] | None]] = {
+RULES: dict[str, Rule] = {
     **dict.fromkeys(
         (
             "AddBackward0", "SubBackward0", "MulBackward0", "DivBackward0", "NegBackward0",
@@ -155,7 +143,7 @@ def through_matrix(
     if matrix.x and matrix.bias is None:
         found[0] = g
     if matrix.key is not None or matrix.bias is not None:
-        products.append(Product(matrix, g, getattr(node, left) if matrix.key else None))
+        products.append((matrix, g, getattr(node, left) if matrix.key else None))
     return found
 
 
@@ -175,7 +163,7 @@ def _lanes(count: int) -> Iterator[int]:
         torch._C._functorch._vmap_decrement_nesting()
 
 
-def _call(node: Any, came: dict[int, Tensor]) -> Sequence[Tensor | None]:
+def _call(node: Any, came: Arrived) -> Sequence[Tensor | None]:
     """Run one node backward; autograd's engine does no more."""
     count = len(node._input_metadata)
     given: list[Tensor | None] = [came.get(nr) for nr in range(count)]
