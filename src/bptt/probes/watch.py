@@ -7,8 +7,10 @@ eager code rounds it. Second derivatives through a watched step are not measured
 
 from __future__ import annotations
 
+import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -149,7 +151,7 @@ class watch:
         if not self._wanted() or not recorder.tape.visits:
             return
         try:
-            with silent():
+            with silent(), _without_collections():
                 self._begun = begin(
                     recorder, self._model, roots, given, at=self._options["at"],
                     cap=self._options["cap"], coarse=coarse_truncations, sampled=self._sampled,
@@ -244,6 +246,19 @@ class watch:
         if self._stance is not None:
             self._stance.__exit__(None, None, None)
             self._stance = None
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """A graph looked at node by node is many small objects, none of them garbage: collections that they
+    set off would search all of the program's objects, and take as long as a step."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 # In a training run: so many lanes, and at most so many time steps of the loss, show what the batch

@@ -121,6 +121,9 @@ class _Seen:
         )  # fmt: skip
 
 
+_NOTHING = _Seen()
+
+
 class Clock:
     """Times of the chosen calls, and what each was given.
 
@@ -160,7 +163,7 @@ class Clock:
         if edge in self._mark:
             return self._mark[edge]
         for node in children_first([edge[0]], self._known):
-            found = _Seen()
+            found = _NOTHING
             for child in self._known[node]:
                 found = found.with_(self._mark.get(child) or self._seen[child[0]])
             self._seen[node] = found

@@ -83,10 +83,11 @@ class Part:
                     continue
                 kind, target, nr, shape, dtype = sent
                 value = gradient
-                if shape is not None and value.shape[1:] != shape:
-                    value = fit(value, shape)
-                if dtype is not None and value.dtype != dtype:
-                    value = value.to(dtype)
+                if shape is not None:
+                    if value.shape[1:] != shape:
+                        value = fit(value, shape)
+                    if value.dtype != dtype:
+                        value = value.to(dtype)
                 if kind == "in":
                     _add(arrived, target, nr, value)
                 else:
@@ -127,7 +128,7 @@ class Graph:
         self._owner: dict[Any, Owner | None] = {}
         self._live: dict[Any, bool] = {}
         self._to_mark: dict[Any, bool] = {}
-        self._shapes: dict[Any, list[tuple[tuple[int, ...], torch.dtype]]] = {}
+        self._shapes: dict[Edge, tuple[tuple[int, ...], torch.dtype]] = {}
         orders = [self._explore([node for node, _ in o.roots], o) for o in self.owners]
         self.parts = {
             id(o): self.part(list(o.roots), o, order=order)
@@ -272,9 +273,11 @@ class Graph:
             return None
         shape = dtype = None
         if not exact:
-            if node not in self._shapes:
-                self._shapes[node] = [(tuple(m.shape), m.dtype) for m in node._input_metadata]
-            shape, dtype = self._shapes[node][nr]
+            found = self._shapes.get(target)
+            if found is None:
+                meta = node._input_metadata[nr]
+                found = self._shapes[target] = tuple(meta.shape), meta.dtype
+            shape, dtype = found
         if within:
             return ("in", part.place[node], nr, shape, dtype)
         kind = "mark" if mark else "node" if self._to_mark[node] else "side"

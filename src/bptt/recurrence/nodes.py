@@ -139,7 +139,7 @@ def through_matrix(
     left, right = (f"_saved_{name}" for name in matrix.names)
     if sends[matrix.x] is not None:
         weight = getattr(node, right)
-        found[matrix.x] = (g.reshape(-1, g.shape[2]) @ weight.t()).view(*g.shape[:2], -1)
+        found[matrix.x] = torch.mm(g.flatten(0, 1), weight.t()).unflatten(0, g.shape[:2])
     if matrix.x and matrix.bias is None:
         found[0] = g
     if matrix.key is not None or matrix.bias is not None:
