@@ -53,6 +53,7 @@ class Begun:
         spectra: of each module in it, name → (kind, spectrum).
         joint: the spectrum of all on one clock.
         refusal: why there is none, where it was needed.
+        two: the name of a layer in it that reads in two directions.
     """
 
     closed: set[int] | None = None
@@ -60,6 +61,7 @@ class Begun:
     spectra: dict[str, tuple[str, LagSpectrum]] = field(default_factory=dict)
     joint: LagSpectrum | None = None
     refusal: BpttError | None = None
+    two: str | None = None
     worst: float = 0.0
     handles: list[Any] = field(default_factory=list)
 
@@ -168,11 +170,14 @@ def _run(
         else:
             owners.append(owner)
             for node, nr in owner.roots[:1]:
-                lanes = (tuple(node._input_metadata[nr].shape) or (1,))[0]
+                shape = tuple(node._input_metadata[nr].shape)
+                lanes = shape[0] if len(shape) > 1 else 1
     if ticks:  # one behind a loop closes it; no step begins there
         reached: dict[Any, list[Any]] = {}
         children_first([node for node, _ in roots], reached)
         owners = [o for o in owners if o.counts or any(node in reached for node, _ in o.roots)]
+    layers = [v for v in visits if v.kind == "layer"]
+    begun.two = next((v.name for v in layers if getattr(v.module, "bidirectional", False)), None)
     trained = _trained(visits, model, ticks)
     steps = max(o.time for o in owners) + 1
     if at is None:
@@ -185,6 +190,7 @@ def _run(
     found = split_by_lag(
         graph, roots, given, truncations, floor=floor, ticks=ticks, sources=sources,
         whole=check and sampled,
+        lanes=0 if sampled or truncations[-1] < steps or begun.two is not None else lanes,
     )  # fmt: skip
     names: dict[str, nn.Module] = {o.name: o.module for o in owners if o.counts and o.roots}
     shared: dict[str, Any] = {"steps": steps, "lanes": lanes}

@@ -24,6 +24,7 @@ from bptt.probes.graded_spectrum import Begun, begin, closed_forms
 from bptt.recurrence import (
     Call,
     Found,
+    Graded,
     Recorder,
     Recurrence,
     layer_gates,
@@ -217,6 +218,8 @@ class watch:
         self._flow.history.append(step)
         if self._every == 1:
             self._flow._kept = {one.name: _snapshot(one) for one in found}
+            if begun is not None and begun.graded is not None:
+                self._flow._connected = _connected(begun, begun.graded)
 
     def _measure(self, one: Found) -> Watched:
         options = dict(self._options)
@@ -283,6 +286,18 @@ def coarse_truncations(steps: int) -> list[int]:
 def trains(one: Found) -> bool:
     """Whether any of its parameters is trained: what is frozen has no gradient to split."""
     return len(one.recurrence.frozen) < len(one.recurrence.step.parameters)
+
+
+def _connected(begun: Begun, graded: Graded) -> Tensor | str:
+    """Which step each loss depends on; or what keeps it from being told."""
+    if graded.connected is not None:
+        return graded.connected
+    steps, followed = len(next(iter(graded.totals.values()), ())), graded.truncations[-1]
+    if begun.two is not None:
+        return f"one in which {begun.two or 'the model'} reads in two directions"
+    if followed < steps:
+        return f"one whose lags were followed up to {followed}"
+    return f"one of {steps} steps, which are too many, or of states that are not (lanes, units)"
 
 
 def _snapshot(one: Found) -> Found:

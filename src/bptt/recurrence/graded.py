@@ -36,6 +36,8 @@ BLOCK = 16
 PRUNE = 0.25
 # Numbers of cotangents whose products are put off.
 WAITING = 1 << 20
+# Numbers that tell what each loss's gradient is at each step, of so many lanes as they suffice for.
+KEPT = 1 << 19
 # Numbers of a gradient that are looked at at once.
 PIECE = 1 << 12
 
@@ -59,6 +61,9 @@ class Graded:
         totals: by module's name, ``(T,)``: squared norms at each time, all lags together.
         outside: by parameter: what reached it past all steps.
         whole: by parameter: the gradient of all lags, also of those beyond a cap.
+        connected: ``(T, T, lanes)``, of the first lanes: at [t, s] the squared norm of the gradient of
+            the loss at t by the states that step s left; None where it was not asked for, or states
+            are not (lanes, units).
     """
 
     truncations: list[int]
@@ -70,6 +75,7 @@ class Graded:
     totals: dict[str, Tensor] = field(default_factory=dict)
     outside: dict[int, Tensor] = field(default_factory=dict)
     whole: dict[int, Tensor] = field(default_factory=dict)
+    connected: Tensor | None = None
 
 
 def split_by_lag(
@@ -83,6 +89,7 @@ def split_by_lag(
     whole: bool = False,
     block: int = BLOCK,
     ticks: bool = False,
+    lanes: int = 0,
 ) -> Graded:
     """Run the graded pass.
 
@@ -95,11 +102,13 @@ def split_by_lag(
         block: so many losses at once.
         ticks: what reaches a step's parameters from the loss past all steps is of lag 0: the last
             step of a loop has no tick behind it.
+        lanes: so many there are, if it is to be kept what each loss's gradient is at each step.
     """
     quiet = warnings.catch_warnings()
     with torch.no_grad(), silent(), torch.random.fork_rng(devices=[]), quiet:
         warnings.simplefilter("ignore")  # operators that go through the losses one by one say so
         split = _Split(graph, truncations, floor, ticks)
+        split.connect(lanes)
         return split.run(roots, given, block, sources, whole)
 
 
@@ -119,6 +128,12 @@ class _Split:
         self._limit = 0.0
         self._half: set[int] = set()
         self._lines: dict[Any, list[float]] = {}
+
+    def connect(self, lanes: int) -> None:
+        """Keep what each loss's gradient is at each step, of as many lanes as memory allows."""
+        self._lanes, kept = lanes, min(lanes, KEPT // self.steps**2)
+        if kept:
+            self.found.connected = torch.zeros(self.steps, self.steps, kept, dtype=torch.float64)
 
     def run(
         self, roots: list[Edge], given: list[Tensor], block: int, sources: int | None, whole: bool
@@ -236,8 +251,11 @@ class _Split:
         lags = [max(0, t - owner.time) for t in labels]
         whole = [0.0] * len(labels)
         for edge, value in zip(roots, values, strict=True):
-            norms = torch.linalg.vector_norm(value.flatten(1), dim=1, dtype=torch.float64)
-            squares = norms.square().tolist()
+            if self.found.connected is None:
+                norms = torch.linalg.vector_norm(value.flatten(1), dim=1, dtype=torch.float64)
+                squares = norms.square().tolist()
+            else:
+                squares = self._connect(owner.time, labels, value).sum(1).tolist()
             whole = [a + b for a, b in zip(whole, squares, strict=True)]
             self._at((owner.name, f"{owner.roots.index(edge)}"), lags, squares)
             total = value.sum(0)
@@ -251,6 +269,18 @@ class _Split:
         if len(kept) == len(labels):
             return labels, values
         return [labels[i] for i in kept], [v[kept] for v in values]
+
+    def _connect(self, time: int, labels: list[int], value: Tensor) -> Tensor:
+        """Squared norms of each lane, ``(n, B)``; a state of one axis is that of a single lane."""
+        each = value.unsqueeze(1) if value.dim() == 2 else value
+        norms = torch.linalg.vector_norm(each.flatten(2), dim=2, dtype=torch.float64)
+        squares, table = norms.square().cpu(), self.found.connected
+        if each.dim() != 3 or each.shape[1] != self._lanes:
+            self.found.connected = None  # which of its axes are lanes is not known
+        elif table is not None:
+            own = squares[:, : table.shape[2]].to(table.dtype)
+            table[:, time].index_add_(0, torch.tensor(labels), own)
+        return squares
 
     def _at(self, name: Any, lags: list[int], squares: list[float]) -> None:
         line = self._lines.setdefault(name, [0.0] * self.steps)
