@@ -252,7 +252,8 @@ class _Split:
         whole = [0.0] * len(labels)
         for edge, value in zip(roots, values, strict=True):
             if self.found.connected is None:
-                norms = torch.linalg.vector_norm(value.flatten(1), dim=1, dtype=torch.float64)
+                flat = value.reshape(len(value), -1)  # a state may be a number
+                norms = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
                 squares = norms.square().tolist()
             else:
                 squares = self._connect(owner.time, labels, value).sum(1).tolist()
@@ -272,7 +273,7 @@ class _Split:
 
     def _connect(self, time: int, labels: list[int], value: Tensor) -> Tensor:
         """Squared norms of each lane, ``(n, B)``; a state of one axis is that of a single lane."""
-        each = value.unsqueeze(1) if value.dim() == 2 else value
+        each = value.reshape(len(value), 1, -1) if value.dim() < 3 else value
         norms = torch.linalg.vector_norm(each.flatten(2), dim=2, dtype=torch.float64)
         squares, table = norms.square().cpu(), self.found.connected
         if each.dim() != 3 or each.shape[1] != self._lanes:
@@ -392,7 +393,7 @@ def gram(rows: Sequence[Tensor]) -> Tensor:
     count = sum(len(r) for r in rows)
     found = torch.zeros(count, count, dtype=torch.float64)
     held = torch.empty(count, PIECE, dtype=torch.float64, device=rows[0].device)
-    for pieces in zip(*(r.flatten(1).split(PIECE, 1) for r in rows), strict=True):
+    for pieces in zip(*(r.reshape(len(r), -1).split(PIECE, 1) for r in rows), strict=True):
         piece = held[:, : pieces[0].shape[1]]
         at = 0
         for rows_of in pieces:

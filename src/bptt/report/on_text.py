@@ -284,9 +284,10 @@ def plot_on(flow: Flow | Watched, on: Any, at: int | None, lane: int) -> Figure:
             type(flow).__name__,
             "pass what bptt.watch handed out",
         )
-    if any(m.name.endswith("_reverse") for m in flow.modules):
+    two = [m.name for m in flow.modules if m.name.endswith("_reverse")]
+    if two:
         raise ArgumentError(
-            "a recurrence of one direction", f"{flow.spectrum.name}, of two",
+            "recurrences of one direction", f"{two[0]}, which reads in the other",
             "call bptt.probes.connectivity, which differentiates the whole model",
         )  # fmt: skip
     graded = flow.last.together is not None
