@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bptt.recurrence.clock import Owner
@@ -65,6 +64,7 @@ class Part:
                 they are handed on as others are.
         """
         arrived: list[Arrived | None] = [None] * len(self.nodes)
+        matrices = {} if products is None else self.matrices
         for (node, nr), value in zip(roots, given, strict=True):
             _add(arrived, self.place[node], nr, value)
         out: dict[Key, Tensor] = {}
@@ -72,12 +72,11 @@ class Part:
             if came is None:
                 continue
             arrived[i] = None
-            node, sends = self.nodes[i], self.sends[i]
-            matrix = None if products is None else self.matrices.get(i)
-            if matrix is not None and products is not None and not came[0].is_complex():
-                found = through_matrix(node, came[0], sends, matrix, products)
+            sends = self.sends[i]
+            if i in matrices and products is not None and not came[0].is_complex():
+                found = through_matrix(self.nodes[i], came[0], sends, matrices[i], products)
             else:
-                found = self.rules[i](node, came, sends)
+                found = self.rules[i](self.nodes[i], came, sends)
             for sent, gradient in zip(sends, found, strict=True):
                 if sent is None or gradient is None:
                     continue
@@ -128,7 +127,6 @@ class Graph:
         self._owner: dict[Any, Owner | None] = {}
         self._live: dict[Any, bool] = {}
         self._to_mark: dict[Any, bool] = {}
-        self._shapes: dict[Edge, tuple[tuple[int, ...], torch.dtype]] = {}
         orders = [self._explore([node for node, _ in o.roots], o) for o in self.owners]
         self.parts = {
             id(o): self.part(list(o.roots), o, order=order)
@@ -229,7 +227,7 @@ class Graph:
         def inside(edge: Edge) -> bool:
             if self.marks.get(edge, owner) is not owner:
                 return False
-            return not single and (direct or self._owner.get(edge[0]) is owner)
+            return not single and (direct or self._owner[edge[0]] is owner)
 
         def below(node: Any) -> list[Edge]:
             return [e for e in self._edges(node) if inside(e)]
@@ -245,12 +243,16 @@ class Graph:
             part.rules.append(RULES.get(kind, any_node))
             # From here on the gradient's shape is what the node's formula gives.
             exact = 0 if kind in EXACT else MATRICES[kind][0] if kind in MATRICES else 99
-            part.sends.append(
-                [
-                    None if target is None else self._send(target, part, inside, place >= exact)
-                    for place, target in enumerate(self.next(node))
-                ]
-            )
+            sends: list[Send | None] = []
+            for place, target in enumerate(self.next(node)):
+                if isinstance(target, tuple):
+                    sends.append(self._send(target, part, inside(target), place >= exact))
+                elif target is None or id(target) not in self._wanted:
+                    sends.append(None)
+                else:
+                    key = "leaf", id(target)
+                    sends.append(("out", key, 0, target.shape, target.dtype))
+            part.sends.append(sends)
         if owner is not None:
             for i, node in enumerate(part.nodes):
                 if type(node).__name__ in MATRICES:
@@ -259,25 +261,15 @@ class Graph:
                         part.matrices[i] = found
         return part
 
-    def _send(
-        self, target: Edge | Tensor, part: Part, inside: Callable[[Edge], bool], exact: bool
-    ) -> Send | None:
-        if isinstance(target, Tensor):
-            if id(target) not in self._wanted:
-                return None
-            return ("out", ("leaf", id(target)), 0, target.shape, target.dtype)
+    def _send(self, target: Edge, part: Part, within: bool, exact: bool) -> Send | None:
         node, nr = target
         mark = target in self.marks
-        within = inside(target)
         if (within or not mark) and not self._live[node]:
             return None
         shape = dtype = None
         if not exact:
-            found = self._shapes.get(target)
-            if found is None:
-                meta = node._input_metadata[nr]
-                found = self._shapes[target] = tuple(meta.shape), meta.dtype
-            shape, dtype = found
+            meta = node._input_metadata[nr]
+            shape, dtype = tuple(meta.shape), meta.dtype
         if within:
             return ("in", part.place[node], nr, shape, dtype)
         kind = "mark" if mark else "node" if self._to_mark[node] else "side"

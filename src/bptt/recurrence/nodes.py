@@ -100,15 +100,13 @@ def _split(node: Any, came: Arrived, _: Any) -> Sequence[Tensor | None]:
 def _layer_norm(node: Any, came: Arrived, sends: Any) -> Sequence[Tensor | None]:
     if sends[1] is not None or sends[2] is not None or list(came) != [0]:
         return any_node(node, came)
-    g = came[0]
-    x, mean, scale = (
-        v.expand(g.shape[0], *v.shape).contiguous()
-        for v in (node._saved_input, node._saved_result1, node._saved_result2)
-    )
-    shape = list(node._saved_normalized_shape)
+    g, mean, scale = came[0], node._saved_result1, node._saved_result2
+    many = (g.shape[0], *mean.shape)
     found: Any = torch.ops.aten.native_layer_norm_backward(
-        g, x, shape, mean, scale, node._saved_weight, node._saved_bias, [True, False, False]
-    )
+        g, node._saved_input.expand(g.shape), node._saved_normalized_shape,
+        mean.expand(many).contiguous(), scale.expand(many).contiguous(),
+        node._saved_weight, node._saved_bias, (True, False, False),
+    )  # fmt: skip
     return found
 
 
@@ -139,7 +137,7 @@ def through_matrix(
     left, right = (f"_saved_{name}" for name in matrix.names)
     if sends[matrix.x] is not None:
         weight = getattr(node, right)
-        found[matrix.x] = torch.mm(g.flatten(0, 1), weight.t()).unflatten(0, g.shape[:2])
+        found[matrix.x] = torch.mm(g.flatten(0, 1), weight.t()).view(*g.shape[:2], -1)
     if matrix.x and matrix.bias is None:
         found[0] = g
     if matrix.key is not None or matrix.bias is not None:

@@ -36,7 +36,8 @@ def plot(flow: Flow | Watched, on: Any = None, *, at: int | None = None, lane: i
         flow: what :func:`bptt.watch` handed out, after a backward pass; or one of its ``modules``.
         on: the text that a lane was given, or a list of its tokens, one for each step: the shade behind
             each says how much the loss at one step depends on it, by the norm of that loss's gradient
-            at the step's input. Of a model with one recurrent layer or cell that reads in one direction.
+            at the step's input; where ``flow.method`` is ``"graded"``, at the states that the step left,
+            of lanes that do not mix. Of recurrences that read in one direction.
         at: the step of that loss, from 0; default the last one that a loss asks for.
         lane: the lane that was given the text.
 
@@ -47,7 +48,7 @@ def plot(flow: Flow | Watched, on: Any = None, *, at: int | None = None, lane: i
 
     Raises:
         ArgumentError: something else was passed, the text's length is not that of the lane, the step
-            kept no trajectory, or the gradient is not finite.
+            kept no trajectory, a recurrence reads in two directions, or the gradient is not finite.
         WatchError: nothing has been measured yet.
         DependencyError: matplotlib is missing.
 
