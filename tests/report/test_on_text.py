@@ -244,7 +244,8 @@ def test_a_text_on_a_chain_is_drawn_by_its_states():
 
 
 UNKEPT = [
-    (2, {}, "one direction, received low.*_reverse, which reads in the other"), (1, {"every": 2}, "every=2 or more"),
+    (2, {}, "one direction, received low.*_reverse, which reads in the other"),
+    (1, {"every": 2}, "every=2 or more"),
     (1, {"cap": 3}, "followed up to 3"), (1, {"cap": 2, "at": [1]}, "followed up to 2"),
 ]  # fmt: skip
 
