@@ -367,6 +367,39 @@ class Normed(Base):
         return torch.stack(found)
 
 
+class Products(Base):
+    """A step out of the operators that a step may be made of: matrices either way round, rows added in
+    several forms, pieces of which some are not used, a norm with weights of its own."""
+
+    class Cell(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.row = nn.Parameter(torch.randn(H, 3 * H)), nn.Parameter(torch.randn(1, H))
+            self.u, self.scale = nn.Parameter(torch.randn(H, H)), nn.Parameter(torch.randn(()))
+            self.inner, self.norm = nn.Linear(I, H, bias=False), nn.LayerNorm(H)
+            self.frozen = nn.Linear(H, H).requires_grad_(False)
+            self.rows = nn.Parameter(torch.randn(2 * H))
+
+        def forward(self, x, h):
+            first, _, third = (h @ self.w).chunk(3, -1)
+            fourth, fifth = F.linear(h, torch.cat([self.u, self.u.t()]), self.rows).split(H, dim=-1)
+            new = torch.addmm(self.row, h, self.u, alpha=0.5, beta=2.0) + self.inner(x)
+            new = torch.where(first > 0, new, -third) / (1 + fourth.square()) - fifth
+            new = self.norm(new + torch.relu(self.frozen(h)) * self.scale)
+            return torch.tanh(torch.einsum("bi,ij->bj", new, self.u) + (self.u @ h.t()).t())
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = self.Cell()
+
+    def forward(self, x, mark=plain):
+        h, found = x.new_zeros(B, H), []
+        for t in range(T):
+            h = mark(self.cell(x[t], 0.9 * h), t)
+            found.append(h)
+        return torch.stack(found)
+
+
 LOOPS = {
     **{how: lambda how=how: Between(how) for how in
        ("dropout", "layernorm", "decay", "zoneout", "in place", "nothing")},
@@ -375,7 +408,7 @@ LOOPS = {
     "stacked": Stacked, "exchange": Exchange, "skipping": Skipping, "axes": Axes, "hand": Hand,
     "hand, no tick behind": lambda: Hand(False), "two back": TwoBack,
     "chunks": Chunks, "our chunks": lambda: Chunks(bptt.nn), "layer to cell": LayerToCell,
-    "lengths": Lengths, "three arguments": ThreeArguments, "dict": DictState,
+    "lengths": Lengths, "three arguments": ThreeArguments, "products": Products, "dict": DictState,
     "weight norm": lambda: Normed("weight norm"), "mask": lambda: Normed("mask"),
     "orthogonal": lambda: Normed("orthogonal"),
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 
 import pytest
@@ -29,6 +30,69 @@ LOSSES = {
 def run(model, x: Tensor, mark=None) -> Tensor:
     torch.manual_seed(7)  # the same masks each time
     return model(x) if mark is None else model(x, mark)
+
+
+def connections(model, x: Tensor, loss) -> Tensor:
+    """(T, T, B): the norm of the gradient of what the loss asks of step t by the states of step s."""
+    leaves: list[tuple[int, Tensor]] = []
+    states: list[tuple[int, Tensor, Tensor]] = []
+
+    def leaf(state, time):
+        def one(value):
+            leaves.append((time, value.detach().requires_grad_()))
+            return leaves[-1][1].clone()
+
+        return carry.apply(one, state)
+
+    def keep(state, time):
+        def one(value):
+            out = value.clone()
+            states.append((time, value, out))
+            return out.clone()
+
+        return carry.apply(one, state)
+
+    loss(run(model, x, leaf)).backward()
+    run(model, x, keep)
+    last = max(time for time, _ in leaves) + 1
+    table = torch.zeros(last, last, B, dtype=torch.float64)
+    for t in range(last):
+        asked = [
+            (raw, own.grad) for (time, raw, _), (_, own) in zip(states, leaves, strict=True)
+            if time == t and own.grad is not None and raw.requires_grad
+        ]  # fmt: skip
+        if not asked:
+            continue
+        found = torch.autograd.grad(
+            [raw for raw, _ in asked], [out for _, _, out in states], [g for _, g in asked],
+            allow_unused=True, retain_graph=True,
+        )  # fmt: skip
+        for (time, _, _), (_, own), g in zip(states, leaves, found, strict=True):
+            if time == t and own.grad is not None:
+                g = own.grad if g is None else g + own.grad
+            if g is not None and time <= t:
+                table[t, time] += g.reshape(B, -1).square().sum(1)
+    return table.sqrt()
+
+
+@pytest.mark.parametrize(
+    "name", ["dropout", "lstm with dropout", "free running", "encoder and decoder", "stacked",
+             "exchange", "three arguments", "layer to cell", "hand", "lengths"],
+)  # fmt: skip
+def test_which_states_a_loss_depends_on(name: str) -> None:
+    torch.manual_seed(3)
+    model, x = LOOPS[name]().double(), torch.randn(T, B, I, dtype=torch.float64)
+    weight = torch.randn_like(run(model, x))
+
+    def loss(y: Tensor) -> Tensor:
+        return (y * weight).square().sum()
+
+    with bptt.watch(model) as flow:
+        loss(run(model, x)).backward()
+    found = flow._connected
+    assert_close(found.sqrt(), connections(model, x, loss), LIMIT, floor=1.0)
+    by_lag = [found.diagonal(-lag).sum() for lag in range(len(found))]
+    assert_close(torch.stack(by_lag).sqrt(), flow.joint.norms, LIMIT, floor=1.0)
 
 
 def oracle(model, x: Tensor, loss) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,6 +188,22 @@ def test_bias_cosine_and_norms_are_those_of_brute_force(name: str, kind: str) ->
     first = 1 if name == "hand, no tick behind" else 0
     assert_close(spectrum.norms[first:], norms[first:], LIMIT, floor=float(norms.max()))
     assert flow.horizon == spectrum.horizon()
+
+
+@pytest.mark.parametrize("name", ["layernorm", "products", "weight norm", "layer to cell"])
+@pytest.mark.parametrize("waiting", [1, 100])
+def test_products_may_be_multiplied_out_at_any_time(name, waiting, monkeypatch) -> None:
+    torch.manual_seed(3)
+    model, x = LOOPS[name]().double(), torch.randn(T, B, I, dtype=torch.float64)
+    found = []
+    for most in (None, waiting):
+        if most is not None:
+            monkeypatch.setattr("bptt.recurrence.graded.WAITING", most)
+        with bptt.watch(model, at=[1, 4, T]) as flow:
+            run(model, x).square().sum().backward()
+        found.append(flow.joint)
+    assert_close(found[1].measured_bias, found[0].measured_bias, 1e-12, floor=1.0)
+    assert_close(found[1].gradient_norm, found[0].gradient_norm, 1e-12)
 
 
 def norm(model) -> float:
@@ -268,6 +348,17 @@ def test_what_it_says_of_itself() -> None:
 
 
 class TestNeverHarms:
+    @pytest.mark.parametrize("enabled", [True, False])
+    def test_garbage_is_collected_as_it_was(self, enabled: bool) -> None:
+        before = gc.isenabled()
+        (gc.enable if enabled else gc.disable)()
+        try:
+            with bptt.watch(model := LOOPS["decay"]()):
+                model(torch.randn(T, B, I)).square().sum().backward()
+            assert gc.isenabled() == enabled
+        finally:
+            (gc.enable if before else gc.disable)()
+
     def test_an_error_of_the_measurement_is_raised_at_the_end_of_the_block(
         self, monkeypatch
     ) -> None:

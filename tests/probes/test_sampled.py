@@ -10,6 +10,7 @@ from torch import nn
 
 import bptt
 from bptt.probes import lag_spectrum
+from bptt.probes.watch import coarse_truncations
 from bptt.recurrence import trace
 from compare import assert_close
 
@@ -81,3 +82,49 @@ def test_one_step_of_one_lane_does_not_say_how_far_it_is_off(floor: float | None
     sample = lag_spectrum(one, direct, lanes=1, sources=1, floor=floor)
     assert sample.gradient_norm > 0
     assert sample.bias_error.isnan().all()
+
+
+class Between(nn.Module):
+    """A cell whose state is changed between two calls, or whose output is fed back."""
+
+    def __init__(self, cell: type, how: str) -> None:
+        super().__init__()
+        self.cell, self.norm, self.how = cell(6, 16), nn.LayerNorm(16), how
+        self.out = nn.Linear(16, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = x.new_zeros(x.shape[1], 16)
+        state, found = (h, h) if isinstance(self.cell, nn.LSTMCell) else h, []
+        for value in x:
+            fed = value if self.how != "fed back" or not found else 0.5 * (value + self.out(h))
+            state = self.cell(fed, state)
+            h = state[0] if isinstance(state, tuple) else state
+            found.append(h)
+            changed = self.norm(h) if self.how == "norm" else 0.95 * h
+            state = (changed, state[1]) if isinstance(state, tuple) else changed
+        return self.out(torch.stack(found))
+
+
+def test_the_horizon_of_a_training_run_is_that_of_a_full_measurement() -> None:
+    """On its grid: the same place or the next in three of four, never more than two places off."""
+    away, steps = [], 40
+    grid = coarse_truncations(steps)
+    for cell in (nn.RNNCell, nn.GRUCell, nn.LSTMCell):
+        for how in ("norm", "decay", "fed back"):
+            for scale in (1.0, 2.0):  # a short memory and a longer one
+                torch.manual_seed(len(away))
+                model = Between(cell, how)
+                with torch.no_grad():
+                    model.cell.weight_hh.mul_(scale)
+                x, found = torch.randn(steps, 16, 6), []
+                for options in ({}, {"every": 2}):
+                    with bptt.watch(model, **options) as flow:
+                        (model(x) - x).square().mean().backward()
+                    found.append(flow.spectrum)
+                full, some = found
+                assert (full.sources, some.sources) == (1, 0.1)
+                place = next(i for i, k in enumerate(grid) if k >= full.horizon())
+                away.append(grid.index(some.horizon()) - place)
+    assert max(map(abs, away)) <= 2, away
+    assert sum(abs(a) <= 1 for a in away) >= 0.9 * len(away), away
+    assert sum(a == 0 for a in away) >= 0.6 * len(away), away

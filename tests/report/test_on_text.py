@@ -213,6 +213,62 @@ def test_a_flow_without_a_trajectory_has_no_text():
         bptt.plot(flow.modules[0], on="abcde")
 
 
+class Chain(nn.Module):
+    """An encoder of one or two directions, and a decoder that is given its last state."""
+
+    def __init__(self, directions=1):
+        super().__init__()
+        self.low = nn.GRU(3, 4, bidirectional=directions == 2)
+        self.high = nn.GRU(4 * directions, 4)
+
+    def forward(self, x):
+        return self.high(self.low(x)[0])[0]
+
+
+def test_a_text_on_a_chain_is_drawn_by_its_states():
+    model = Chain()
+    with bptt.watch(model) as flow:
+        model(torch.randn(5, 2, 3))[[1, 3]].sum().backward()
+    assert flow.method == "graded"
+    figure = bptt.plot(flow, on="abcde", lane=1)
+    assert figure.texts[0].get_text() == "What the loss at step 3 depends on, by the states"
+    assert "step 1" in bptt.plot(flow, on=list("abcde"), at=1).texts[0].get_text()
+    wrong = [
+        ({"on": "abcd"}, "a text of 5 symbols"), ({"on": "abcde", "lane": 2}, "a lane from 0 to 1"),
+        ({"on": "abcde", "at": 2}, "step 2, which none does"),
+        ({"on": "abcde", "at": 5}, "a step from 0 to 4, received 5"),
+    ]  # fmt: skip
+    for given, words in wrong:
+        with pytest.raises(ArgumentError, match=words):
+            bptt.plot(flow, **given)
+
+
+UNKEPT = [
+    (2, {}, "one direction, received low.*_reverse, which reads in the other"),
+    (1, {"every": 2}, "every=2 or more"),
+    (1, {"cap": 3}, "followed up to 3"), (1, {"cap": 2, "at": [1]}, "followed up to 2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("directions", "options", "words"), UNKEPT, ids=[w for *_, w in UNKEPT])
+def test_a_chain_of_which_no_states_were_kept(directions, options, words):
+    model = Chain(directions)
+    with bptt.watch(model, **options) as flow:
+        model(torch.randn(5, 2, 3)).sum().backward()
+    assert flow.method == "graded"
+    with pytest.raises(ArgumentError, match=words):
+        bptt.plot(flow, on="abcde")
+
+
+def test_a_step_too_long_for_a_text_says_so(monkeypatch):
+    monkeypatch.setattr("bptt.recurrence.graded.KEPT", 24)
+    model = Chain()
+    with bptt.watch(model) as flow:
+        model(torch.randn(5, 2, 3)).sum().backward()
+    with pytest.raises(ArgumentError, match="5 steps, which are too many"):
+        bptt.plot(flow, on="abcde")
+
+
 @pytest.mark.filterwarnings("error")
 def test_what_a_terminal_or_a_page_would_obey_is_shown(tmp_path):
     model, tokens = model_of(vocabulary=len(HOSTILE)), torch.arange(len(HOSTILE))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from torch import nn
+from torch import Tensor, nn
 
 from bptt.errors import ArgumentError, BpttError, whole
 from bptt.probes.graded_spectrum import join_spectra
@@ -111,6 +111,8 @@ class Flow:
 
     history: list[Measured] = field(default_factory=list)
     _kept: dict[str, Found] = field(default_factory=dict, repr=False)
+    # Of a graded pass, which step each loss depends on; or what keeps it from being told.
+    _connected: Tensor | str = field(default="one of a watched run (every=2 or more)", repr=False)
 
     @property
     def last(self) -> Measured:

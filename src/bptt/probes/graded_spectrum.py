@@ -53,6 +53,7 @@ class Begun:
         spectra: of each module in it, name → (kind, spectrum).
         joint: the spectrum of all on one clock.
         refusal: why there is none, where it was needed.
+        two: the name of a layer in it that reads in two directions.
     """
 
     closed: set[int] | None = None
@@ -60,6 +61,7 @@ class Begun:
     spectra: dict[str, tuple[str, LagSpectrum]] = field(default_factory=dict)
     joint: LagSpectrum | None = None
     refusal: BpttError | None = None
+    two: str | None = None
     worst: float = 0.0
     handles: list[Any] = field(default_factory=list)
 
@@ -168,10 +170,14 @@ def _run(
         else:
             owners.append(owner)
             for node, nr in owner.roots[:1]:
-                lanes = (tuple(node._input_metadata[nr].shape) or (1,))[0]
-    # A tick behind a loop closes it; no step begins there.
-    reached = set(children_first([node for node, _ in roots], set()))
-    owners = [o for o in owners if o.counts or any(node in reached for node, _ in o.roots)]
+                shape = tuple(node._input_metadata[nr].shape)
+                lanes = shape[0] if len(shape) > 1 else 1
+    if ticks:  # one behind a loop closes it; no step begins there
+        reached: dict[Any, list[Any]] = {}
+        children_first([node for node, _ in roots], reached)
+        owners = [o for o in owners if o.counts or any(node in reached for node, _ in o.roots)]
+    layers = [v for v in visits if v.kind == "layer"]
+    begun.two = next((v.name for v in layers if getattr(v.module, "bidirectional", False)), None)
     trained = _trained(visits, model, ticks)
     steps = max(o.time for o in owners) + 1
     if at is None:
@@ -184,6 +190,7 @@ def _run(
     found = split_by_lag(
         graph, roots, given, truncations, floor=floor, ticks=ticks, sources=sources,
         whole=check and sampled,
+        lanes=0 if sampled or truncations[-1] < steps or begun.two is not None else lanes,
     )  # fmt: skip
     names: dict[str, nn.Module] = {o.name: o.module for o in owners if o.counts and o.roots}
     shared: dict[str, Any] = {"steps": steps, "lanes": lanes}
@@ -279,12 +286,18 @@ def graded_spectrum(
     squares: dict[str, Tensor] = {}
     dots: dict[str, Tensor] = {}
     blocks: dict[str, Tensor] = {}
+    halves: list[Tensor] = []
     for n, part in parts.items():
         whole = found.whole.get(id(parameters[n]))
-        rows = [part]
+        half = found.half.get(id(parameters[n]))
+        rows = [part] if half is None else [half, part]
         if whole is not None and found.truncations[-1] < steps:
             rows.append((whole - part.sum(0)).unsqueeze(0))
-        sizes[n], squares[n], dots[n], blocks[n] = tally(gram(rows), count)
+        products = gram(rows)
+        if half is not None:
+            halves.append(products[: 2 * count, : 2 * count])
+            products = products[count:, count:]
+        sizes[n], squares[n], dots[n], blocks[n] = tally(products, count)
     zero = torch.zeros(count, dtype=torch.float64)
     size, square, dot = sum(sizes.values()), sum(squares.values(), zero), sum(dots.values(), zero)
     last = min(steps, found.truncations[-1])
@@ -321,23 +334,21 @@ def graded_spectrum(
         state_gradient_norms=totals.sqrt(),
         lanes=(lanes, lanes),
         sources=found.sources,
-        bias_error=_error(found, parts, parameters, count),
+        bias_error=_error(halves, count),
         missing_dot=dot,
     )  # fmt: skip
 
 
-def _error(
-    found: Graded, parts: Mapping[str, Tensor], parameters: Mapping[str, Tensor], count: int
-) -> Tensor:
-    """Half of what the biases of two halves of the losses differ by."""
-    if found.sources == 1:
+def _error(halves: list[Tensor], count: int) -> Tensor:
+    """Half of what the biases of two halves of the losses differ by.
+
+    Args:
+        halves: by parameter, the products of the first half's gradients and of both halves'.
+    """
+    if not halves:
         return torch.zeros(count, dtype=torch.float64)
     square, size = torch.zeros(2, count, dtype=torch.float64), [0.0, 0.0]
-    for n, part in parts.items():
-        half = found.half.get(id(parameters[n]))
-        if half is None:
-            continue
-        both = gram([half, part])
+    for both in halves:
         cross = both[:count, count:]
         one, whole = both[:count, :count], both[count:, count:]
         for side, products in enumerate((one, whole - cross - cross.t() + one)):

@@ -7,8 +7,10 @@ eager code rounds it. Second derivatives through a watched step are not measured
 
 from __future__ import annotations
 
+import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -22,6 +24,7 @@ from bptt.probes.graded_spectrum import Begun, begin, closed_forms
 from bptt.recurrence import (
     Call,
     Found,
+    Graded,
     Recorder,
     Recurrence,
     layer_gates,
@@ -149,7 +152,7 @@ class watch:
         if not self._wanted() or not recorder.tape.visits:
             return
         try:
-            with silent():
+            with silent(), _without_collections():
                 self._begun = begin(
                     recorder, self._model, roots, given, at=self._options["at"],
                     cap=self._options["cap"], coarse=coarse_truncations, sampled=self._sampled,
@@ -215,6 +218,8 @@ class watch:
         self._flow.history.append(step)
         if self._every == 1:
             self._flow._kept = {one.name: _snapshot(one) for one in found}
+            if begun is not None and begun.graded is not None:
+                self._flow._connected = _connected(begun, begun.graded)
 
     def _measure(self, one: Found) -> Watched:
         options = dict(self._options)
@@ -246,6 +251,19 @@ class watch:
             self._stance = None
 
 
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """A graph looked at node by node is many small objects, none of them garbage: collections that they
+    set off would search all of the program's objects, and take as long as a step."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 # In a training run: so many lanes, and at most so many time steps of the loss, show what the batch
 # does at a small part of its cost.
 LANES, SOURCES = 2, 32
@@ -268,6 +286,18 @@ def coarse_truncations(steps: int) -> list[int]:
 def trains(one: Found) -> bool:
     """Whether any of its parameters is trained: what is frozen has no gradient to split."""
     return len(one.recurrence.frozen) < len(one.recurrence.step.parameters)
+
+
+def _connected(begun: Begun, graded: Graded) -> Tensor | str:
+    """Which step each loss depends on; or what keeps it from being told."""
+    if graded.connected is not None:
+        return graded.connected
+    steps, followed = len(next(iter(graded.totals.values()), ())), graded.truncations[-1]
+    if begun.two is not None:
+        return f"one in which {begun.two or 'the model'} reads in two directions"
+    if followed < steps:
+        return f"one whose lags were followed up to {followed}"
+    return f"one of {steps} steps, which are too many, or of states that are not (lanes, units)"
 
 
 def _snapshot(one: Found) -> Found:

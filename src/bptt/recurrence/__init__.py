@@ -3,8 +3,9 @@
 from bptt.recurrence.assemble import Found, assemble, trace
 from bptt.recurrence.cells import layer_gates
 from bptt.recurrence.clock import Clock, choose
-from bptt.recurrence.divided import GradedError, Graph
+from bptt.recurrence.divided import Graph
 from bptt.recurrence.graded import Graded, check_sum, split_by_lag
+from bptt.recurrence.nodes import GradedError
 from bptt.recurrence.record import Call, Recorder
 from bptt.recurrence.step import FunctionStep, Linear, Rows, States, Step, add_gradients
 from bptt.recurrence.tape import off_backward, on_backward, tick

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from bptt.recurrence.tape import Edge, Visit, children_first, next_edges
+from bptt.recurrence.tape import Edge, Visit, children_first
 
 
 def choose(visits: list[Visit]) -> list[Visit]:
@@ -25,7 +25,8 @@ def choose(visits: list[Visit]) -> list[Visit]:
     first = next((i for i, v in enumerate(visits) if v.kind == "tick"), len(visits))
     ticks = [v for v in visits if v.kind == "tick"]
     visits = visits[:first]
-    fed = _fed_back(visits)
+    # Of layers and known cells nothing is to be found out.
+    fed = _fed_back(visits) if any(v.kind == "step" for v in visits) else set()
     inner: dict[int, list[Visit]] = {}
     for visit in visits:
         up = visit.parent
@@ -57,7 +58,7 @@ def _fed_back(visits: list[Visit]) -> set[int]:
     marked: dict[Edge, int] = {}
     below: dict[Any, int] = {}
     fed: set[int] = set()
-    known: set[Any] = set()
+    known: dict[Any, list[Edge]] = {}
     for visit in visits:
         bit = bits.setdefault(visit.key, 1 << len(bits))
         for edge in visit.outputs:
@@ -66,7 +67,7 @@ def _fed_back(visits: list[Visit]) -> set[int]:
         given = [e for position in visit.arguments for e in position]
         for node in children_first((n for n, _ in given), known):
             found = 0
-            for edge in next_edges(node):
+            for edge in known[node]:
                 found |= below[edge[0]] | marked.get(edge, 0)
             below[node] = found
         if any((below[e[0]] | marked.get(e, 0)) & bits[visit.key] for e in given):
@@ -113,11 +114,14 @@ class _Seen:
     def with_(self, other: _Seen) -> _Seen:
         if not other.of:
             return self
-        if not self.of:
+        if not self.of or self is other:
             return other
         return _Seen(
             min(self.first, other.first), max(self.last, other.last), self.of | other.of
         )  # fmt: skip
+
+
+_NOTHING = _Seen()
 
 
 class Clock:
@@ -139,7 +143,7 @@ class Clock:
         self.unlike: list[Visit] = []
         self.chained = False
         self._seen: dict[Any, _Seen] = {}
-        self._known: set[Any] = set()
+        self._known: dict[Any, list[Edge]] = {}
         self._mark: dict[Edge, _Seen] = {}
         self._states = self._state_places(steps)
         before: Visit | None = None
@@ -159,8 +163,8 @@ class Clock:
         if edge in self._mark:
             return self._mark[edge]
         for node in children_first([edge[0]], self._known):
-            found = _Seen()
-            for child in next_edges(node):
+            found = _NOTHING
+            for child in self._known[node]:
                 found = found.with_(self._mark.get(child) or self._seen[child[0]])
             self._seen[node] = found
         return self._seen[edge[0]]
@@ -170,7 +174,7 @@ class Clock:
         marked = {edge: v.key for v in steps for edge in v.outputs}
         found: dict[int, set[int]] = {}
         near: dict[Any, frozenset[int]] = {}
-        known: set[Any] = set()
+        known: dict[Any, list[Edge]] = {}
         for visit in steps:
             if visit.kind != "step":
                 continue
@@ -178,7 +182,7 @@ class Clock:
             for place, given in enumerate(visit.arguments):
                 for node in children_first((n for n, _ in given), known):
                     owners: set[int] = set()
-                    for child in next_edges(node):
+                    for child in known[node]:
                         owners |= {marked[child]} if child in marked else near[child[0]]
                     near[node] = frozenset(owners)
                 if any(visit.key in ({marked[e]} if e in marked else near[e[0]]) for e in given):

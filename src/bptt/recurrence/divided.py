@@ -2,31 +2,34 @@
 
 A node that several steps reach, such as a projection of all inputs at once, belongs to none of them.
 No hook of the user's is called and no ``.grad`` is touched: nodes are run one by one, as autograd's
-engine runs them, over one cotangent or a batch of them.
+engine runs them, over a batch of cotangents.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from functools import cached_property
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from bptt.errors import BpttError
 from bptt.recurrence.clock import Owner
+from bptt.recurrence.nodes import (
+    EXACT,
+    MATRICES,
+    RULES,
+    Arrived,
+    Key,
+    Matrix,
+    Product,
+    Rule,
+    Send,
+    any_node,
+    fit,
+    through_matrix,
+)
 from bptt.recurrence.tape import Edge
-
-
-class GradedError(BpttError, RuntimeError):
-    """The graph of this step cannot be split by lag."""
-
-
-# Where a part of the graph hands a gradient on: ("mark", edge), ("node", edge), ("side", edge) or
-# ("leaf", parameter).
-Key: TypeAlias = tuple[str, Any]
 
 
 @dataclass(eq=False)
@@ -36,97 +39,67 @@ class Part:
     roots: list[Edge]
     owner: Owner | None
     nodes: list[Any] = field(default_factory=list)
-    sends: list[list[tuple[Any, ...] | None]] = field(default_factory=list)
+    rules: list[Rule] = field(default_factory=list)
+    sends: list[list[Send | None]] = field(default_factory=list)
     place: dict[Any, int] = field(default_factory=dict)
-    batched: bool = True
+    matrices: dict[int, Matrix] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def keys(self) -> set[Key]:
         """What it may hand gradients to."""
         return {s[1] for sends in self.sends for s in sends if s is not None and s[0] == "out"}
 
-    def run(self, roots: list[Edge], given: Sequence[Tensor]) -> dict[Key, Tensor]:
-        """Cotangents ``(n, …)`` at its roots to those it hands on, ``(n, …)`` each."""
-        n = given[0].shape[0]
-        if n > 1 and self.batched:
-            try:
-                with _lanes(n) as level:
-                    found = self.once(roots, [_batched(v, 0, level) for v in given])
-                    return {key: _unbatched(v, level, n, 0) for key, v in found.items()}
-            except (RuntimeError, TypeError, ValueError):
-                self.batched = False  # an operator without a batching rule: one after the other
-        each = [self.once(roots, [g[i] for g in given]) for i in range(n)]
-        return {key: torch.stack([e[key] for e in each]) for key in each[0]}
+    @cached_property
+    def onward(self) -> bool:
+        """Whether any of them leads to an earlier step."""
+        return any(kind in ("mark", "node") for kind, _ in self.keys)
 
-    def once(self, roots: list[Edge], given: Sequence[Tensor]) -> dict[Key, Tensor]:
-        """The same for one cotangent each."""
-        arrived: list[dict[int, Tensor]] = [{} for _ in self.nodes]
+    def run(
+        self, roots: list[Edge], given: Sequence[Tensor], products: list[Product] | None = None
+    ) -> dict[Key, Tensor]:
+        """Cotangents ``(n, …)`` at its roots to those it hands on, ``(n, …)`` each.
+
+        Args:
+            products: takes the gradients of matrices that are still to be multiplied out; without it
+                they are handed on as others are.
+        """
+        arrived: list[Arrived | None] = [None] * len(self.nodes)
+        matrices = {} if products is None else self.matrices
         for (node, nr), value in zip(roots, given, strict=True):
-            _add(arrived[self.place[node]], nr, value)
+            _add(arrived, self.place[node], nr, value)
         out: dict[Key, Tensor] = {}
-        for i, node in enumerate(self.nodes):
-            came = arrived[i]
-            if not came:
+        for i, came in enumerate(arrived):
+            if came is None:
                 continue
-            arrived[i] = {}
-            for sent, gradient in zip(self.sends[i], _call(node, came), strict=True):
+            arrived[i] = None
+            sends = self.sends[i]
+            if i in matrices and products is not None and not came[0].is_complex():
+                found = through_matrix(self.nodes[i], came[0], sends, matrices[i], products)
+            else:
+                found = self.rules[i](self.nodes[i], came, sends)
+            for sent, gradient in zip(sends, found, strict=True):
                 if sent is None or gradient is None:
                     continue
                 kind, target, nr, shape, dtype = sent
                 value = gradient
-                if value.shape != shape:
-                    value = value.sum_to_size(shape)
-                if value.dtype != dtype:
-                    value = value.to(dtype)
+                if shape is not None:
+                    if value.shape[1:] != shape:
+                        value = fit(value, shape)
+                    if value.dtype != dtype:
+                        value = value.to(dtype)
                 if kind == "in":
-                    _add(arrived[target], nr, value)
+                    _add(arrived, target, nr, value)
                 else:
                     out[target] = out[target] + value if target in out else value
         return out
 
 
-# What ``torch.vmap`` does, without its walk over nested structures, which would take as long as a step's
-# products do.
-_batched: Any = torch._C._functorch._add_batch_dim
-_unbatched: Any = torch._C._functorch._remove_batch_dim
-
-
-@contextmanager
-def _lanes(count: int) -> Iterator[int]:
-    torch._functorch.vmap.lazy_load_decompositions()
-    level: int = torch._C._functorch._vmap_increment_nesting(count, "error")
-    try:
-        yield level
-    finally:
-        torch._C._functorch._vmap_decrement_nesting()
-
-
-def _add(into: dict[int, Tensor], nr: int, value: Tensor) -> None:
-    into[nr] = into[nr] + value if nr in into else value
-
-
-def _call(node: Any, came: dict[int, Tensor]) -> Sequence[Tensor | None]:
-    """Run one node backward; autograd's engine does no more."""
-    count = len(node._input_metadata)
-    given: list[Tensor | None] = [came.get(nr) for nr in range(count)]
-    if callable(node):
-        found = node(*given)
-        return found if isinstance(found, tuple) else (found,)
-    if type(node).__name__ == "CheckpointFunctionBackward":
-        raise GradedError(
-            "a graph without reentrant checkpoints",
-            "one between two recurrent steps",
-            "call torch.utils.checkpoint with use_reentrant=False",
-        )
-    # A function written in Python takes zeros for None, and returns None for what is no tensor.
-    like = next(iter(came.values()))
-    for nr, meta in enumerate(node._input_metadata):
-        if given[nr] is None:
-            given[nr] = torch.zeros(tuple(meta.shape), dtype=meta.dtype, device=like.device)
-    found = node.apply(*given)
-    found = found if isinstance(found, tuple) else (found,)
-    tensors = iter([f for f, needed in zip(found, node.needs_input_grad, strict=False) if needed])
-    return [None if n is None else next(tensors) for n, _ in node.next_functions]
+def _add(arrived: list[Arrived | None], i: int, nr: int, value: Tensor) -> None:
+    into = arrived[i]
+    if into is None:
+        arrived[i] = {nr: value}
+    else:
+        into[nr] = into[nr] + value if nr in into else value
 
 
 class Graph:
@@ -154,23 +127,25 @@ class Graph:
         self._owner: dict[Any, Owner | None] = {}
         self._live: dict[Any, bool] = {}
         self._to_mark: dict[Any, bool] = {}
-        for owner in self.owners:
-            self._claim(owner)
-        self.parts = {id(o): self.part(list(o.roots), o) for o in self.owners}
+        orders = [self._explore([node for node, _ in o.roots], o) for o in self.owners]
+        self.parts = {
+            id(o): self.part(list(o.roots), o, order=order)
+            for o, order in zip(self.owners, orders, strict=True)
+        }
         self._shared: dict[Any, Part] = {}
 
     def next(self, node: Any) -> list[Edge | Tensor | None]:
         """Where a node's gradients go: an edge, a leaf, or nowhere."""
         found = self._next.get(node)
         if found is None:
-            found = [None if n is None else self.resolve((n, nr)) for n, nr in node.next_functions]
+            found = [None if e[0] is None else self.resolve(e) for e in node.next_functions]
             self._next[node] = found
         return found
 
     def resolve(self, edge: Edge) -> Edge | Tensor | None:
         """An edge with layers replaced by their steps; a parameter for a leaf."""
         while True:
-            edge = self._instead.get(edge, edge)
+            edge = self._instead.get(edge, edge) if self._instead else edge
             leaf = getattr(edge[0], "variable", None)
             if leaf is None:
                 return edge
@@ -183,98 +158,141 @@ class Graph:
     def _edges(self, node: Any) -> list[Edge]:
         return [e for e in self.next(node) if isinstance(e, tuple)]
 
-    def _claim(self, owner: Owner) -> None:
-        """Nodes reached from one step alone are its own; others are shared, with all below them."""
-        stack = [node for node, _ in owner.roots]
+    def _explore(self, roots: Iterable[Any], owner: Owner | None = None) -> list[Any]:
+        """Every node below the roots that is not known yet, each after all that it leads to; and whether
+        it leads to a step or a wanted parameter, and whether to a step.
+
+        Nodes reached from one step alone are its own; others are shared, with all below them.
+        """
+        live, to_mark, marks = self._live, self._to_mark, self.marks
+        order: list[Any] = []
+        for root in roots:
+            if root in live:
+                if owner is not None and self._owner.get(root) is not owner:
+                    self._share(root)
+                continue
+            live[root] = False
+            self._owner[root] = owner
+            stack = [(root, iter(self.next(root)))]
+            while stack:
+                node, rest = stack[-1]
+                for target in rest:
+                    if not isinstance(target, tuple) or marks.get(target, owner) is not owner:
+                        continue
+                    child = target[0]
+                    if child not in live:
+                        live[child] = False
+                        self._owner[child] = owner
+                        stack.append((child, iter(self.next(child))))
+                        break
+                    if owner is not None and self._owner[child] is not owner:
+                        self._share(child)
+                else:
+                    stack.pop()
+                    order.append(node)
+                    reaches = steps = False
+                    for target in self._next[node]:
+                        if isinstance(target, tuple):
+                            steps = steps or target in marks or to_mark[target[0]]
+                            reaches = reaches or target in marks or live[target[0]]
+                        elif target is not None:
+                            reaches = reaches or id(target) in self._wanted
+                    live[node], to_mark[node] = reaches, steps
+        return order
+
+    def _share(self, node: Any) -> None:
+        stack = [node]
         while stack:
             node = stack.pop()
-            if node in self._owner:
-                if self._owner[node] is owner or self._owner[node] is None:
-                    continue
+            if self._owner.get(node) is not None:
                 self._owner[node] = None
-            else:
-                self._owner[node] = owner
-            for edge in self._edges(node):
-                if self.marks.get(edge, owner) is owner:
-                    stack.append(edge[0])
+                stack += [e[0] for e in self._edges(node) if e not in self.marks]
 
-    def _find_live(self, root: Any) -> None:
-        """Whether a node leads to a step or a wanted parameter, and whether to a step."""
-        known = self._live
-        stack = [(root, iter(self._edges(root)))] if root not in known else []
-        opened = {root}
-        while stack:
-            node, rest = stack[-1]
-            for edge in rest:
-                if edge not in self.marks and edge[0] not in known and edge[0] not in opened:
-                    opened.add(edge[0])
-                    stack.append((edge[0], iter(self._edges(edge[0]))))
-                    break
-            else:
-                stack.pop()
-                live = to_mark = False
-                for target in self.next(node):
-                    if isinstance(target, tuple):
-                        mark = target in self.marks
-                        to_mark |= mark or self._to_mark[target[0]]
-                        live |= mark or known[target[0]]
-                    elif target is not None:
-                        live |= id(target) in self._wanted
-                known[node], self._to_mark[node] = live, to_mark
-
-    def part(self, roots: list[Edge], owner: Owner | None, direct: bool = False) -> Part:
+    def part(
+        self, roots: list[Edge], owner: Owner | None, direct: bool = False,
+        order: list[Any] | None = None,
+    ) -> Part:  # fmt: skip
         """The nodes below some roots that run together.
 
         Args:
             owner: whose they are to be; None for a single shared node.
             direct: everything down to the next steps and to the parameters, whoever owns it.
+            order: of an owner, its nodes and others, each after all that it leads to.
         """
         part = Part(roots, owner)
-        for node, _ in roots:
-            self._find_live(node)
-        single = owner is None and not direct
         top = {node for node, _ in roots}
+        self._explore(top)
+        single = owner is None and not direct
 
         def inside(edge: Edge) -> bool:
-            if edge in self.marks and (owner is None or self.marks[edge] is not owner):
+            if self.marks.get(edge, owner) is not owner:
                 return False
-            return not single and (direct or self._owner.get(edge[0]) is owner)
+            return not single and (direct or self._owner[edge[0]] is owner)
 
         def below(node: Any) -> list[Edge]:
             return [e for e in self._edges(node) if inside(e)]
 
-        order = _order(top, below)
+        if order is None or any(self._owner[node] is not owner for node in top):
+            order = _order(top, below)
+        else:
+            order = [node for node in order if self._owner[node] is owner]
         part.nodes = order[::-1]
         part.place = {node: i for i, node in enumerate(part.nodes)}
         for node in part.nodes:
-            sends: list[tuple[Any, ...] | None] = []
-            for target in self.next(node):
-                sends.append(self._send(target, part, inside))
+            kind = type(node).__name__
+            part.rules.append(RULES.get(kind, any_node))
+            # From here on the gradient's shape is what the node's formula gives.
+            exact = 0 if kind in EXACT else MATRICES[kind][0] if kind in MATRICES else 99
+            sends: list[Send | None] = []
+            for place, target in enumerate(self.next(node)):
+                if isinstance(target, tuple):
+                    sends.append(self._send(target, part, inside(target), place >= exact))
+                elif target is None or id(target) not in self._wanted:
+                    sends.append(None)
+                else:
+                    key = "leaf", id(target)
+                    sends.append(("out", key, 0, target.shape, target.dtype))
             part.sends.append(sends)
+        if owner is not None:
+            for i, node in enumerate(part.nodes):
+                if type(node).__name__ in MATRICES:
+                    found = self._matrix(part, i, node)
+                    if found is not None:
+                        part.matrices[i] = found
         return part
 
-    def _send(
-        self, target: Edge | Tensor | None, part: Part, inside: Callable[[Edge], bool]
-    ) -> tuple[Any, ...] | None:
-        if target is None:
-            return None
-        if isinstance(target, Tensor):
-            if id(target) not in self._wanted:
-                return None
-            return ("out", ("leaf", id(target)), 0, target.shape, target.dtype)
+    def _send(self, target: Edge, part: Part, within: bool, exact: bool) -> Send | None:
         node, nr = target
-        meta = node._input_metadata[nr]
-        shape, dtype = torch.Size(meta.shape), meta.dtype
-        if inside(target):
-            self._find_live(node)
-            return ("in", part.place[node], nr, shape, dtype) if self._live[node] else None
-        if target in self.marks:
-            return ("out", ("mark", target), nr, shape, dtype)
-        self._find_live(node)
-        if not self._live[node]:
+        mark = target in self.marks
+        if (within or not mark) and not self._live[node]:
             return None
-        kind = "node" if self._to_mark[node] else "side"
+        shape = dtype = None
+        if not exact:
+            meta = node._input_metadata[nr]
+            shape, dtype = tuple(meta.shape), meta.dtype
+        if within:
+            return ("in", part.place[node], nr, shape, dtype)
+        kind = "mark" if mark else "node" if self._to_mark[node] else "side"
         return ("out", (kind, target), nr, shape, dtype)
+
+    def _matrix(self, part: Part, i: int, node: Any) -> Matrix | None:
+        """Where the gradients of a product go, if that of its matrix goes to parameters alone."""
+        x, names = MATRICES[type(node).__name__]
+        bias, weight = part.sends[i][0] if x else None, part.sends[i][x + 1]
+        turned = False
+        if weight is not None and weight[0] == "in":
+            turned = type(part.nodes[weight[1]]).__name__ == "TBackward0"
+            weight = part.sends[weight[1]][0] if turned else weight
+        if weight is not None and (weight[0] == "in" or weight[1][0] not in ("leaf", "side")):
+            return None
+        if getattr(node, "_saved_alpha", 1) != 1 or getattr(node, "_saved_beta", 1) != 1:
+            return None
+        row = bias is not None and bias[0] == "out" and bias[1][0] == "leaf"
+        row = row and bias is not None and bias[3] is not None and len(bias[3]) == 1
+        return Matrix(
+            x, names, None if weight is None else weight[1], turned,
+            bias[1] if bias is not None and row else None,
+        )  # fmt: skip
 
     def shared(self, node: Any) -> Part:
         """A node that several steps reach."""
@@ -330,8 +348,8 @@ class Graph:
                 values.append(value)
         if inner:
             part = self.part(inner, None, direct=True)
-            for key, value in part.once(inner, values).items():
-                out[key] = out[key] + value if key in out else value
+            for key, value in part.run(inner, [v.unsqueeze(0) for v in values]).items():
+                out[key] = out[key] + value[0] if key in out else value[0]
         return out
 
 

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from bptt.recurrence.clock import Owner
-from bptt.recurrence.divided import Graph, Key, Part
+from bptt.recurrence.divided import Graph, Part
 from bptt.recurrence.loops import silent
+from bptt.recurrence.nodes import Key, Matrix, Product
 from bptt.recurrence.tape import Edge
 from bptt.recurrence.trajectory import TOLERANCE
 
@@ -33,11 +34,17 @@ from bptt.recurrence.trajectory import TOLERANCE
 BLOCK = 16
 # A loss is no longer followed where its gradient is below this share of a typical direct one.
 PRUNE = 0.25
+# Numbers of cotangents whose products are put off.
+WAITING = 1 << 20
+# Numbers that tell what each loss's gradient is at each step, of so many lanes as they suffice for.
+KEPT = 1 << 19
 # Numbers of a gradient that are looked at at once.
-PIECE = 1 << 14
+PIECE = 1 << 12
 
 # Times of losses, ascending, and their cotangents one after the other.
 Carried: TypeAlias = tuple[list[int], Tensor]
+# Neighbours among cotangents that go to one row: the row, the first and the one after the last.
+Run: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(eq=False)
@@ -54,6 +61,9 @@ class Graded:
         totals: by module's name, ``(T,)``: squared norms at each time, all lags together.
         outside: by parameter: what reached it past all steps.
         whole: by parameter: the gradient of all lags, also of those beyond a cap.
+        connected: ``(T, T, lanes)``, of the first lanes: at [t, s] the squared norm of the gradient of
+            the loss at t by the states that step s left; None where it was not asked for, or states
+            are not (lanes, units).
     """
 
     truncations: list[int]
@@ -65,6 +75,7 @@ class Graded:
     totals: dict[str, Tensor] = field(default_factory=dict)
     outside: dict[int, Tensor] = field(default_factory=dict)
     whole: dict[int, Tensor] = field(default_factory=dict)
+    connected: Tensor | None = None
 
 
 def split_by_lag(
@@ -78,6 +89,7 @@ def split_by_lag(
     whole: bool = False,
     block: int = BLOCK,
     ticks: bool = False,
+    lanes: int = 0,
 ) -> Graded:
     """Run the graded pass.
 
@@ -90,11 +102,13 @@ def split_by_lag(
         block: so many losses at once.
         ticks: what reaches a step's parameters from the loss past all steps is of lag 0: the last
             step of a loop has no tick behind it.
+        lanes: so many there are, if it is to be kept what each loss's gradient is at each step.
     """
     quiet = warnings.catch_warnings()
     with torch.no_grad(), silent(), torch.random.fork_rng(devices=[]), quiet:
         warnings.simplefilter("ignore")  # operators that go through the losses one by one say so
         split = _Split(graph, truncations, floor, ticks)
+        split.connect(lanes)
         return split.run(roots, given, block, sources, whole)
 
 
@@ -104,14 +118,22 @@ class _Split:
     ) -> None:
         self.graph, self.floor, self.ticks = graph, floor, ticks
         self.steps = max(o.time for o in graph.owners) + 1
-        self.cap = truncations[-1]
-        self.borders = torch.tensor(truncations)
+        self.cap, self.count = truncations[-1], len(truncations)
+        lags = torch.arange(self.steps + 1)
+        self.block_of = torch.bucketize(lags, torch.tensor(truncations), right=True).tolist()
         self.found = Graded(truncations)
         self.units = graph.units()
-        self._sides: dict[Edge, Tensor] = {}
+        self._sums = Sums(self.count)
         self._total: dict[Edge, Tensor] = {}
         self._limit = 0.0
         self._half: set[int] = set()
+        self._lines: dict[Any, list[float]] = {}
+
+    def connect(self, lanes: int) -> None:
+        """Keep what each loss's gradient is at each step, of as many lanes as memory allows."""
+        self._lanes, kept = lanes, min(lanes, KEPT // self.steps**2)
+        if kept:
+            self.found.connected = torch.zeros(self.steps, self.steps, kept, dtype=torch.float64)
 
     def run(
         self, roots: list[Edge], given: list[Tensor], block: int, sources: int | None, whole: bool
@@ -132,14 +154,25 @@ class _Split:
             apart = -(-len(times) // sources)
             followed = times[(len(times) - 1) % apart :: apart]
             self.found.sources = len(followed) / len(times)
+            # Each loss goes to its half alone, and both are added up at the end.
             self._half = set(followed[::2])
+            self._sums = Sums(2 * self.count)
         for at in range(len(followed), 0, -block):
             self._pass(start, set(followed[max(0, at - block) : at]))
-        for key, half in self.found.half.items():
-            self.found.parts[key] += half
-        self._finish_sides()
+        parts = self._leaves()
+        if self._half:
+            self.found.half = {key: rows[: self.count] for key, rows in parts.items()}
+            parts = {k: rows[self.count :].add_(rows[: self.count]) for k, rows in parts.items()}
+        self.found.parts = parts
         if self.cap < self.steps or whole:
+            self._sums = Sums(1)
             self._pass(start, set(times), merged=True)
+            self.found.whole = {key: rows[0] for key, rows in self._leaves().items()}
+        for name, line in self._lines.items():
+            into: dict[Any, Tensor] = (
+                self.found.linked if isinstance(name, str) else self.found.squares
+            )
+            into[name] = torch.tensor(line, dtype=torch.float64)
         self._by_time()
         if self.ticks:
             for key, gradient in self.found.outside.items():
@@ -170,100 +203,90 @@ class _Split:
                 labels, values = self._count(owner, part, labels, roots, values)
                 if not labels:
                     continue
-            for key, value in part.run(roots, values).items():
-                self._send(owner, key, labels, value, pending, merged)
+            rows = None if owner is None else [0] if merged else self._rows(owner, labels)
+            runs = None if rows is None else _runs(rows)
+            products: list[Product] = []
+            out = part.run(roots, values, None if owner is None else products)
+            for (kind, target), value in out.items():
+                if kind in ("mark", "node"):
+                    to = self.graph.marks[target] if kind == "mark" else target[0]
+                    there = pending.setdefault(id(to), {})
+                    there[target] = _join(there.get(target), (labels, value))
+                elif runs is not None:
+                    self._sums.add((kind, target), runs, value)
+                elif kind == "leaf" and not merged:
+                    total = value.sum(0)
+                    old = self.found.outside.get(target)
+                    self.found.outside[target] = total if old is None else old + total
+            for product in products:
+                self._sums.put_off(product, runs or [])
 
-    def _send(
-        self, owner: Owner | None, key: Key, labels: list[int], value: Tensor,
-        pending: dict[int, dict[Edge, Carried]], merged: bool,
-    ) -> None:  # fmt: skip
-        kind, target = key
-        if kind in ("mark", "node"):
-            unit = self.graph.marks[target] if kind == "mark" else target[0]
-            there = pending.setdefault(id(unit), {})
-            there[target] = _join(there.get(target), (labels, value))
-        elif owner is None:
-            if kind == "leaf" and not merged:
-                total = value.sum(0)
-                old = self.found.outside.get(target)
-                self.found.outside[target] = total if old is None else old + total
-        elif merged:
-            self._whole(kind, target, value[0])
-        else:
-            lags = torch.tensor([max(0, t - owner.time) for t in labels])
-            bucket = torch.bucketize(lags, self.borders, right=True).tolist()
-            into: Any = self.found.parts if kind == "leaf" else self._sides
-            if self._half and kind == "leaf":
-                self._halve(target, labels, bucket, value)
-                return
-            if target not in into:
-                into[target] = value.new_zeros((len(self.borders), *value.shape[1:]))
-            first = 0
-            for i in range(1, len(bucket) + 1):  # later losses first, so equal ones are neighbours
-                if i == len(bucket) or bucket[i] != bucket[first]:
-                    part = value[first] if i == first + 1 else value[first:i].sum(0)
-                    into[target][bucket[first]].add_(part)
-                    first = i
+    def _rows(self, owner: Owner, labels: list[int]) -> list[int]:
+        """Of each loss: which block of lags, of which half."""
+        found = [self.block_of[max(0, t - owner.time)] for t in labels]
+        if self._half:
+            more = self.count
+            found = [
+                row if t in self._half else row + more
+                for t, row in zip(labels, found, strict=True)
+            ]  # fmt: skip
+        return found
 
-    def _halve(self, key: int, labels: list[int], bucket: list[int], value: Tensor) -> None:
-        """Each loss goes to its half alone: what is added twice would cost as much as the products."""
-        for half in (self.found.half, self.found.parts):
-            if key not in half:
-                half[key] = value.new_zeros((len(self.borders), *value.shape[1:]))
-        for i, t in enumerate(labels):
-            half = self.found.half if t in self._half else self.found.parts
-            half[key][bucket[i]].add_(value[i])
-
-    def _whole(self, kind: str, target: Any, value: Tensor) -> None:
-        if kind == "leaf":
-            old = self.found.whole.get(target)
-            self.found.whole[target] = value if old is None else old + value
-            return
-        for key, found in self._run_side(target, value.unsqueeze(0)).items():
-            self._whole("leaf", key, found[0])
+    def _leaves(self) -> dict[int, Tensor]:
+        """What was added up, by parameter; of nodes that lead to parameters alone, taken down to them."""
+        self._sums.multiply()
+        found = {key: rows for (kind, key), rows in self._sums.rows.items() if kind == "leaf"}
+        for (kind, edge), rows in self._sums.rows.items():
+            if kind == "side":
+                part = self.graph.part([edge], None, direct=True)
+                for (below, key), value in part.run([edge], [rows]).items():
+                    if below == "leaf":
+                        found[key] = found[key] + value if key in found else value.clone()
+        return found
 
     def _count(
         self, owner: Owner, part: Part, labels: list[int], roots: list[Edge], values: list[Tensor]
     ) -> tuple[list[int], list[Tensor]]:
         """Norms by lag, and which losses are followed on."""
         lags = [max(0, t - owner.time) for t in labels]
-        onward = any(kind in ("mark", "node") for kind, _ in part.keys)
-        whole = torch.zeros(len(labels), dtype=torch.float64)
+        whole = [0.0] * len(labels)
         for edge, value in zip(roots, values, strict=True):
-            squares = torch.linalg.vector_norm(value.flatten(1).double(), dim=1).square().cpu()
-            whole += squares
-            name = owner.name, f"{owner.roots.index(edge)}"
-            if name not in self.found.squares:
-                self.found.squares[name] = torch.zeros(self.steps, dtype=torch.float64)
-            self.found.squares[name].index_add_(0, torch.tensor(lags), squares)
+            if self.found.connected is None:
+                flat = value.reshape(len(value), -1)  # a state may be a number
+                norms = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
+                squares = norms.square().tolist()
+            else:
+                squares = self._connect(owner.time, labels, value).sum(1).tolist()
+            whole = [a + b for a, b in zip(whole, squares, strict=True)]
+            self._at((owner.name, f"{owner.roots.index(edge)}"), lags, squares)
             total = value.sum(0)
             self._total[edge] = self._total[edge] + total if edge in self._total else total
-        if onward:
-            line = self.found.linked.setdefault(
-                owner.name, torch.zeros(self.steps, dtype=torch.float64)
-            )
-            line.index_add_(0, torch.tensor(lags), whole)
+        if part.onward:
+            self._at(owner.name, lags, whole)
+        limit = self._limit**2
         kept = [
-            i for i, lag in enumerate(lags)
-            if lag < self.cap and not float(whole[i]) ** 0.5 <= self._limit
+            i for i, lag in enumerate(lags) if lag < self.cap and not (limit and whole[i] <= limit)
         ]  # fmt: skip
-        if self._limit == 0.0:
-            kept = [i for i, lag in enumerate(lags) if lag < self.cap]
         if len(kept) == len(labels):
             return labels, values
         return [labels[i] for i in kept], [v[kept] for v in values]
 
-    def _run_side(self, edge: Edge, value: Tensor) -> dict[int, Tensor]:
-        """From a node that leads to parameters alone, down to them."""
-        part = self.graph.part([edge], None, direct=True)
-        return {key[1]: v for key, v in part.run([edge], [value]).items() if key[0] == "leaf"}
+    def _connect(self, time: int, labels: list[int], value: Tensor) -> Tensor:
+        """Squared norms of each lane, ``(n, B)``; a state of one axis is that of a single lane."""
+        each = value.reshape(len(value), 1, -1) if value.dim() < 3 else value
+        norms = torch.linalg.vector_norm(each.flatten(2), dim=2, dtype=torch.float64)
+        squares, table = norms.square().cpu(), self.found.connected
+        if each.dim() != 3 or each.shape[1] != self._lanes:
+            self.found.connected = None  # which of its axes are lanes is not known
+        elif table is not None:
+            own = squares[:, : table.shape[2]].to(table.dtype)
+            table[:, time].index_add_(0, torch.tensor(labels), own)
+        return squares
 
-    def _finish_sides(self) -> None:
-        for edge, buckets in self._sides.items():
-            for key, value in self._run_side(edge, buckets).items():
-                old = self.found.parts.get(key)
-                self.found.parts[key] = value.clone() if old is None else old + value
-        self._sides = {}
+    def _at(self, name: Any, lags: list[int], squares: list[float]) -> None:
+        line = self._lines.setdefault(name, [0.0] * self.steps)
+        for lag, square in zip(lags, squares, strict=True):
+            line[lag] += square
 
     def _by_time(self) -> None:
         for edge, total in self._total.items():
@@ -275,11 +298,76 @@ class _Split:
         self._total = {}
 
 
+class Sums:
+    """Gradients of parameters, and of nodes that lead to them alone, added up row by row.
+
+    Attributes:
+        rows: by what they are gradients of, ``(count, *shape)``.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.rows: dict[Key, Tensor] = {}
+        self._waiting: dict[Matrix, dict[int, list[tuple[Tensor, Tensor | None]]]] = {}
+        self._numbers = 0
+
+    def _into(self, key: Key, like: Tensor, shape: Sequence[int]) -> Tensor:
+        if key not in self.rows:
+            self.rows[key] = like.new_zeros((self.count, *shape))
+        return self.rows[key]
+
+    def add(self, key: Key, runs: list[Run], value: Tensor) -> None:
+        """Add cotangents to the rows they belong to."""
+        into = self._into(key, value, value.shape[1:])
+        for row, first, last in runs:
+            into[row].add_(value[first] if last == first + 1 else value[first:last].sum(0))
+
+    def put_off(self, product: Product, runs: list[Run]) -> None:
+        """Add products likewise, later: those of many steps are one, and cost a third."""
+        matrix, g, x = product
+        by_row = self._waiting.setdefault(matrix, {})
+        alone = len(runs) == len(g)
+        for (row, first, last), one in zip(
+            runs, g.unbind(0) if alone else [g] * len(runs), strict=True
+        ):
+            if not alone:  # no views: they would keep what was added up
+                one = one[first].clone() if last == first + 1 else one[first:last].sum(0)
+            by_row.setdefault(row, []).append((one, x))
+            self._numbers += one.numel()
+        if self._numbers > WAITING:
+            self.multiply()
+
+    def multiply(self) -> None:
+        """Multiply out all that was put off."""
+        for matrix, by_row in self._waiting.items():
+            for row, waiting in by_row.items():
+                g = torch.cat([one for one, _ in waiting])
+                if matrix.bias is not None:
+                    self._into(matrix.bias, g, g.shape[1:])[row].add_(g.sum(0))
+                if matrix.key is not None:
+                    x = torch.cat([x for _, x in waiting if x is not None])
+                    left, right = (g, x) if matrix.turned else (x, g)
+                    shape = (left.shape[1], right.shape[1])
+                    self._into(matrix.key, g, shape)[row].addmm_(left.t(), right)
+        self._waiting, self._numbers = {}, 0
+
+
+def _runs(rows: list[int]) -> list[Run]:
+    found, first = [], 0
+    for i in range(1, len(rows) + 1):
+        if i == len(rows) or rows[i] != rows[first]:
+            found.append((rows[first], first, i))
+            first = i
+    return found
+
+
 def _join(old: Carried | None, new: Carried) -> Carried:
     if old is None:
         return new
     if old[0] == new[0]:
         return old[0], old[1] + new[1]
+    if new[0][-1] < old[0][0]:  # a step's own loss is earlier than those that came to it
+        return new[0] + old[0], torch.cat([new[1], old[1]])
     labels = sorted({*old[0], *new[0]})
     place = {t: i for i, t in enumerate(labels)}
     total = new[1].new_zeros((len(labels), *new[1].shape[1:]))
@@ -304,8 +392,13 @@ def gram(rows: Sequence[Tensor]) -> Tensor:
     """Products of rows with rows, in float64, a piece of the rows at a time."""
     count = sum(len(r) for r in rows)
     found = torch.zeros(count, count, dtype=torch.float64)
-    for pieces in zip(*(r.flatten(1).split(PIECE, 1) for r in rows), strict=True):
-        piece = torch.cat(pieces).double()
+    held = torch.empty(count, PIECE, dtype=torch.float64, device=rows[0].device)
+    for pieces in zip(*(r.reshape(len(r), -1).split(PIECE, 1) for r in rows), strict=True):
+        piece = held[:, : pieces[0].shape[1]]
+        at = 0
+        for rows_of in pieces:
+            piece[at : at + len(rows_of)].copy_(rows_of)
+            at += len(rows_of)
         found += (piece @ piece.t()).cpu()
     return found
 

@@ -174,26 +174,27 @@ def _tensors(value: Any) -> Iterable[Tensor]:
     return carry.tensors(value)
 
 
-def next_edges(node: Any) -> list[Edge]:
-    """Where a node's gradients go."""
-    return [(n, nr) for n, nr in node.next_functions if n is not None]
+def children_first(roots: Iterable[Any], known: dict[Any, list[Edge]]) -> list[Any]:
+    """Every node below the roots that is not known yet, each after all that it leads to.
 
-
-def children_first(roots: Iterable[Any], known: set[Any]) -> list[Any]:
-    """Every node below the roots that is not known yet, each after all that it leads to."""
+    Args:
+        known: takes them, each with where its gradients go.
+    """
     order: list[Any] = []
     for root in roots:
         if root in known:
             continue
-        known.add(root)
-        stack = [(root, iter(next_edges(root)))]
+        known[root] = [e for e in root.next_functions if e[0] is not None]
+        stack = [(root, iter(known[root]))]
         while stack:
             node, rest = stack[-1]
             for child, _ in rest:
                 if child not in known:
-                    known.add(child)
-                    stack.append((child, iter(next_edges(child))))
-                    break
+                    known[child] = below = [e for e in child.next_functions if e[0] is not None]
+                    if below:
+                        stack.append((child, iter(below)))
+                        break
+                    order.append(child)
             else:
                 stack.pop()
                 order.append(node)

@@ -81,8 +81,8 @@ def plot(found: Any, on: Any = None, *, at: int | None = None, lane: int = 0) ->
               your own.
         on: with a flow, the text that a lane was given, or a list of its tokens, one for each step: the
             shade behind each says how much the loss at one step depends on it, by the norm of that loss's
-            gradient at the step's input. Of a model with one recurrent layer or cell that reads in one
-            direction.
+            gradient at the step's input; where ``flow.method`` is ``"graded"``, at the states that the
+            step left, of lanes that do not mix. Of recurrences that read in one direction.
         at: the step of that loss, from 0; default the last one that a loss asks for.
         lane: the lane that was given the text.
 
@@ -93,7 +93,8 @@ def plot(found: Any, on: Any = None, *, at: int | None = None, lane: int = 0) ->
 
     Raises:
         ArgumentError: something else was passed, there is nothing in it to draw, the text's length is not
-            that of the lane, the step kept no trajectory, or the gradient is not finite.
+            that of the lane, the step kept no trajectory, a recurrence reads in two directions, or the
+            gradient is not finite.
         WatchError: nothing has been measured yet.
         RunError: the run folder cannot be read.
         DependencyError: matplotlib is missing.

@@ -284,45 +284,75 @@ def plot_on(flow: Flow | Watched, on: Any, at: int | None, lane: int) -> Figure:
             type(flow).__name__,
             "pass what bptt.watch handed out",
         )
-    kept = flow._kept.get(flow.spectrum.name) if flow.last.together is None else None
-    if kept is None:
-        why = (
-            "a step of several modules on one clock, or measured by the graded pass"
-            if flow.last.together is not None
-            else "one of a watched run (every=2 or more)"
-        )
+    two = [m.name for m in flow.modules if m.name.endswith("_reverse")]
+    if two:
         raise ArgumentError(
-            "a step whose trajectory was kept", why,
-            "watch one step of a model with one recurrent layer, or call bptt.probes.connectivity",
-        )  # fmt: skip
-    one = kept.recurrence
-    if any(m.name.endswith("_reverse") for m in flow.modules):
-        raise ArgumentError(
-            "a recurrence of one direction", f"{kept.name}, of two",
+            "recurrences of one direction", f"{two[0]}, which reads in the other",
             "call bptt.probes.connectivity, which differentiates the whole model",
         )  # fmt: skip
-    if lane >= one.lanes:
-        raise ArgumentError(f"a lane from 0 to {one.lanes - 1}", str(lane), "count lanes from 0")
-    live = one.steps if one.live is None else int(one.live[:, lane].sum())
-    if len(symbols) != live:
+    graded = flow.last.together is not None
+    norms, at = (_by_states if graded else _by_inputs)(flow, len(symbols), at, lane)
+    by = ", by the states" if graded else ""
+    return draw(symbols, shades(norms), f"What the loss at step {at} depends on{by}", at)
+
+
+def _by_inputs(flow: Flow, count: int, at: int | None, lane: int) -> tuple[Tensor, int]:
+    kept = flow._kept.get(flow.spectrum.name)
+    if kept is None:
         raise ArgumentError(
-            f"a text of {live} symbols, one for each step of lane {lane}", f"{len(symbols)}",
+            "a step whose trajectory was kept", "one of a watched run (every=2 or more)",
+            "watch one step (every=1), or call bptt.probes.connectivity",
+        )  # fmt: skip
+    one = kept.recurrence
+    live = one.steps if one.live is None or lane >= one.lanes else int(one.live[:, lane].sum())
+    _check(count, live, lane, one.lanes)
+    asked = torch.stack([d[:live, lane].abs().sum(-1) for d in kept.direct]).sum(0) > 0
+    at = _asked(asked, at, lane)
+    return input_gradients(one, kept.direct, lane, at), at
+
+
+def _by_states(flow: Flow, count: int, at: int | None, lane: int) -> tuple[Tensor, int]:
+    """Of a graded pass: the graph of any loop has the states that a step left, not what it read."""
+    table = flow._connected
+    if isinstance(table, str):
+        raise ArgumentError(
+            "a step of which it was kept what each loss depends on", table,
+            "watch one step of one direction, without every=, at= and cap=, or call "
+            "bptt.probes.connectivity",
+        )  # fmt: skip
+    _check(count, len(table), lane, table.shape[2])
+    own = table[:, :, lane].sqrt()
+    at = _asked(own.diagonal() > 0, at, lane)
+    return own[at, : at + 1], at
+
+
+def _check(count: int, steps: int, lane: int, lanes: int) -> None:
+    if lane >= lanes:
+        raise ArgumentError(f"a lane from 0 to {lanes - 1}", str(lane), "pick one that was kept")
+    if count != steps:
+        raise ArgumentError(
+            f"a text of {steps} symbols, one for each step of lane {lane}", f"{count}",
             "pass the text that this lane was given, or a list of its tokens",
         )  # fmt: skip
-    asked = torch.stack([d[:live, lane].abs().sum(-1) for d in kept.direct]).sum(0) > 0
+
+
+def _asked(asked: Tensor, at: int | None, lane: int) -> int:
+    """The step whose loss is pictured: one that a loss asks for."""
     if at is None:
         if not bool(asked.any()):
             raise ArgumentError("a loss on this lane", f"none on lane {lane}", "pick another lane")
-        at = int(asked.nonzero()[-1])
+        return int(asked.nonzero()[-1])
     at = whole("at", at, 0, "count steps from 0")
-    if at < live and not bool(asked[at]):
+    if at >= len(asked):
+        raise ArgumentError(
+            f"a step from 0 to {len(asked) - 1}", str(at), "pick another prediction"
+        )
+    if not bool(asked[at]):
         raise ArgumentError(
             "a step whose state a loss asks for", f"step {at}, which none does",
             "pick another one, or leave at out for the last that counts",
         )  # fmt: skip
-    norms = input_gradients(one, kept.direct, lane, at)
-    title = f"What the loss at step {at} depends on"
-    return draw(symbols, shades(norms), title, at)
+    return at
 
 
 def _symbols(on: Any) -> list[str]:
