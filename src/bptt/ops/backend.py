@@ -20,8 +20,9 @@ class Backend:
 
     Attributes:
         setting: ``"auto"``, ``"native"`` or ``"eager"``, as set.
-        runs: ``"native"`` or ``"eager"``: what the last call ran on, or before any call, what a
-            float32 call on the CPU will.
+        runs: ``"native"``, ``"eager"``, or ``"torch"`` for torch's own layer over lanes that were split
+            at their marks: what the last call ran on, or before any call, what a float32 call on the
+            CPU will.
         why: the reason, in one line.
         isa: the kernels' instruction set; None where the extension is not there.
     """
@@ -99,6 +100,12 @@ def note_native() -> None:
     """A call ran on the kernels, which it may: :func:`decide` would have found no reason against it."""
     global _last
     _last = _native()
+
+
+def note_split() -> None:
+    """A marked call ran on torch's own layer, its lanes split at their marks."""
+    global _last
+    _last = ("torch", "lanes are split at their marks into one packed batch")
 
 
 def decide(reason: str | None) -> bool:

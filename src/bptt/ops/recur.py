@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bptt.errors import DeviceError, DtypeError, ShapeError
-from bptt.ops import eager, native
-from bptt.ops.backend import decide, is_eager, note_native
+from bptt.ops import eager, native, split
+from bptt.ops.backend import decide, is_eager, note_native, note_split
 from bptt.ops.cells import BY_MODE
 from bptt.ops.eager import State
 
@@ -52,6 +52,11 @@ def recur(
     options["batch_sizes"] = batch_sizes
     if decide(native.covers(cell, x, state, weights, batch_sizes=batch_sizes)):
         return native.recur(cell, x, state, weights, **options)
+    marked = lengths is not None or reset is not None
+    if marked and not is_eager() and split.can_split(x, cut):
+        note_split()
+        marks: dict[str, Any] = {"lengths": lengths, "reset": reset, "reverse": reverse}
+        return split.recur(cell, x, state, weights, **marks)
     return eager.recur(cell, x, state, weights, **options)
 
 
