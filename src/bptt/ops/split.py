@@ -1,8 +1,8 @@
 """Marks without a loop over time: lanes are split where they end and where they reset.
 
 A lane with resets is several sequences, one after the other, that know nothing of each other. So is a
-batch of lanes of several lengths. Together they are one packed batch for torch's own layer, which on a GPU
-is one fused kernel; its rows go back to where they came from.
+batch of lanes of several lengths. Together they are one packed batch for torch's own layer, which on a
+GPU is one fused kernel; its rows go back to where they came from.
 
 A cut hands the state on and cannot be split: what begins after it needs what ended before.
 """
