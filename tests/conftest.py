@@ -1,5 +1,10 @@
 """Settings every test runs under."""
 
+import os
+
+# Before anybody imports Triton, which decides then: its kernels are tried on the CPU, line by line.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 import hypothesis
 import pytest
 import torch

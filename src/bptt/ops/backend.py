@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from bptt.errors import ArgumentError, BackendError
-from bptt.ops import native
+from bptt.ops import native, triton
 
-SETTINGS = ("auto", "native", "eager")
+SETTINGS = ("auto", "native", "triton", "eager")
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,9 @@ class Backend:
     """What runs the recurrence.
 
     Attributes:
-        setting: ``"auto"``, ``"native"`` or ``"eager"``, as set.
-        runs: ``"native"`` or ``"eager"``: what the last call ran on, or before any call, what a
+        setting: ``"auto"``, ``"native"``, ``"triton"`` or ``"eager"``, as set.
+        runs: ``"native"``, ``"triton"``, ``"eager"``, or ``"torch"`` for torch's own layer over lanes
+            that were split at their marks: what the last call ran on, or before any call, what a
             float32 call on the CPU will.
         why: the reason, in one line.
         isa: the kernels' instruction set; None where the extension is not there.
@@ -42,13 +45,14 @@ _said = False
 
 def set_backend(name: str) -> None:
     """Choose the backend: ``"auto"`` takes the kernels where they cover the call and the eager path
-    elsewhere; ``"native"`` and ``"eager"`` run as asked or raise, and never fall back.
+    elsewhere; ``"native"``, ``"triton"`` and ``"eager"`` run as asked or raise, and never fall back.
 
     The environment variable ``BPTT_BACKEND`` sets the same at import.
 
     Raises:
         ArgumentError: for another name.
-        BackendError: for ``"native"`` where the compiled extension is not there.
+        BackendError: for ``"native"`` where the compiled extension is not there, for ``"triton"`` where
+            that package is not.
     """
     global _setting, _last
     if name not in SETTINGS:
@@ -57,6 +61,8 @@ def set_backend(name: str) -> None:
         raise BackendError(
             "the native backend", native.missing, "install with a C++ compiler, or use 'auto'"
         )
+    if name == "triton" and triton.missing is not None:
+        raise BackendError("the backend triton", triton.missing, "install it, or use 'auto'")
     _setting, _last = name, None
 
 
@@ -69,8 +75,8 @@ def backend() -> Backend:
     """
     if _last is not None:
         runs, why = _last
-    elif _setting == "eager":
-        runs, why = "eager", "asked for"
+    elif _setting in ("eager", "triton"):
+        runs, why = _setting, "asked for"
     elif native.missing is not None:
         runs, why = "eager", native.missing
     else:
@@ -95,10 +101,42 @@ def is_eager() -> bool:
     return _setting == "eager"
 
 
+def is_triton() -> bool:
+    """Whether Triton's kernels were asked for by name."""
+    return _setting == "triton"
+
+
 def note_native() -> None:
     """A call ran on the kernels, which it may: :func:`decide` would have found no reason against it."""
     global _last
     _last = _native()
+
+
+def takes_triton(cell: str, x: Tensor, state: Any, weights: Any, marked: bool) -> bool:
+    """Whether a call runs on Triton's kernels: where it was asked for, and on a GPU where it has marks.
+
+    Raises:
+        BackendError: it was asked for by name and does not cover the call.
+    """
+    global _last
+    asked = _setting == "triton"
+    if not asked and not (_setting == "auto" and marked and x.device.type == "cuda"):
+        return False
+    reason = triton.covers(cell, x, state, weights)
+    if reason is not None:
+        if asked:
+            raise BackendError(
+                "a call Triton's kernels cover", reason, "use set_backend('auto') for this call"
+            )
+        return False
+    _last = ("triton", "asked for" if asked else "Triton's kernels cover the call")
+    return True
+
+
+def note_split() -> None:
+    """A marked call ran on torch's own layer, its lanes split at their marks."""
+    global _last
+    _last = ("torch", "lanes are split at their marks into one packed batch")
 
 
 def decide(reason: str | None) -> bool:
@@ -108,8 +146,8 @@ def decide(reason: str | None) -> bool:
         BackendError: native was asked for by name and does not cover the call.
     """
     global _last, _said
-    if _setting == "eager":
-        chosen = ("eager", "asked for")
+    if _setting in ("eager", "triton"):
+        chosen = (_setting, "asked for")
     elif reason is None:
         chosen = _native()
     elif _setting == "native":

@@ -33,14 +33,7 @@ def recur(
 ) -> tuple[Tensor, State]:
     """Run ``cell`` over all time steps; see :func:`bptt.ops.recur` for the meaning of each argument."""
     if batch_sizes is not None:
-        # By indexing, which has derivatives of every kind; torch's own unpacking has not.
-        counts = batch_sizes.to(x.device)[:, None]
-        lane = torch.arange(int(batch_sizes[0]), device=x.device)
-        valid = lane < counts
-        rows = (counts.cumsum(0) - counts + lane).masked_fill(~valid, 0)
-        y, state = recur(cell, x[rows], state, weights, lengths=valid.sum(0), reverse=reverse)
-        # Row by row, the valid steps of lanes that are sorted by length are the packed rows.
-        return y[valid], state
+        return recur_packed(recur, cell, x, state, weights, batch_sizes, reverse)
     w_ih, w_hh, b_ih, b_hh, *projection = cast(tuple[Tensor, ...], weights)
     steps = x.shape[0]
     live = None
@@ -76,6 +69,28 @@ def recur(
             state = tuple(torch.where(live[t], n, s) for n, s in zip(new, state, strict=True))
             outputs[t] = new[0].masked_fill(~live[t], 0)
     return torch.stack(outputs), state
+
+
+def recur_packed(
+    run: Callable[..., tuple[Tensor, State]],
+    cell: str,
+    x: Tensor,
+    state: State,
+    weights: tuple[Tensor | None, ...],
+    batch_sizes: Tensor,
+    reverse: bool,
+) -> tuple[Tensor, State]:
+    """Packed rows by whoever takes lengths: padded before, packed again after.
+
+    By indexing, which has derivatives of every kind; torch's own unpacking has not.
+    """
+    counts = batch_sizes.to(x.device)[:, None]
+    lane = torch.arange(int(batch_sizes[0]), device=x.device)
+    valid = lane < counts
+    rows = (counts.cumsum(0) - counts + lane).masked_fill(~valid, 0)
+    y, state = run(cell, x[rows], state, weights, lengths=valid.sum(0), reverse=reverse)
+    # Row by row, the valid steps of lanes that are sorted by length are the packed rows.
+    return y[valid], state
 
 
 def _rnn_step(activation: Callable[[Tensor], Tensor]):

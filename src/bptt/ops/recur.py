@@ -8,8 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bptt.errors import DeviceError, DtypeError, ShapeError
-from bptt.ops import eager, native
-from bptt.ops.backend import decide, is_eager, note_native
+from bptt.ops import eager, native, split, triton
+from bptt.ops.backend import (
+    decide,
+    is_eager,
+    is_triton,
+    note_native,
+    note_split,
+    takes_triton,
+)  # fmt: skip
 from bptt.ops.cells import BY_MODE
 from bptt.ops.eager import State
 
@@ -49,9 +56,18 @@ def recur(
     """
     _check(cell, x, state, weights, lengths, reset, cut, batch_sizes)
     options: dict[str, Any] = {"lengths": lengths, "reset": reset, "cut": cut, "reverse": reverse}
+    marked = not (lengths is None and reset is None and cut is None)
+    if takes_triton(cell, x, state, weights, marked):
+        if batch_sizes is None:
+            return triton.recur(cell, x, state, weights, **options)
+        return eager.recur_packed(triton.recur, cell, x, state, weights, batch_sizes, reverse)
     options["batch_sizes"] = batch_sizes
     if decide(native.covers(cell, x, state, weights, batch_sizes=batch_sizes)):
         return native.recur(cell, x, state, weights, **options)
+    if marked and not is_eager() and split.can_split(x, cut):
+        note_split()
+        marks: dict[str, Any] = {"lengths": lengths, "reset": reset, "reverse": reverse}
+        return split.recur(cell, x, state, weights, **marks)
     return eager.recur(cell, x, state, weights, **options)
 
 
@@ -98,7 +114,7 @@ def step(module: nn.RNNBase, x: Any, hx: Any) -> tuple[Tensor, Tensor | State] |
         x: its input, whatever was passed.
         hx: its initial state, whatever was passed.
     """
-    if is_eager() or type(x) is not Tensor or x.dim() != 3:
+    if is_eager() or is_triton() or type(x) is not Tensor or x.dim() != 3:
         return None
     own = module.__dict__
     if x.shape[1 if own["batch_first"] else 0] != 1:
@@ -133,6 +149,8 @@ def leaves_to_torch(
     Raises:
         BackendError: the native backend was asked for by name and does not cover the call.
     """
+    if is_triton():
+        return False
     reason = native.covers(cell, x, state, weights, batch_sizes=batch_sizes)
     return not decide(reason) and not native.transformed() and not native.forward_mode()
 

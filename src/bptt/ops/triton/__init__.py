@@ -1,0 +1,189 @@
+"""The recurrence as Triton kernels, for a GPU: one launch forward, one backward, whatever the length.
+
+Each program owns a block of lanes and walks all their steps with the weights held on the chip. What does
+not depend on the step before is left to torch: the input's product before the launch, and the weights'
+gradients, one product over all steps, after it.
+
+With ``TRITON_INTERPRET=1`` in the environment before Triton is imported, the kernels run on the CPU, line
+by line in NumPy: slow, and right or wrong for the same reasons.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from bptt.ops import native
+from bptt.ops.cells import BY_MODE
+from bptt.ops.eager import State
+
+# Why the kernels are not here; None if they are.
+missing = None if importlib.util.find_spec("triton") else "the package triton is not installed"
+# A block of lanes: as many rows as a product on the chip takes at least.
+LANES = 16
+# W_hh has to lie on the chip, beside a step's tiles: of 228 kB of an H100's multiprocessor, or 100 kB.
+HELD = 128 * 1024
+
+
+def interpreted() -> bool:
+    """Whether the kernels run on the CPU, in Triton's interpreter."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def covers(
+    cell: str, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor | None]
+) -> str | None:
+    """None if :func:`recur` can run this call, otherwise why not, in one line."""
+    if missing is not None:
+        return missing
+    if cell not in BY_MODE:
+        return f"there is no kernel for the cell {cell}"
+    if len(weights) > 4 and any(w is not None for w in weights[4:]):
+        return "there is no kernel for projected states"
+    if x.device.type != "cuda" and not (x.is_cpu and interpreted()):
+        return f"Triton's kernels run on a GPU, and x is on {x.device}"
+    w_hh = cast(Tensor, weights[1])
+    taken = (torch.float32, torch.bfloat16, *([torch.float64] if interpreted() else []))
+    if w_hh.dtype not in taken:
+        return f"Triton's kernels run float32 and bfloat16, not {w_hh.dtype}"
+    if any(t is not None and t.dtype != w_hh.dtype for t in (x, *state, *weights[:4])):
+        return "the tensors are of several dtypes"
+    if torch.is_autocast_enabled(x.device.type):
+        return "under autocast torch's own layer computes in the short dtype"
+    if 0 in (*x.shape[:2], w_hh.shape[1]):
+        return "there is nothing to run over"
+    if BY_MODE[cell].gates * padded(w_hh.shape[1]) ** 2 * w_hh.element_size() > HELD:
+        return f"{w_hh.shape[1]} units of {w_hh.dtype} do not fit on the chip"
+    if native.transformed():
+        return "torch.func transforms need the eager recurrence"
+    if native.forward_mode():
+        return "forward-mode differentiation needs the eager recurrence"
+    return None
+
+
+def padded(units: int) -> int:
+    """H as a tile has it: a power of two, 16 at least."""
+    return max(16, 1 << (units - 1).bit_length())
+
+
+def recur(
+    cell: str,
+    x: Tensor,
+    state: State,
+    weights: tuple[Tensor | None, ...],
+    *,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    cut: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, State]:
+    """Run one layer; see :func:`bptt.ops.recur` for the meaning of each argument.
+
+    Cost: the input's product, one launch; backward one launch and three products over all steps. Memory
+    as the native kernels': what ``saved`` says in :mod:`bptt.ops.cells`, and the state before each step.
+    """
+    w_ih, w_hh, b_ih, b_hh, *_ = weights
+    marks = None
+    if not (lengths is None and reset is None and cut is None):
+        marks = torch.ones(x.shape[:2], dtype=torch.uint8, device=x.device)
+        for bit, mark in ((2, reset), (4, cut)):
+            if mark is not None:
+                marks += bit * mark.to(torch.uint8)
+        if lengths is not None:
+            live = torch.arange(len(x), device=x.device)[:, None] < lengths.to(x.device)
+            marks *= live
+            # What lies in the padding may be anything, NaN included; it must not meet a live number.
+            x = x.masked_fill(~live.unsqueeze(-1), 0)
+    xp = F.linear(x, cast(Tensor, w_ih), b_ih)
+    state = tuple(s.contiguous() for s in state)
+    y, *final = _Recurrence.apply(cell, reverse, xp, w_hh, b_hh, marks, *state)
+    return y, tuple(final)
+
+
+class _Recurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, cell, reverse, xp, w_hh, b_hh, marks, *state):
+        kernels, relu = _kernels(cell)
+        (steps, lanes, _), units = xp.shape, w_hh.shape[1]
+        xp, w_hh = xp.contiguous(), w_hh.contiguous()
+        y = xp.new_empty(steps, lanes, units)
+        saved = xp.new_empty(steps, lanes, kernels.SAVED * units, dtype=_accumulator(xp))
+        final = [torch.empty_like(s) for s in state]
+        kernels.forward[_grid(lanes)](
+            xp, w_hh, _any(b_hh, w_hh), state[0], state[-1], _any(marks, w_hh), y, final[0], final[-1],
+            saved, steps, lanes, units, RELU=relu, REVERSE=reverse, MARKED=marks is not None,
+            BIAS=b_hh is not None, **_sizes(xp, units),
+        )  # fmt: skip
+        ctx.save_for_backward(w_hh, marks, saved)
+        ctx.cell, ctx.reverse, ctx.bias = cell, reverse, b_hh is not None
+        return y, *final
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *cotangents):
+        dy, *dfinal = cotangents
+        w_hh, marks, saved = ctx.saved_tensors
+        kernels, relu = _kernels(ctx.cell)
+        steps, lanes, units = dy.shape
+        dy, dfinal = dy.contiguous(), [d.contiguous() for d in dfinal]
+        dxp = saved.new_empty(steps, lanes, kernels.GATES * units)
+        # Only a GRU's candidate has a second cotangent; the others' is not touched.
+        dhp = saved.new_empty(steps, lanes, units) if ctx.cell == "GRU" else dxp
+        dstate = [torch.empty_like(d, dtype=saved.dtype) for d in dfinal]
+        kernels.backward[_grid(lanes)](
+            dy, dfinal[0], dfinal[-1], w_hh, saved, _any(marks, w_hh), dxp, dhp, dstate[0], dstate[-1],
+            steps, lanes, units, RELU=relu, REVERSE=ctx.reverse, MARKED=marks is not None,
+            **_sizes(dy, units),
+        )  # fmt: skip
+        dh = dxp if dhp is dxp else torch.cat([dxp[..., : 2 * units], dhp], -1)
+        dw = db = None
+        if ctx.needs_input_grad[3]:
+            dw = (dh.flatten(0, 1).t() @ _before(saved, marks, units).flatten(0, 1)).to(w_hh.dtype)
+        if ctx.bias and ctx.needs_input_grad[4]:
+            db = dh.sum((0, 1)).to(w_hh.dtype)
+        return (
+            None, None, dxp.to(dy.dtype), dw, db, None, *(d.to(dy.dtype) for d in dstate),
+        )  # fmt: skip
+
+
+def _before(saved: Tensor, marks: Tensor | None, units: int) -> Tensor:
+    """h_{t-1} of every step that ran; zero where none did, for zero times anything is wanted."""
+    h = saved[..., :units]
+    return h if marks is None else h.masked_fill((marks & 1 == 0).unsqueeze(-1), 0)
+
+
+@lru_cache
+def _kernels(cell: str) -> tuple[Any, bool]:
+    """The file of a cell, and whether its function is ReLU; Triton is imported by the first call."""
+    from bptt.ops.triton import gru, lstm, rnn
+
+    files = {"RNN_TANH": rnn, "RNN_RELU": rnn, "GRU": gru, "LSTM": lstm}
+    return files[cell], cell == "RNN_RELU"
+
+
+def _grid(lanes: int) -> tuple[int]:
+    return (-(-lanes // LANES),)
+
+
+def _any(tensor: Tensor | None, other: Tensor) -> Tensor:
+    """A kernel has to be handed a tensor, also where it will not look at it."""
+    return other if tensor is None else tensor
+
+
+def _accumulator(like: Tensor) -> torch.dtype:
+    return torch.float64 if like.dtype == torch.float64 else torch.float32
+
+
+def _sizes(like: Tensor, units: int) -> dict[str, Any]:
+    import triton.language as tl  # type: ignore[import-untyped]
+
+    accumulator = tl.float64 if _accumulator(like) == torch.float64 else tl.float32
+    return {"ACC": accumulator, "BB": LANES, "HP": padded(units)}

@@ -1,0 +1,142 @@
+"""Triton's kernels, in its interpreter on the CPU: outputs and every gradient are the reference's."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils.rnn import pack_sequence
+
+import bptt
+from bptt import ops
+from bptt.errors import ArgumentError, BackendError
+from bptt.ops import eager, triton
+from cases import random_case
+from compare import assert_close
+from ops.test_against_reference import CELLS, TOL32, TOL64, check, solve
+
+# The interpreter runs a kernel line by line in NumPy, some milliseconds a step: sizes are small.
+pytestmark = pytest.mark.slow
+SIZES = [
+    (1, 1, 1, 1),
+    (4, 3, 2, 5),
+    (3, 17, 3, 17),
+]  # T, B, I, H: one, odd, more than a tile of each
+
+
+@pytest.fixture
+def asked():
+    ops.set_backend("triton")
+    yield
+    ops.set_backend("auto")
+
+
+def marked(case, seed, cut=True):
+    rng = np.random.default_rng(seed)
+    T, B = case.x.shape[:2]
+    return replace(
+        case,
+        lengths=rng.integers(0, T + 1, B),
+        reset=rng.random((T, B)) < 0.3,
+        cut=rng.random((T, B)) < 0.3 if cut else None,
+    )
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_outputs_and_gradients_are_the_references(cell, size, monkeypatch):
+    poison(monkeypatch)
+    case = random_case(cell, *size, seed=3)
+    check(triton.recur, case, torch.float64, TOL64)
+    check(triton.recur, marked(case, 4), torch.float64, TOL64)
+    check(triton.recur, marked(case, 5), torch.float32, TOL32, batch_major=True)
+
+
+def poison(monkeypatch):
+    """Whatever is made without a value holds NaN: what a kernel does not write is seen."""
+
+    def full(make):
+        def made(*a, **k):
+            tensor = make(*a, **k)
+            return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+
+        return made
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", full(torch.Tensor.new_empty))
+    monkeypatch.setattr(torch, "empty_like", full(torch.empty_like))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_backwards_in_time_it_is_the_loop(cell):
+    def reverse(way):
+        return lambda *call, **marks: way(*call, **{**marks, "reverse": True})
+
+    case = marked(random_case(cell, 4, 3, 2, 5, seed=1), 2)
+    expected = solve(reverse(eager.recur), case)
+    for name, value in solve(reverse(triton.recur), case).items():
+        assert_close(value, expected[name], TOL64, name, floor=0.1)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_layers_run_on_them_when_asked(kind, bias, asked):
+    """Two layers, both directions, marks; and packed: as on the kernels of the CPU."""
+    torch.manual_seed(0)
+    layer = getattr(bptt.nn, kind)(3, 4, 2, bidirectional=True, bias=bias).double()
+    x = torch.randn(4, 3, 3).double()
+    marks = {"lengths": torch.tensor([4, 0, 2]), "cut": torch.rand(4, 3) < 0.3}
+    packed = pack_sequence([torch.randn(n, 3).double() for n in (4, 2, 1)])
+    found = {}
+    for backend in ("triton", "auto"):
+        ops.set_backend(backend)
+        y, _ = layer(x, **marks)
+        grads = torch.autograd.grad(y.square().sum(), list(layer.parameters()))
+        rows = layer(packed)[0].data
+        assert ops.backend().runs == ("triton" if backend == "triton" else "native")
+        found[backend] = [y, *grads, rows]
+    for one, other in zip(*found.values(), strict=True):
+        assert_close(one, other, TOL64, floor=0.1)
+
+
+def test_what_lies_in_the_padding_is_not_read(asked):
+    torch.manual_seed(0)
+    layer = bptt.nn.GRU(3, 4)
+    x = torch.randn(5, 2, 3)
+    x[3:, 1] = float("nan")
+    y, h = layer(x, lengths=torch.tensor([5, 3]))
+    grads = torch.autograd.grad(y.sum() + h.sum(), list(layer.parameters()))
+    assert all(bool(t.isfinite().all()) for t in (y, h, *grads))
+    assert bool((y[3:, 1] == 0).all())
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_bfloat16_goes_in_and_float32_adds_up(kind, asked):
+    """Weights and input rounded to eight bits; states inside are not rounded from step to step."""
+    torch.manual_seed(0)
+    layer = getattr(bptt.nn, kind)(8, 16).to(torch.bfloat16)
+    x = torch.randn(6, 2, 8).to(torch.bfloat16)
+    y, _ = layer(x)
+    exact = getattr(bptt.nn, kind)(8, 16).double()
+    exact.load_state_dict({k: v.double() for k, v in layer.state_dict().items()})
+    ops.set_backend("auto")
+    expected, _ = exact(x.double())
+    assert y.dtype == torch.bfloat16
+    # One rounding of the state before each product and one of the input's product: 2^-9 each, of numbers
+    # of order one, and a last one of the output.
+    assert_close(y.double(), expected, 3 * 2**-8, floor=1.0)
+
+
+def test_what_they_do_not_cover_is_said(asked, monkeypatch):
+    layer = bptt.nn.LSTM(3, 5, proj_size=2)
+    with pytest.raises(BackendError, match="projected states"):
+        layer(torch.randn(2, 1, 3))
+    with pytest.raises(BackendError, match=r"512 units of torch\.float32 do not fit on the chip"):
+        bptt.nn.GRU(3, 512)(torch.randn(2, 1, 3))
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(BackendError, match="run on a GPU, and x is on cpu"):
+        bptt.nn.GRU(3, 4)(torch.randn(2, 1, 3))
+    monkeypatch.setattr(triton, "missing", "the package triton is not installed")
+    with pytest.raises(BackendError, match="the package triton is not installed"):
+        ops.set_backend("triton")
+    with pytest.raises(ArgumentError, match="triton"):
+        ops.set_backend("tritone")
