@@ -8,7 +8,7 @@ import math
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from statistics import quantiles
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bptt.errors import ArgumentError, BpttError, LoopError, LoopWarning, optional
 from bptt.probes.guard import call_rules, norm_rules, update_rules
 from bptt.probes.guard.loop import Finding, Loop, Rule
-from bptt.probes.guard.observe import CELLS, Observer
+from bptt.probes.guard.observe import RECURRENT, Observer
 from bptt.probes.watch import watch
 from bptt.recurrence.record import plain_name
 
@@ -106,7 +106,7 @@ class guard:
         recurrent: dict[str, nn.Module] = {
             plain_name(name) or "model": module
             for name, module in model.named_modules()
-            if isinstance(module, (nn.RNNBase, *CELLS))
+            if isinstance(module, RECURRENT)
         }
         if not recurrent:
             raise ArgumentError(
@@ -119,6 +119,7 @@ class guard:
         chosen = [*(rule for rule in RULES if type(rule) not in own), *rules]
         self._guard = Guard(Loop(model, recurrent), chosen, set(off), measure_every)
         self._observer = Observer(self._guard.loop, held, self._guard.tell)
+        self._guard.settle = self._observer.tell_updates
 
     def __enter__(self) -> Guard:
         self._observer.attach()
@@ -158,11 +159,13 @@ class Guard:
             event: [r for r in self._rules if getattr(type(r), event) is not getattr(Rule, event)]
             for event in ("on_call", "on_return", "on_clip", "on_update", "on_flow", "on_error")
         }
+        self._resting = [r for r in self._asked["on_update"] if r.always]
         self._watch: watch | None = None
         self._flow: Any = None
         self._norms: deque[tuple[float, float]] = deque(maxlen=200)
         self._clipped = 0
         self._failed = False
+        self.settle: Callable[[], None] = lambda: None  # judge the updates that wait
 
     def lengths(self, lengths: Tensor | Sequence[int]) -> None:
         """Tell how many steps of each lane of the next batch are real; the rest is padding.
@@ -184,9 +187,7 @@ class Guard:
         """Ask every rule about an event, and warn of what they found. Never raises."""
         new = []
         resting = event == "on_update" and not record.attended
-        for rule in self._asked[event]:
-            if resting and not rule.always:
-                continue
+        for rule in self._resting if resting else self._asked[event]:
             try:
                 for finding in getattr(rule, event)(self.loop, record):
                     if finding.code not in self._off and all(
@@ -200,24 +201,29 @@ class Guard:
             self._note_update(record)
         for finding in new if warn else ():
             # Warnings may be errors for a test: they come out of the loop's own calls then, by choice.
-            warnings.warn(str(finding), LoopWarning, stacklevel=4)
+            warnings.warn(str(finding), LoopWarning, stacklevel=_users_line())
         return new
 
     def _note_update(self, update: Any) -> None:
         if update.before is not None and update.after is not None:
             self._norms.append((update.before, update.after))
         self._clipped += update.clipped
-        self.measure_ends()
-        self.measure_begins()
+        if update.number == self.loop.updates:
+            self.measure_ends()
+            self.measure_begins()
 
     # How far back, now and then.
 
     def measure_begins(self) -> None:
         """Before an update that is to be measured."""
-        next_one = self.loop.updates + 1
+        now = self.loop.updates
         if self._every is None or self._failed:
+            self.loop.wake = sys.maxsize
             return
-        if next_one != FIRST and next_one % self._every:
+        due = (now // self._every + 1) * self._every
+        due = min(due, FIRST) if now < FIRST else due
+        self.loop.wake = due if due == now + 1 else due - 1
+        if due != now + 1:
             return
         try:
             self._watch = watch(self.loop.model, every=sys.maxsize)
@@ -248,13 +254,14 @@ class Guard:
                 warnings.warn(
                     f"the guard could not judge {what}: {type(error).__name__}: {said}",
                     LoopWarning,
-                    stacklevel=5,
+                    stacklevel=_users_line(),
                 )
 
     # The sheet.
 
     def facts(self) -> dict[str, str]:
         """The loop's figures in words: what a health sheet says beside the findings."""
+        self.settle()
         loop = self.loop
         facts = {
             "updates": f"{loop.updates}",
@@ -302,3 +309,13 @@ class Guard:
             for f in self.findings
         )
         return f"<table>{rows}</table>{found or '<p>No mistake was seen.</p>'}"
+
+
+def _users_line() -> int:
+    """How far up the stack the loop itself is: past this package's frames and torch's."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
+        ("torch.", "bptt.", "contextlib")
+    ):
+        frame, level = frame.f_back, level + 1
+    return level

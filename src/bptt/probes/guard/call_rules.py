@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bptt.probes.guard.loop import Call, Finding, Loop, Places, Rule, Update, oldest_reached
+from bptt.recurrence.loops import LAYERS
 
 DETACH = "h = h.detach() before the chunk (an LSTM: h = tuple(s.detach() for s in h))"
 
@@ -132,7 +133,7 @@ class Carry(Rule):
             return
         if call.whole:
             self._how = self._read_order(loop, call)
-        if not isinstance(call.module, nn.RNNBase):
+        if not isinstance(call.module, LAYERS):
             return
         if call.name == "model":
             self._how = self._read_order(loop, call)
@@ -170,7 +171,7 @@ class Carry(Rule):
 
     @override
     def on_return(self, loop: Loop, call: Call) -> Iterator[Finding]:
-        if isinstance(call.module, nn.RNNBase) and call.training and call.graph:
+        if isinstance(call.module, LAYERS) and call.training and call.graph:
             for state in call.returned:
                 self._returned.note(state, lanes=_lanes(state))
         yield from ()
@@ -218,7 +219,7 @@ class Carry(Rule):
 
 
 def _lanes(state: Tensor) -> int:
-    return state.shape[-2] if state.dim() >= 2 else 1
+    return state.shape[1] if state.dim() >= 3 else 1  # (L, B, …), whatever a unit consists of
 
 
 @dataclass
@@ -255,7 +256,7 @@ class Mode(Rule):
                     f"{self._noisy} calls in a row without gradients had dropout on.",
                     "model.eval() before the evaluation, model.train() after it",
                 )  # fmt: skip
-        evaluated = not call.graph and not call.training and isinstance(call.module, nn.RNNBase)
+        evaluated = not call.graph and not call.training and isinstance(call.module, LAYERS)
         if evaluated and any(self._returned.find(s) is not None for s in call.states):
             yield self.found(
                 loop, "state-in-eval", call.name,
@@ -265,7 +266,7 @@ class Mode(Rule):
 
     @override
     def on_return(self, loop: Loop, call: Call) -> Iterator[Finding]:
-        if call.graph and call.training and isinstance(call.module, nn.RNNBase):
+        if call.graph and call.training and isinstance(call.module, LAYERS):
             for state in call.returned:
                 self._returned.note(state)
         yield from ()
@@ -287,7 +288,7 @@ def _dropout(model: nn.Module) -> list[nn.Module]:
         m
         for m in model.modules()
         if (isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0)
-        or (isinstance(m, nn.RNNBase) and m.dropout > 0 and m.num_layers > 1)
+        or (isinstance(m, LAYERS) and m.dropout > 0 and m.num_layers > 1)
     ]
 
 
@@ -314,13 +315,13 @@ class Padding(Rule):
         if loop.lengths is None or not call.graph:
             return
         lengths = loop.lengths
-        if call.whole or isinstance(call.module, nn.RNNBase):
+        if call.whole or isinstance(call.module, LAYERS):
             axis = loop.time_axis
             output = call.output[0] if isinstance(call.output, (tuple, list)) else call.output
             if isinstance(output, Tensor) and output.requires_grad and output.dim() >= 2:
                 self._watch_output(loop, call, output, lengths, axis)
         if (
-            isinstance(call.module, nn.RNNBase)
+            isinstance(call.module, LAYERS)
             and not call.lengths
             and int(lengths.min()) < int(lengths.max())
         ):
