@@ -17,6 +17,11 @@ from bptt.probes.guard.call_rules import Carry
 from faulty_loops import LOOPS
 from guard_settings import detach, score, text
 from healthy_loops import LOOPS as HEALTHY
+import tutorial_loops
+
+
+LOOPS = LOOPS | tutorial_loops.FAULTY
+HEALTHY = HEALTHY | tutorial_loops.HEALTHY
 
 
 def findings(entry):

@@ -120,6 +120,8 @@ class Settings:
     """Steps between lines of metrics.jsonl."""
     horizon_every: int = 100
     """Steps between measurements of how far back the gradient reaches; 0: never."""
+    guard: bool = True
+    """Name mistakes of the training loop while it runs; --no-guard does not look for them."""
     keep: int = 3
     """Newest checkpoints to keep, beside the best one."""
 

@@ -43,17 +43,22 @@ class Finding:
     claim: str
     write: str
 
+    @property
+    def page(self) -> str:
+        """Where the mistake is described: the loop, what it costs, the right loop."""
+        return f"docs/mistakes.md#{self.code}"
+
     def __str__(self) -> str:
         """One line.
 
         Example:
             >>> print(Finding("two-steps", 3, "optimizer", "It stepped twice.", "Why.", "", "step once"))
-            two-steps, update 3, optimizer: It stepped twice. Why. Write: step once
+            two-steps, update 3, optimizer: It stepped twice. Why. Write: step once (docs/mistakes.md#two-steps)
         """
         row = f" (ledger: {self.claim})" if self.claim else ""
         return (
             f"{self.code}, update {self.update}, {self.module}: {self.seen} {self.why}{row} "
-            f"Write: {self.write}"
+            f"Write: {self.write} ({self.page})"
         )
 
 
@@ -181,6 +186,7 @@ class Loop:
     Attributes:
         model: the guarded model.
         recurrent: its recurrent modules by name.
+        outer: the module whose calls are the model's.
         updates, passes, calls: how many there have been; calls are those of the model.
         at: the update that is judged; at rest they are judged a few at a time.
         wake: the update from which on each one is told at once.
@@ -196,6 +202,7 @@ class Loop:
 
     model: nn.Module
     recurrent: dict[str, nn.Module]
+    outer: nn.Module
     updates: int = 0
     passes: int = 0
     calls: int = 0
@@ -373,6 +380,15 @@ class Hooks:
         for undo in reversed(self.undo):
             undo()
         self.handles, self.undo = [], []
+
+
+def outermost(model: nn.Module, recurrent: dict[str, nn.Module]) -> nn.Module:
+    """The module that is called as a whole: the model, or in one without a forward of its own the only
+    child that holds everything recurrent."""
+    own = next((c for c in type(model).__mro__ if "forward" in vars(c)), nn.Module)
+    without = own is nn.Module or own.__module__.startswith(("lightning.", "pytorch_lightning."))
+    held = [m for m in model.children() if set(recurrent.values()) <= set(m.modules())]
+    return held[0] if without and len(held) == 1 else model
 
 
 def sentinels(loop: Loop) -> list[Tensor]:

@@ -53,7 +53,7 @@ class AtThreshold(Rule):
         share = len(after) / self.window
         low, middle, high = quantiles(norms, n=4)
         # A clip by value makes every update smaller and leaves each a length of its own.
-        if share >= self.share and max(after) <= (1 + self.spread) * min(after):
+        if share >= self.share and 0 < max(after) <= (1 + self.spread) * min(after):
             at = "" if update.threshold is None else f" at {update.threshold:g}"
             yield self.found(
                 loop, "always-clipped", "optimizer",

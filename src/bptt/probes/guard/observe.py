@@ -50,8 +50,8 @@ LOSSES = (
 )  # fmt: skip
 RECURRENT = (*LAYERS, nn.RNNCellBase, *KNOWN)
 # Updates that are looked at closely: the first, and then so many of each cycle. Of the others only the
-# norm is known: from whoever clips by it, else it is taken at every second.
-FIRST, BURST, CYCLE, SELDOM, TOGETHER = 64, 16, 512, 2, 8
+# norm is known: from whoever clips by it, else it is taken at every third.
+FIRST, BURST, CYCLE, SELDOM, TOGETHER = 64, 8, 512, 3, 8
 
 
 class Observer:
@@ -116,7 +116,7 @@ class Observer:
         self._always.handles += [
             optimizers.register_optimizer_step_pre_hook(self._step_begins),
             optimizers.register_optimizer_step_post_hook(self._step_ended),
-            self.loop.model.register_forward_pre_hook(Hook(self._called_while_resting)),
+            self.loop.outer.register_forward_pre_hook(Hook(self._called_while_resting)),
         ]
         CLIPS.append(self._our_clip)
         self._always.undo.append(lambda: CLIPS.remove(self._our_clip))
@@ -141,10 +141,10 @@ class Observer:
             return
         self._attends, model = True, self.loop.model
         for name, module in model.named_modules():
-            if module is model and not isinstance(module, RECURRENT):
+            if module is self.loop.outer and not isinstance(module, RECURRENT):
                 self._hook("model", module, whole=True)
             elif isinstance(module, RECURRENT):
-                self._hook(plain_name(name) or "model", module, whole=module is model)
+                self._hook(plain_name(name) or "model", module, whole=module is self.loop.outer)
             elif not type(module).__module__.startswith("torch.") and takes_two(module):
                 self._hook(plain_name(name), module, whole=False)
         on_backward(self._backward_begins, self._backward_ended)
@@ -246,7 +246,13 @@ class Observer:
         )
 
     def _is_elsewhere(self) -> bool:
-        return is_silent() or threading.get_ident() != self._thread or torch.compiler.is_compiling()
+        # A part that is checkpointed runs again inside backward; it is not another call.
+        return (
+            is_silent()
+            or threading.get_ident() != self._thread
+            or torch.compiler.is_compiling()
+            or torch._C._current_graph_task_id() != -1
+        )
 
     def _batch(self, original: Any, iterator: Any) -> Any:
         batch = original(iterator)
@@ -420,6 +426,7 @@ class Observer:
     def _note_used(self, parameters: list[Any]) -> None:
         for p in parameters:
             self._used[id(p)] = None
+            self.loop.held.setdefault(id(p), "")  # a group that was added since
         for p, gradient in first_gradients(parameters):
             self._used[id(p)] = stamp(gradient)
 
