@@ -505,7 +505,11 @@ class Waves(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.lstm1, self.lstm2, self.linear = nn.LSTMCell(1, 12), nn.LSTMCell(12, 12), nn.Linear(12, 1)
+        self.lstm1, self.lstm2, self.linear = (
+            nn.LSTMCell(1, 12),
+            nn.LSTMCell(12, 12),
+            nn.Linear(12, 1),
+        )
 
     def forward(self, x, future=0):
         """(B, T) to (B, T + future)."""
@@ -605,8 +609,8 @@ def a_model_in_a_wrapper_without_detach(s):
 
 
 def compiled():
-    setting = text(layer=nn.GRU)
     torch.compiler.reset()
+    setting = text(layer=nn.GRU)
     setting.model = torch.compile(setting.model, backend="eager")
     return setting
 
@@ -620,6 +624,17 @@ def a_compiled_model(s):
         logits, h = s.model(x, h.detach())
         score(logits, y).backward()
         clip_grad_norm_(s.model.parameters(), 1.0)
+        s.optimizer.step()
+
+
+@faulty("missing-detach", compiled, "model", "detach()")
+def a_compiled_model_without_detach(s):
+    h = torch.zeros(1, LANES, 16)
+    for i in range(20):
+        x, y = s.chunk(i)
+        s.optimizer.zero_grad()
+        logits, h = s.model(x, h)
+        score(logits, y).backward()
         s.optimizer.step()
 
 

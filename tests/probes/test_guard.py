@@ -11,14 +11,13 @@ from torch import nn
 from torch.nn.utils import clip_grad
 
 import bptt
+import tutorial_loops
 from bptt.experiments.claims.registry import ledger
 from bptt.probes.guard import RULES, Rule
 from bptt.probes.guard.call_rules import Carry
 from faulty_loops import LOOPS
 from guard_settings import detach, score, text
 from healthy_loops import LOOPS as HEALTHY
-import tutorial_loops
-
 
 LOOPS = LOOPS | tutorial_loops.FAULTY
 HEALTHY = HEALTHY | tutorial_loops.HEALTHY

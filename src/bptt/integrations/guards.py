@@ -117,8 +117,9 @@ def guard_hugging_face(**options: Any) -> Any:
 
         def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if self.guarded is not None and kwargs.get("logs") is not None:
-                norms = self.guarded.guard.norms()
-                kwargs["logs"].update({f"bptt/{name}": norm for name, norm in norms.items()})
+                norms = {f"bptt/{n}": norm for n, norm in self.guarded.guard.norms().items()}
+                kwargs["logs"].update(norms)
+                state.log_history[-1].update(norms)  # that line stands in the history already
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.stop()
@@ -180,9 +181,7 @@ def guard_lightning(**options: Any) -> Any:
                 return
             found = {"findings": float(len(self.guarded.guard.findings))}
             for name, value in (found | self.guarded.guard.norms()).items():
-                pl_module.log(
-                    f"bptt/{name}", value, on_step=True, on_epoch=False, rank_zero_only=True
-                )
+                pl_module.log(f"bptt/{name}", value, on_step=True, on_epoch=False)
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             self.stop()

@@ -302,6 +302,10 @@ class Hook:
         self._function = function
 
     def __call__(self, *args: Any) -> Any:
+        if (
+            torch.compiler.is_compiling()
+        ):  # a compiler reads this as nothing, and breaks no graph at it
+            return None
         return self._function(*args)
 
     def __reduce__(self) -> Any:
@@ -324,7 +328,7 @@ class Tokens:
         module.__dict__["forward_tokens"] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._live:
+        if self._live and not torch.compiler.is_compiling():
             return self._around(self._inner, *args, **kwargs)
         return self._inner(*args, **kwargs)
 

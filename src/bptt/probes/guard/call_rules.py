@@ -32,12 +32,27 @@ class MissingDetach(Rule):
     claim: ClassVar[dict[str, str]] = {"missing-detach": "C11"}
     _depth: int = field(default=0, init=False)
     _suspect: tuple[str, str] | None = field(default=None, init=False)
+    _silent: bool = field(default=False, init=False)  # no layer was seen in the model's call
 
     @override
     def on_call(self, loop: Loop, call: Call) -> Iterator[Finding]:
-        outside = call.whole and call.name not in loop.recurrent  # its layers are asked themselves
-        if outside or not call.graph or not call.first or loop.last_node < 0:
+        outside = call.whole and call.name not in loop.recurrent
+        if not outside:
+            self._silent = False
+        if not call.graph or not call.first or loop.last_node < 0:
             return
+        if outside:  # its layers are asked themselves, but for those that a compiler took in
+            self._silent = True
+            return
+        yield from self._judge(loop, call)
+
+    @override
+    def on_return(self, loop: Loop, call: Call) -> Iterator[Finding]:
+        if self._silent and call.whole:
+            self._silent = False
+            yield from self._judge(loop, call)
+
+    def _judge(self, loop: Loop, call: Call) -> Iterator[Finding]:
         if not oldest_reached(call.states, loop.last_node):
             if call.states and (self._suspect is None or self._suspect[0] == call.name):
                 self._depth, self._suspect = 0, None
@@ -144,7 +159,9 @@ class Carry(Rule):
         if loop.hinted:
             yield from self._told(loop, call, taken)
             return
-        if self._run("dropped " + call.name, how == "on" and not call.states):
+        # No state, or one of zeros that is made anew for every chunk.
+        dropped = how == "on" and not taken and not any(bool(s.any()) for s in call.states)
+        if self._run("dropped " + call.name, dropped):
             yield self.found(
                 loop, "carry-dropped", call.name,
                 f"{self.calls} chunks followed one another, and each began with a zero state.",

@@ -388,7 +388,8 @@ def outermost(model: nn.Module, recurrent: dict[str, nn.Module]) -> nn.Module:
     own = next((c for c in type(model).__mro__ if "forward" in vars(c)), nn.Module)
     without = own is nn.Module or own.__module__.startswith(("lightning.", "pytorch_lightning."))
     held = [m for m in model.children() if set(recurrent.values()) <= set(m.modules())]
-    return held[0] if without and len(held) == 1 else model
+    compiled = hasattr(model, "_orig_mod")  # inside of it nothing is called
+    return held[0] if without and len(held) == 1 and not compiled else model
 
 
 def sentinels(loop: Loop) -> list[Tensor]:

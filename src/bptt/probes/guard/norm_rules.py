@@ -24,6 +24,7 @@ class AtThreshold(Rule):
     """Clipping acts at nearly every update, or is so far away that it never will."""
 
     window: int = 100  # updates
+    by_hand: int = 50  # updates, where the clip is no function's
     share: float = 0.95
     spread: float = 0.02  # of the clipped norms: those of updates of one length
     near: float = 0.01  # of the threshold: the largest norm stays below it
@@ -45,19 +46,20 @@ class AtThreshold(Rule):
         if update.acted is None and not update.attended:
             return  # a clip of one's own is not seen then
         self._norms.append((update.before, update.after if update.clipped else None))
-        if len(self._norms) < self.window:
+        window = self.window if update.acted is not None else self.by_hand
+        if len(self._norms) < window:
             return
-        recent = [self._norms.popleft() for _ in range(self.window)]
+        recent = [self._norms.popleft() for _ in range(window)]
         norms = sorted(n for n, _ in recent)
         after = [a for _, a in recent if a is not None]
-        share = len(after) / self.window
+        share = len(after) / window
         low, middle, high = quantiles(norms, n=4)
         # A clip by value makes every update smaller and leaves each a length of its own.
         if share >= self.share and 0 < max(after) <= (1 + self.spread) * min(after):
             at = "" if update.threshold is None else f" at {update.threshold:g}"
             yield self.found(
                 loop, "always-clipped", "optimizer",
-                f"{share:.0%} of the last {self.window} updates were clipped{at}; the norm before "
+                f"{share:.0%} of the last {window} updates were clipped{at}; the norm before "
                 f"is {middle:.3g} "
                 f"(quartiles {low:.3g} … {high:.3g}).",
                 f"clip_grad_norm_(model.parameters(), {high:.2g}), or a smaller rate",
@@ -65,7 +67,7 @@ class AtThreshold(Rule):
         elif update.threshold is not None and norms[-1] < self.near * update.threshold:
             yield self.found(
                 loop, "never-near", "optimizer",
-                f"in {self.window} updates the norm was at most {norms[-1]:.3g} (median "
+                f"in {window} updates the norm was at most {norms[-1]:.3g} (median "
                 f"{middle:.3g}), and the "
                 f"threshold is {update.threshold:g}.",
                 f"clip_grad_norm_(model.parameters(), {2 * norms[-1]:.2g})",

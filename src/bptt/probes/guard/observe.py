@@ -488,9 +488,7 @@ class Observer:
         self._waiting.append(update)
         # What rests is told a few at a time: the code of the rules is cold in each update's memory.
         finite = update.before is None or math.isfinite(update.before)
-        if self._attends or attend or not finite or len(self._waiting) >= TOGETHER:
-            self.tell_updates()
-        elif at >= self.loop.wake:
+        if self._attends or attend or not finite or len(self._waiting) >= TOGETHER or at >= self.loop.wake:
             self.tell_updates()
         if attend:
             self._attend()
