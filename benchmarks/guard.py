@@ -2,11 +2,12 @@
 
 .venv/bin/python benchmarks/guard.py [--seconds 60]
 
-First the loops of tests/faulty_loops.py and tests/healthy_loops.py: recall is the share of mistakes that
-were named with the right code, precision the share of findings that were right. Then whole cycles of 512
-updates with the guard beside the same without it, in turns: 16 of them are looked at closely. Losses are
-equal first; then CPU time, one thread. The row "none" is the same pair without any guard: what the machine
-itself adds. The first 64 updates of a training are all looked at closely, and are a column of their own.
+First the loops of tests/faulty_loops.py, tests/healthy_loops.py and tests/tutorial_loops.py: recall is the
+share of mistakes that were named with the right code, precision the share of findings that were right. Then
+whole cycles of 512 updates with the guard beside the same without it, in turns; in each the guard looks
+closely at 8 updates, and at the first of every turn. Losses are equal first; then CPU time, one thread. The
+row "none" is the same pair without any guard: what the machine adds. All of the first 64 updates of a
+training are looked at closely: they are a column of their own.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import bptt
 from bptt.experiments.benchmark.contest import quartiles
 
 VOCABULARY, HIDDEN, LANES, STEPS, CYCLE, FIRST = 64, 128, 16, 64, 512, 64
-PIECE = 64
+PIECE = 128
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,18 @@ def found() -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     import faulty_loops
     import healthy_loops
+    import tutorial_loops
 
+    with_one = faulty_loops.LOOPS | tutorial_loops.FAULTY
+    without = healthy_loops.LOOPS | tutorial_loops.HEALTHY
     named = said = right = 0
-    for entry in faulty_loops.LOOPS.values():
+    for entry in with_one.values():
         codes = _codes(entry.run, entry.setting())
         named += entry.code in codes
         right += codes.count(entry.code)
         said += len(codes)
-    false = sum(len(_codes(run, setting())) for run, setting in healthy_loops.LOOPS.values())
-    faulty, healthy = len(faulty_loops.LOOPS), len(healthy_loops.LOOPS)
+    false = sum(len(_codes(run, setting())) for run, setting in without.values())
+    faulty, healthy = len(with_one), len(without)
     print(f"{faulty} faulty loops: {named} named, recall {named / faulty:.3f}")
     print(
         f"{healthy} healthy loops: {false} findings, precision {right / max(said + false, 1):.3f}\n"
@@ -154,7 +158,7 @@ def main(asked: Asked) -> None:
 
 
 def pair(runs: list[Run], updates: int, swap: bool = False) -> tuple[float, float]:
-    """A turn of each, in pieces of 64 updates by turns: the ratio of their means, and the first's."""
+    """A turn of each, in pieces of 128 updates by turns: the ratio of their means, and the first's."""
     sums, losses = [0.0, 0.0], [[], []]
     for _ in range(max(1, updates // PIECE)):
         for place in (1, 0) if swap else (0, 1):

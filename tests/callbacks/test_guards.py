@@ -1,4 +1,4 @@
-"""A guard around the loops of Lightning and Hugging Face: healthy ones and faulty ones, in short real runs."""
+"""A guard around the loops of Lightning and Hugging Face, healthy and faulty, in short real runs."""
 
 from __future__ import annotations
 

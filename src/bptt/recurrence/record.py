@@ -302,11 +302,8 @@ class Hook:
         self._function = function
 
     def __call__(self, *args: Any) -> Any:
-        if (
-            torch.compiler.is_compiling()
-        ):  # a compiler reads this as nothing, and breaks no graph at it
-            return None
-        return self._function(*args)
+        """Call it; a compiler reads nothing here, and breaks no graph at it."""
+        return None if torch.compiler.is_compiling() else self._function(*args)
 
     def __reduce__(self) -> Any:
         return getattr, (nullcontext(), "__exit__")
@@ -328,6 +325,7 @@ class Tokens:
         module.__dict__["forward_tokens"] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call what is around the entrance, or the entrance itself once that was removed."""
         if self._live and not torch.compiler.is_compiling():
             return self._around(self._inner, *args, **kwargs)
         return self._inner(*args, **kwargs)

@@ -307,12 +307,11 @@ def course_section(records: Sequence[Record], settings: Settings) -> Section:
 
 def _finding(found: Mapping[str, Any]) -> str:
     """What a guard said of the loop, as a line of the metrics keeps it."""
-    said = {
-        name: str(found.get(name, ""))
-        for name in ("code", "update", "module", "seen", "why", "write")
-    }
-    return "{code}, update {update}, {module}: {seen} {why} Write: {write} (docs/mistakes.md#{code})".format(
-        **said
+    code, update, module, seen, why, write = (
+        str(found.get(name, "")) for name in ("code", "update", "module", "seen", "why", "write")
+    )
+    return (
+        f"{code}, update {update}, {module}: {seen} {why} Write: {write} (docs/mistakes.md#{code})"
     )
 
 

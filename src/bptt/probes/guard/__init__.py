@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from bptt.errors import ArgumentError, BpttError, LoopError, LoopWarning, optional
 from bptt.probes.guard import call_rules, norm_rules, update_rules
+from bptt.probes.guard.calls import RECURRENT
 from bptt.probes.guard.loop import Finding, Loop, Rule, outermost
-from bptt.probes.guard.observe import RECURRENT, Observer
+from bptt.probes.guard.observe import Observer
 from bptt.probes.watch import Flow, watch
 from bptt.recurrence.record import plain_name, takes_two
 

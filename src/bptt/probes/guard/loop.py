@@ -52,8 +52,8 @@ class Finding:
         """One line.
 
         Example:
-            >>> print(Finding("two-steps", 3, "optimizer", "It stepped twice.", "Why.", "", "step once"))
-            two-steps, update 3, optimizer: It stepped twice. Why. Write: step once (docs/mistakes.md#two-steps)
+            >>> print(Finding("spike", 3, "optimizer", "It jumped.", "Why.", "B7", "clip"))
+            spike, update 3, optimizer: It jumped. Why. (ledger: B7) Write: clip (docs/mistakes.md#spike)
         """
         row = f" (ledger: {self.claim})" if self.claim else ""
         return (

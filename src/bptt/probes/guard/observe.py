@@ -13,42 +13,29 @@ from operator import is_
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad
-from torch.nn.utils.rnn import PackedSequence
 from torch.optim import optimizer as optimizers
-from torch.utils.data import RandomSampler, dataloader
 
-from bptt.nn import carry
+from bptt.probes.guard.calls import Calls
 from bptt.probes.guard.loop import (
     CLIPS,
-    Call,
     Clipping,
     Hooks,
     Loop,
-    LossCall,
     Stamp,
     Update,
     as_list,
     asks_itself,
-    count_terms,
     first_gradients,
     is_as_stamped,
     norm_of,
     sentinels,
     stamp,
-    states_out,
 )
 from bptt.recurrence import off_backward, on_backward
-from bptt.recurrence.loops import KNOWN, LAYERS, is_silent
-from bptt.recurrence.record import Hook, Tokens, plain_name, takes_two
+from bptt.recurrence.record import Hook
 
-LOSSES = (
-    "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",
-    "binary_cross_entropy", "binary_cross_entropy_with_logits",
-)  # fmt: skip
-RECURRENT = (*LAYERS, nn.RNNCellBase, *KNOWN)
 # Updates that are looked at closely: the first, and then so many of each cycle. Of the others only the
 # norm is known: from whoever clips by it, else it is taken at every third.
 FIRST, BURST, CYCLE, SELDOM, TOGETHER = 64, 8, 512, 3, 8
@@ -71,7 +58,7 @@ class Observer:
     ) -> None:
         self.loop, self._tell = loop, tell
         self._thread = threading.get_ident()
-        self._always, self._close = Hooks(), Hooks()
+        self._always, self._close = Hooks(), Calls(loop, tell)
         self._ours = {id(p) for p in loop.model.parameters()}
         self._parameters = list(loop.model.parameters())
         self._sentinels = sentinels(loop)
@@ -79,12 +66,9 @@ class Observer:
         loop.held |= {
             id(p): type(o).__name__ for o in optimizers for g in o.param_groups for p in g["params"]
         }
-        self._called: set[int] = set()
-        self._open: dict[int, Call] = {}
         self._newest = -1
         # Since the last update.
         self._passes = 0
-        self._forward = False
         self._clean = False
         self._before: float | None = None
         self._after: float | None = None
@@ -95,7 +79,6 @@ class Observer:
         self._attends = False
         self._partly = False  # attention began within this update
         self._sound = True  # clipping came at the right time so far
-        self._losses: list[LossCall] = []
         self._waiting: list[Update] = []
         self._used: dict[int, Stamp | None] = {}
         self._repeated = False
@@ -139,129 +122,25 @@ class Observer:
         """Look at every call, loss and backward pass from here on."""
         if self._attends:
             return
-        self._attends, model = True, self.loop.model
-        for name, module in model.named_modules():
-            if module is self.loop.outer and not isinstance(module, RECURRENT):
-                self._hook("model", module, whole=True)
-            elif isinstance(module, RECURRENT):
-                self._hook(plain_name(name) or "model", module, whole=module is self.loop.outer)
-            elif not type(module).__module__.startswith("torch.") and takes_two(module):
-                self._hook(plain_name(name), module, whole=False)
+        self._attends = True
+        hooks = self._close.attend()
         on_backward(self._backward_begins, self._backward_ended)
-        self._close.undo.append(lambda: off_backward(self._backward_begins, self._backward_ended))
-        for name in LOSSES:
-            self._close.wrap(F, name, self._loss)
+        hooks.undo.append(lambda: off_backward(self._backward_begins, self._backward_ended))
         for name in ("_get_total_norm", "get_total_norm"):
-            self._close.wrap(clip_grad, name, self._total_norm)
-        self._close.wrap(dataloader._BaseDataLoaderIter, "__next__", self._batch)
+            hooks.wrap(clip_grad, name, self._total_norm)
 
     def _rest(self) -> None:
         """Look at norms alone: what else goes wrong goes wrong early, or in every update."""
         if not self._attends:
             return
         self._attends = False
-        self._close.release()
-        self._called.clear()
-        self._open.clear()
-        self._losses = []
+        self._close.rest()
 
     def _called_while_resting(self, module: nn.Module, args: Any) -> None:
         if not self._attends and not torch.is_grad_enabled():
             self.tell_updates()
             self._attend()  # an evaluation: the hooks just set see its next call
             self._partly = True
-
-    def _hook(self, name: str, module: nn.Module, whole: bool) -> None:
-        def enter(m: nn.Module, args: Any, kwargs: Any) -> None:
-            self._entered(name, m, whole, args, kwargs)
-
-        def leave(m: nn.Module, args: Any, output: Any) -> None:
-            self._left(m, output)
-
-        def around(inner: Any, *args: Any, **kwargs: Any) -> Any:
-            enter(module, (args[0], *args[2:]), kwargs)  # without the embedding's weight
-            output = inner(*args, **kwargs)
-            leave(module, args, output)
-            return output
-
-        self._close.handles.append(module.register_forward_pre_hook(Hook(enter), with_kwargs=True))
-        if whole or isinstance(module, LAYERS):
-            self._close.handles.append(module.register_forward_hook(Hook(leave)))
-        if hasattr(module, "forward_tokens"):
-            self._close.handles.append(Tokens(module, around))
-
-    # Modules.
-
-    def _entered(self, name: str, module: nn.Module, whole: bool, args: Any, kwargs: Any) -> None:
-        first = id(module) not in self._called
-        if not first and not whole and not isinstance(module, LAYERS):
-            return  # a cell inside its loop: only where a loop begins is of interest
-        if self._is_elsewhere():
-            return
-        self._called.add(id(module))
-        if whole:
-            self.loop.calls += 1
-        graph = torch.is_grad_enabled()
-        self._forward |= graph
-        call = self._call(name, module, whole, args, kwargs, first, graph)
-        self._open[id(module)] = call  # until it returns: what it was given lives that long anyway
-        self._tell("on_call", call)
-
-    def _left(self, module: nn.Module, output: Any) -> None:
-        call = self._open.pop(id(module), None)
-        if call is None or self._is_elsewhere():
-            return
-        call.output, call.returned = output, states_out(module, output)
-        self._tell("on_return", call)
-
-    def _call(
-        self,
-        name: str,
-        module: nn.Module,
-        whole: bool,
-        args: Any,
-        kwargs: Any,
-        first: bool,
-        graph: bool,
-    ) -> Call:
-        names = [f"argument {i + 1}" for i in range(len(args))] + list(kwargs)
-        values = [*args, *kwargs.values()]
-        lengths = "lengths" in kwargs and kwargs["lengths"] is not None
-        x: Tensor | None = None
-        states: list[Tensor] = []
-        argument = "the state"
-        for place, (label, value) in enumerate(zip(names, values, strict=True)):
-            if label in ("lengths", "reset"):
-                continue
-            if isinstance(value, PackedSequence):
-                lengths, value = True, value.data
-            tensors = list(carry.tensors(value)) if isinstance(value, (Tensor, tuple, list)) else []
-            if place == 0:
-                x = tensors[0] if tensors else None
-            elif tensors and all(t.is_floating_point() for t in tensors):
-                states += tensors
-                argument = label if label in kwargs else "the state"
-        return Call(
-            name, module, whole, x, tuple(states), argument, lengths, module.training, graph, first
-        )
-
-    def _is_elsewhere(self) -> bool:
-        # A part that is checkpointed runs again inside backward; it is not another call.
-        return (
-            is_silent()
-            or threading.get_ident() != self._thread
-            or torch.compiler.is_compiling()
-            or torch._C._current_graph_task_id() != -1
-        )
-
-    def _batch(self, original: Any, iterator: Any) -> Any:
-        batch = original(iterator)
-        sampler = getattr(iterator, "_index_sampler", None)
-        sampler = getattr(sampler, "sampler", sampler)
-        if isinstance(batch, (Tensor, tuple, list, dict)):
-            for tensor in carry.tensors(list(batch.values()) if isinstance(batch, dict) else batch):
-                self.loop.batches.note(tensor, shuffled=isinstance(sampler, RandomSampler))
-        return batch
 
     # Gradients.
 
@@ -276,7 +155,7 @@ class Observer:
         self.loop.last_node = self._newest
         self.loop.passes += 1
         self._passes += 1
-        self._called.clear()
+        self._close.backward_ended()
         # Where torch's clipping comes before every update, it tells the norm, and none is taken here.
         if not self._clips:
             self._before = self._norm()
@@ -373,7 +252,9 @@ class Observer:
         self._sound = self._sound and not spent and scaled == 1.0
         if not spent:
             self._threshold = threshold
-        self._tell("on_clip", Clipping(threshold, len(ours), spent, empty, scaled, self._forward))
+        self._tell(
+            "on_clip", Clipping(threshold, len(ours), spent, empty, scaled, self._close.forward)
+        )
         return spent
 
     def _after_clip(self, parameters: list[Any], spent: bool) -> None:
@@ -383,28 +264,6 @@ class Observer:
             self._note_used(parameters)
         else:
             self._after = self._norm()
-
-    def _loss(self, original: Any, input: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
-        result = original(input, target, *args, **kwargs)
-        mean = kwargs.get("reduction", "mean")
-        if (
-            isinstance(result, Tensor)
-            and result.requires_grad
-            and result.dim() == 0
-            and mean in ("mean", "sum")
-            and not args
-            and kwargs.get("weight") is None
-        ):
-            terms = count_terms(target, kwargs.get("ignore_index", -100))
-            record = LossCall(terms, mean == "mean", self.loop.calls)
-
-            def weigh(gradient: Tensor) -> None:
-                record.weight += float(gradient)
-                if not any(record is one for one in self._losses):
-                    self._losses.append(record)
-
-            result.register_hook(weigh)
-        return result
 
     def _scaled(self, original: Any, scaler: Any, outputs: Any) -> Any:
         done = original(scaler, outputs)
@@ -475,20 +334,22 @@ class Observer:
         update = Update(
             self.loop.updates, self._attends, self._before, after, self._threshold, self._acted,
             self._passes, self._repeated and not self._partly, stale,
-            [] if self._partly else self._losses, closure,
+            [] if self._partly else self._close.losses, closure,
         )  # fmt: skip
         at = self.loop.updates
         attend = at < FIRST or at % CYCLE < BURST
         if attend or self._attends or not self._sound:
             self._note_used([p for g in optimizer.param_groups for p in g["params"]])
-            self._losses = []
-        self._passes, self._forward, self._clean, self._partly = 0, False, False, False
+            self._close.losses = []
+        self._passes, self._close.forward = 0, False
+        self._clean = self._partly = False
         self._before = self._after = self._threshold = self._acted = None
         self._scale, self._unscaled, self._repeated = 1.0, False, False
         self._waiting.append(update)
         # What rests is told a few at a time: the code of the rules is cold in each update's memory.
         finite = update.before is None or math.isfinite(update.before)
-        if self._attends or attend or not finite or len(self._waiting) >= TOGETHER or at >= self.loop.wake:
+        full = len(self._waiting) >= TOGETHER or at >= self.loop.wake
+        if self._attends or attend or full or not finite:
             self.tell_updates()
         if attend:
             self._attend()
