@@ -12,7 +12,7 @@ from torch import nn
 
 from bptt.errors import DependencyError, LoopWarning
 from bptt.probes.guard import Finding, Guard, guard
-from bptt.probes.guard.loop import Hooks
+from bptt.recurrence import off_backward, on_backward
 
 
 class Guarded:
@@ -38,11 +38,9 @@ class Guarded:
             warnings.warn(str(finding), LoopWarning, stacklevel=2)
 
         self._around: Any = guard(model, optimizers, tell=both, **options)
-        # Outside of the guard's own hooks: an error of a backward pass ends a trainer without a word to
-        # its callbacks.
-        self._errors = Hooks()
-        self._errors.wrap(torch.autograd, "backward", self._backward)
         self.guard: Guard = self._around.__enter__()
+        # An error of a backward pass ends a trainer without a word to its callbacks.
+        on_backward(self._began, self._ended, self.stop)
         self._open = True
 
     def stop(self, error: BaseException | None = None) -> None:
@@ -50,19 +48,18 @@ class Guarded:
         if not self._open:
             return
         self._open = False
+        off_backward(self._began, self._ended)
         if error is not None:
             found = self.guard.tell("on_error", error)
             if found and sys.version_info >= (3, 11):
                 error.add_note(str(found[0]))
         self._around.__exit__(None, None, None)
-        self._errors.release()
 
-    def _backward(self, original: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return original(*args, **kwargs)
-        except RuntimeError as error:
-            self.stop(error)
-            raise
+    def _began(self, roots: list[Any], given: list[Any]) -> None:
+        pass
+
+    def _ended(self) -> None:
+        pass
 
 
 def guard_hugging_face(**options: Any) -> Any:
