@@ -5,9 +5,9 @@
 First the loops of tests/faulty_loops.py, healthy_loops.py and tutorial_loops.py: recall is the share of
 mistakes that were named with the right code, precision the share of findings that were right. Then a
 training step with the guard beside the same without it, in turns of 12 updates whose median counts; equal
-losses first, then CPU time, one thread. The guard looks closely at the first 64 updates and at 8 of each 512
-after that, and rests at all others: each has a column, and the last one is their mean over 512. The row
-"none" is the same pair without any guard: what the machine adds.
+losses first, then CPU time, one thread. The guard looks closely at the first 64 updates and at 8 of each
+512 after that, and rests at all others: each has a column, and the last one is their mean over 512. The
+row "none" is the same pair without any guard: what the machine adds.
 """
 
 from __future__ import annotations

@@ -326,7 +326,7 @@ def learn_from_replay(s, target):
     hidden = None
     for i in range(120):
         with torch.no_grad():
-            q, hidden = s.model(s.x[i % 200 : i % 200 + 1, i % 20][:, None], hidden)
+            _, hidden = s.model(s.x[i % 200 : i % 200 + 1, i % 20][:, None], hidden)
         if i % 40 == 39:
             hidden = None
             target.load_state_dict(s.model.state_dict())
