@@ -1,8 +1,10 @@
 """Each mistake is named: its code, the module, the line to write; and nothing else is said."""
 
+import re
 import warnings
 import weakref
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +13,16 @@ from torch import nn
 from torch.nn.utils import clip_grad
 
 import bptt
+import tutorial_loops
 from bptt.experiments.claims.registry import ledger
 from bptt.probes.guard import RULES, Rule
 from bptt.probes.guard.call_rules import Carry
 from faulty_loops import LOOPS
 from guard_settings import detach, score, text
 from healthy_loops import LOOPS as HEALTHY
+
+LOOPS = LOOPS | tutorial_loops.FAULTY
+HEALTHY = HEALTHY | tutorial_loops.HEALTHY
 
 
 def findings(entry):
@@ -206,6 +212,16 @@ def test_the_horizon_is_one_of_all_steps_of_a_chain():
             optimizer.step()
     assert guard.loop.steps == 13
     assert f"{guard.loop.horizon} of 13 steps" in guard.report()
+
+
+def test_every_code_has_a_section_of_the_page():
+    page = (Path(__file__).parents[2] / "docs" / "mistakes.md").read_text("utf-8")
+    codes = {code for rule in RULES for code in rule.codes}
+    assert codes == set(re.findall(r"^### `([a-z-]+)`$", page, re.M))
+    guard, _ = findings(LOOPS["stepped_twice"])
+    (found,) = guard.findings
+    for shown in (str(found), guard.report(), guard._repr_html_()):
+        assert "docs/mistakes.md#two-steps" in shown
 
 
 def test_every_code_names_a_row_of_the_ledger_that_exists():

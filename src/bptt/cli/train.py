@@ -56,6 +56,7 @@ class Train(Settings):
 
 BUDGETS = ("minutes", "steps", "epochs")
 NO_SETTINGS = ("BPTT_BACKEND", "BPTT_REQUIRE_NATIVE")  # variables of the package for other things
+GUARD = {"--guard": True, "--no-guard": False}
 # What a resumed run may change; everything else is part of what was trained so far.
 CHANGEABLE = {
     *BUDGETS,
@@ -70,6 +71,7 @@ CHANGEABLE = {
     "clip",
     "lr",
     "on_nonfinite",
+    "guard",
 }
 
 
@@ -160,10 +162,15 @@ class Given:
 
     def parse(self, default: Train | None = None) -> Train:
         """All of it in one record; a complaint about a value says where that stands."""
+        # Of a pair the last one holds; tyro knows the one that changes the default.
+        said = [word for word in self.words if word in GUARD]
+        words = [word for word in self.words if word not in GUARD]
         try:
-            asked = parse(Train, "train", self.words, default)
+            asked = parse(Train, "train", words, default)
         except ArgumentError as error:
             raise self.placed(error) from None
+        if said:
+            asked = dataclasses.replace(asked, guard=GUARD[said[-1]])
         return (
             asked if asked.files or not self.files else dataclasses.replace(asked, files=self.files)
         )
@@ -203,12 +210,18 @@ def gather(arguments: list[str]) -> Given:
     words = []
     for name, value in values.items():
         flag = "--" + name.replace("_", "-")
-        if flag in typed:
+        if flag in typed or (name == "guard" and typed & set(GUARD)):
             sources.pop(name, None)
+        elif name == "guard":
+            words.append(_guard_word(value))
         elif value is not False:
             text = str(value).replace("\\", r"\\") if flag in ESCAPED else str(value)
             words.append(flag if value is True else f"{flag}={text}")
     return Given([*words, *arguments], files, sources)
+
+
+def _guard_word(value: bool) -> str:
+    return next(word for word, meant in GUARD.items() if meant == value)
 
 
 def _config_of(arguments: list[str]) -> str | None:
@@ -310,7 +323,9 @@ def _changed(now: Settings, saved: Settings) -> list[str]:
     for name in (f.name for f in dataclasses.fields(Settings) if f.name in CHANGEABLE - {"files"}):
         value = getattr(now, name)
         # A budget that is None gave way to another one.
-        if value != getattr(saved, name) and (value is not None or name not in BUDGETS):
+        if name == "guard" and value != saved.guard:
+            words.append(_guard_word(value))
+        elif value != getattr(saved, name) and (value is not None or name not in BUDGETS):
             words += ["--" + name.replace("_", "-"), str(value)]
     return words
 

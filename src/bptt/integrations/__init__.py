@@ -1,5 +1,6 @@
 """Watch the training of those who bring their own trainer: Lightning, Hugging Face, TensorBoard."""
 
+from bptt.integrations.guards import guard_hugging_face, guard_lightning
 from bptt.integrations.trainers import (
     Numbers,
     Watcher,
@@ -17,5 +18,7 @@ __all__ = [
     "for_hugging_face",
     "for_lightning",
     "for_tensorboard",
+    "guard_hugging_face",
+    "guard_lightning",
     "told",
 ]

@@ -228,7 +228,11 @@ def check_state(state: Tensor, expected: tuple[int, ...], batched: bool, x: Tens
             if batched
             else f"{name} of shape {describe(shape)} (layers x directions, hidden) for unbatched input",
             describe(state.shape),
-            "give it the batch of this input, or leave it out to start from zeros",
+            "give it the batch of this input, or leave it out to start from zeros"
+            # A last batch that is smaller, most often: cutting the state to it is no cure.
+            + (
+                " (docs/mistakes.md#lane-shuffled)" if batched and state.dim() == len(shape) else ""
+            ),
         )
     _check_kind(state, x, name)
     return state if batched else state.unsqueeze(1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,7 +89,7 @@ class Recorder:
         self._wanted, self._finished = wanted, finished
         self._calls: list[Call] = []
         self._handles: list[Any] = []
-        self._patched: list[nn.Module] = []
+        self._patched: list[Tokens] = []
         self._generators: dict[nn.Module, Tensor] = {}
         self._queued = False
         self._counted = False
@@ -120,7 +121,7 @@ class Recorder:
                 continue
             seen.add(id(module))
             if isinstance(module, LAYERS):
-                self._handles.append(module.register_forward_pre_hook(self._keep_generator))
+                self._handles.append(module.register_forward_pre_hook(Hook(self._keep_generator)))
                 if hasattr(module, "forward_tokens"):
                     self._patch(name, module)
                 base = base_of(module)
@@ -136,16 +137,16 @@ class Recorder:
                 return self._record(name, m, args, kwargs, output)
 
             self._handles += [
-                module.register_forward_pre_hook(enter, with_kwargs=True),
-                module.register_forward_hook(hook, with_kwargs=True),
+                module.register_forward_pre_hook(Hook(enter), with_kwargs=True),
+                module.register_forward_hook(Hook(hook), with_kwargs=True),
             ]
         return found
 
     def _patch(self, name: str, module: nn.Module) -> None:
-        """Our layers' other entrance is no ``forward``: hooks do not see it."""
-        inner: Any = module.forward_tokens
 
-        def forward_tokens(tokens: Tensor, embedding: Tensor, hx: Any = None, **marks: Any) -> Any:
+        def around(
+            inner: Any, tokens: Tensor, embedding: Tensor, hx: Any = None, **marks: Any
+        ) -> Any:
             self._keep_generator(module)
             if self._listens():
                 self.tape.enter(name, module, (tokens, hx), marks)
@@ -153,8 +154,7 @@ class Recorder:
             changed = self._record(name, module, (tokens, hx), marks, output, embedding)
             return output if changed is None else changed
 
-        module.__dict__["forward_tokens"] = forward_tokens
-        self._patched.append(module)
+        self._patched.append(Tokens(module, around))
 
     def _listen_within(self, name: str, module: nn.Module, base: type) -> None:
         """A subclass may do more than its base: the recurrence is what the base computes."""
@@ -192,8 +192,8 @@ class Recorder:
             off_base_forward(layer, inner)
         unlisten(self.tape)
         self.tape.clear()
-        for module in self._patched:
-            module.__dict__.pop("forward_tokens", None)
+        for tokens in self._patched:
+            tokens.remove()
         self._handles, self._patched, self._calls, self._within = [], [], [], []
 
     def _keep_generator(self, module: Any, *_: Any) -> None:
@@ -289,6 +289,60 @@ class Recorder:
         self.tape.clear()
         with torch.no_grad():
             self._finished(reached)
+
+
+class Hook:
+    """A hook of a module that stays behind where the module is copied or saved whole.
+
+    A copy is not watched, and a file of one must load where this package is not installed: what stands
+    there in its place is a function of the standard library that does nothing.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:
+        """Call it; a compiler reads nothing here, and breaks no graph at it."""
+        return None if torch.compiler.is_compiling() else self._function(*args)
+
+    def __reduce__(self) -> Any:
+        return getattr, (nullcontext(), "__exit__")
+
+
+class Tokens:
+    """A function around ``forward_tokens``, our layers' other entrance, which hooks do not see.
+
+    Args:
+        module: a layer; its entrance is wrapped at once.
+        around: called with what it wraps and with the arguments.
+    """
+
+    def __init__(self, module: Any, around: Callable[..., Any]) -> None:
+        self._module, self._around = module, around
+        self._before = module.__dict__.get("forward_tokens")
+        self._inner = module.forward_tokens
+        self._live = True
+        module.__dict__["forward_tokens"] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call what is around the entrance, or the entrance itself once that was removed."""
+        if self._live and not torch.compiler.is_compiling():
+            return self._around(self._inner, *args, **kwargs)
+        return self._inner(*args, **kwargs)
+
+    def remove(self) -> None:
+        """Take it off, in any order with others."""
+        self._live = False
+        top = self._module.__dict__.get("forward_tokens")
+        while isinstance(top, Tokens) and not top._live:
+            top = top._before
+        if top is None:
+            self._module.__dict__.pop("forward_tokens", None)
+        else:
+            self._module.__dict__["forward_tokens"] = top
+
+    def __reduce__(self) -> Any:  # a copy has its own entrance, with nothing around it
+        return getattr, (self._module, "forward_tokens")
 
 
 def takes_two(module: nn.Module) -> bool:

@@ -206,28 +206,30 @@ def children_first(roots: Iterable[Any], known: dict[Any, list[Edge]]) -> list[A
 
 Begun = Callable[[list[Edge], list[Tensor]], None]
 Ended = Callable[[], None]
+Failed = Callable[[RuntimeError], None]
+Listener: TypeAlias = tuple[Begun, Ended, "Failed | None"]
 
 # A pass belongs to those who listen in its own thread: several models may train side by side.
-_LISTENERS: list[tuple[int, Begun, Ended]] = []
+_LISTENERS: list[tuple[int, Begun, Ended, Failed | None]] = []
 _ORIGINAL: dict[str, Any] = {}
 _CHANGES = threading.Lock()
 
 
-def on_backward(begun: Begun, ended: Ended) -> None:
+def on_backward(begun: Begun, ended: Ended, failed: Failed | None = None) -> None:
     """Call one function with the roots of every backward pass that this thread begins and their
-    gradients before it runs, and another after it."""
+    gradients before it runs, and another after it; a third with the error where it ends with one."""
     with _CHANGES:
         if not _LISTENERS:
             _ORIGINAL.update(backward=torch.autograd.backward, grad=torch.autograd.grad)
             torch.autograd.backward = _backward
             torch.autograd.grad = _grad
-        _LISTENERS.append((threading.get_ident(), begun, ended))
+        _LISTENERS.append((threading.get_ident(), begun, ended, failed))
 
 
 def off_backward(begun: Begun, ended: Ended) -> None:
     """And no longer."""
     with _CHANGES:
-        listening = [one for one in _LISTENERS if one[1:] == (begun, ended)]
+        listening = [one for one in _LISTENERS if one[1:3] == (begun, ended)]
         for one in listening:
             _LISTENERS.remove(one)
         if listening and not _LISTENERS:
@@ -237,21 +239,28 @@ def off_backward(begun: Begun, ended: Ended) -> None:
 
 def _backward(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
     told = _tell(tensors, grad_tensors)
-    done = _ORIGINAL["backward"](tensors, grad_tensors, *args, **kwargs)
-    for _, ended in told:
-        ended()
-    return done
+    return _run(told, "backward", tensors, grad_tensors, *args, **kwargs)
 
 
 def _grad(outputs: Any, inputs: Any, grad_outputs: Any = None, *args: Any, **kwargs: Any) -> Any:
     told = _tell(outputs, grad_outputs)
-    done = _ORIGINAL["grad"](outputs, inputs, grad_outputs, *args, **kwargs)
-    for _, ended in told:
+    return _run(told, "grad", outputs, inputs, grad_outputs, *args, **kwargs)
+
+
+def _run(told: list[Listener], name: str, *args: Any, **kwargs: Any) -> Any:
+    try:
+        done = _ORIGINAL[name](*args, **kwargs)
+    except RuntimeError as error:
+        for _, _, failed in told:
+            if failed is not None:
+                failed(error)
+        raise
+    for _, ended, _ in told:
         ended()
     return done
 
 
-def _tell(tensors: Any, gradients: Any) -> list[tuple[Begun, Ended]]:
+def _tell(tensors: Any, gradients: Any) -> list[Listener]:
     # Inside a backward pass nothing begins, and what measures is not measured.
     if is_silent() or torch._C._current_graph_task_id() != -1:
         return []
@@ -269,8 +278,8 @@ def _tell(tensors: Any, gradients: Any) -> list[tuple[Begun, Ended]]:
         roots.append((tensor.grad_fn, tensor.output_nr))
         values.append(gradient.detach())
     here = threading.get_ident()
-    told = [(b, e) for thread, b, e in list(_LISTENERS) if thread == here] if roots else []
-    for begun, _ in told:
+    told = [(b, e, f) for thread, b, e, f in list(_LISTENERS) if thread == here] if roots else []
+    for begun, _, _ in told:
         begun(roots, values)
     return told
 

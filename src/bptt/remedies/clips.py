@@ -10,16 +10,18 @@ A gradient of zeros stays zeros.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from bptt.errors import ArgumentError, real
 from bptt.files.read import shown
+from bptt.probes.guard.loop import CLIPS
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,17 @@ class Clip(ABC):
         kept, norm = measure(parameters)
         if not bool(norm.isfinite()):
             return Clipped(norm, None)
+        for told in CLIPS:
+            told(kept, self.largest_norm, norm, self.by_norm)
         return self._act(kept, norm)
+
+    # For those who watch: whether the threshold is one of the norm, and reached now and then only.
+    by_norm: ClassVar[bool] = False
+
+    @property
+    def largest_norm(self) -> float | None:
+        """The threshold of a clip by norm; of another one infinity; None where nothing is changed."""
+        return math.inf
 
     @abstractmethod
     def _act(self, parameters: list[Tensor], norm: Tensor) -> Clipped:
@@ -182,6 +194,11 @@ def _hold(parameters: list[Tensor], norm: Tensor, threshold: float) -> None:
 class NoClip(Clip):
     """Measure the norm and change nothing."""
 
+    @property
+    def largest_norm(self) -> float | None:
+        """None."""
+        return None
+
     def _act(self, parameters: list[Tensor], norm: Tensor) -> Clipped:
         return Clipped(norm, None)
 
@@ -200,9 +217,15 @@ class ClipNorm(Clip):
     """
 
     threshold: float = 1.0
+    by_norm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         above_zero("threshold", self.threshold, of=self)
+
+    @property
+    def largest_norm(self) -> float | None:
+        """θ."""
+        return self.threshold
 
     def _act(self, parameters: list[Tensor], norm: Tensor) -> Clipped:
         _hold(parameters, norm, self.threshold)

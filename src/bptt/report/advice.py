@@ -55,13 +55,14 @@ def _clipping(lines: list[dict[str, Any]], clip: object) -> Iterable[Advice]:
         yield Advice(
             "always clipped",
             f"{clipped:.0%} of the updates were clipped, at a mean norm of {norm:.2g}: the threshold, "
-            "not the rate, sets the step. Lower --lr, raise --clip, or try another --init.",
+            "not the rate, sets the step. Lower --lr, raise --clip, or try another --init "
+            "(docs/mistakes.md#always-clipped).",
         )
     if norm < NEAR_ZERO * threshold:
         yield Advice(
             "norm near zero",
             f"The gradient's mean norm is {norm:.2g}: it vanishes, or there is nothing left to learn. "
-            "bptt diagnose RUN says which.",
+            "bptt diagnose RUN says which (docs/mistakes.md#near-zero).",
         )
 
 

@@ -301,7 +301,18 @@ def course_section(records: Sequence[Record], settings: Settings) -> Section:
     shown = [name for name in ("loss", "horizon", "heat") if name in charts]
     pictures = tuple(picture(f"run-{name}", charts[name]) for name in shown)
     notes = () if pictures else ("The run has no line of metrics to draw.",)
-    return Section("The run", facts=_facts(records), pictures=pictures, notes=notes)
+    found = tuple(_finding(r["finding"]) for r in records if isinstance(r.get("finding"), dict))
+    return Section("The run", facts=_facts(records), advice=found, pictures=pictures, notes=notes)
+
+
+def _finding(found: Mapping[str, Any]) -> str:
+    """What a guard said of the loop, as a line of the metrics keeps it."""
+    code, update, module, seen, why, write = (
+        str(found.get(name, "")) for name in ("code", "update", "module", "seen", "why", "write")
+    )
+    return (
+        f"{code}, update {update}, {module}: {seen} {why} Write: {write} (docs/mistakes.md#{code})"
+    )
 
 
 def _facts(records: Sequence[Record]) -> tuple[Fact, ...]:

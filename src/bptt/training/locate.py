@@ -24,6 +24,7 @@ from bptt.errors import BpttError
 from bptt.nn import carry as carries
 from bptt.nn.carry import Carry
 from bptt.recurrence import Call, Found, Recorder, assemble, total_gradient
+from bptt.recurrence.record import Tokens
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 # Of causes: what has the lower number explains the rest.
@@ -214,7 +215,7 @@ def _outputs_watched(
     """Note in ``seen`` every module's output that is not finite, then every gradient that arrives at
     one and is not; each list in the order of the computation."""
     handles: list[Any] = []
-    patched: list[nn.Module] = []
+    patched: list[Tokens] = []
 
     def look(name: str, output: Any) -> None:
         for tensor in carries.tensors(output):
@@ -232,30 +233,26 @@ def _outputs_watched(
             seen.append(_origin("gradient", f"the output of {name}", place, shape))
 
     def patch(name: str, module: Any) -> None:
-        inner = module.forward_tokens
-
-        def forward_tokens(*args: Any, **kwargs: Any) -> Any:
+        def around(inner: Any, *args: Any, **kwargs: Any) -> Any:
             output = inner(*args, **kwargs)
             look(name, output)
             return output
 
-        module.__dict__["forward_tokens"] = forward_tokens
-        patched.append(module)
+        patched.append(Tokens(module, around))
 
     for name, module in model.named_modules():
         name = name or "the model"
         handles.append(module.register_forward_hook(lambda m, a, o, name=name: look(name, o)))
-        # Our layers' entrance for tokens is no forward, so that hooks do not see it; a recorder may
-        # have wrapped it already, and takes that wrapper off by itself.
-        if hasattr(module, "forward_tokens") and "forward_tokens" not in module.__dict__:
+        # Our layers' entrance for tokens is no forward, so that hooks do not see it.
+        if hasattr(module, "forward_tokens"):
             patch(name, module)
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        for module in patched:
-            module.__dict__.pop("forward_tokens", None)
+        for tokens in patched:
+            tokens.remove()
 
 
 def _origin(what: str, name: str, place: tuple[int, int], shape: tuple[int, ...]) -> Origin:

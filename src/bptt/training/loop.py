@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import math
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -16,6 +16,8 @@ from torch import nn
 
 from bptt.data import Corpus
 from bptt.models import CountModel
+from bptt.probes.guard import Finding, guard
+from bptt.recurrence.loops import LAYERS
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import build_model, held_out_share, open_corpus, require_documents
 from bptt.training.checkpoint import load_weights
@@ -150,7 +152,7 @@ def _descend(
     group = session.group
     if reporter is not None and (done >= 1 or _impatient(session)):
         reporter.note(nothing_left(budget, session.spent, session.progress.without_best, run.path))
-    with until_interrupted() as interrupted:
+    with until_interrupted() as interrupted, _guarded(session, optimizer, run, reporter):
 
         def stopped() -> bool:
             alone = reporter is not None and not reporter.listening()
@@ -191,6 +193,29 @@ def _descend(
     return _finish(session, run, best, ended)
 
 
+@contextmanager
+def _guarded(
+    session: Session, optimizer: torch.optim.Optimizer, run: RunFolder, reporter: Reporter | None
+) -> Iterator[None]:
+    """Look for mistakes of the loop: in the first process, of a model that has a recurrence."""
+    recurrent = any(isinstance(module, LAYERS) for module in session.model.modules())
+    if session.group.rank or not session.settings.guard or not recurrent:
+        yield
+        return
+
+    def tell(finding: Finding) -> None:
+        run.append_metrics({"step": session.progress.step, "finding": asdict(finding)})
+        if reporter is not None:
+            reporter.note(str(finding))
+
+    # The horizon is measured by the run itself, and handed over.
+    with guard(session.model, optimizer, measure_every=None, tell=tell) as session.watched:
+        try:
+            yield
+        finally:
+            session.watched = None
+
+
 def _meet(session: Session, run: RunFolder, broken: Broken, reporter: Reporter | None) -> None:
     """A number was not finite: stop, or say so and go on."""
     told = meet(session, broken, lambda: _save(session, run))
@@ -217,7 +242,7 @@ def _save(session: Session, run: RunFolder) -> Path:
 
 
 def _log(session: Session, run: RunFolder, lr: float) -> Record:
-    """Write the means since the last line."""
+    """Write the means since the last line; the norm is that before clipping, and after it."""
     progress, tally = session.progress, session.progress.tally
     record = _means(session, lr)
     if progress.skipped or tally.skipped:
@@ -247,6 +272,7 @@ def _means(session: Session, lr: float) -> Record:
         "bits": loss / math.log(2),
         "perplexity": math.exp(min(loss, 700)),
         "norm": tally.norms / tally.steps,
+        "norm_clipped": tally.norms_clipped / tally.steps,
         "clipped": tally.clipped / tally.steps,
         "lr": lr,
         "tokens": progress.tokens,

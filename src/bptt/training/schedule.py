@@ -192,6 +192,7 @@ class Tally:
     tokens: int = 0
     nats: float = 0.0
     norms: float = 0.0
+    norms_clipped: float = 0.0
     clipped: int = 0
     penalty: float = 0.0
     unregularised: int = 0

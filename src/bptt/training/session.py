@@ -14,6 +14,7 @@ from bptt.data import Chunk, Corpus, Lanes, RandomChunks
 from bptt.errors import DataError, RunError
 from bptt.gradients import Estimator
 from bptt.nn import carry as carries
+from bptt.probes.guard import Guard as LoopGuard
 from bptt.remedies import build_clip, build_regulariser
 from bptt.training.build import build_data, build_estimator, build_model, build_optimizer
 from bptt.training.checkpoint import Checkpoint
@@ -69,6 +70,7 @@ class Session:
         self.carry: carries.Carry = None
         self.progress = Progress()
         self.guard = Guard()
+        self.watched: LoopGuard | None = None  # while a guard looks for mistakes in the loop
         if group.rank:  # the models began alike; the units they drop are not
             torch.set_rng_state(fresh_random_state(settings.seed, group.rank))
 
@@ -210,6 +212,8 @@ def require_same_text(saved: Checkpoint, corpus: Corpus, name: str | None = None
 def _as_now(state: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint of an older release holds, with the entries that one of today has."""
     now = {"files": [], "ends": None, "lr": None, "stopped": None, **state}
+    if isinstance(tally := now.get("tally"), dict) and "norms_clipped" not in tally:
+        now["tally"] = {**tally, "norms_clipped": tally.get("norms")}
     if "scored_at" in now:
         del now["scored_at"]
         now["scored"] = {"steps": now.get("step"), "epochs": 0.0, "seconds": now.get("seconds")}

@@ -132,6 +132,8 @@ class Settings:
     sample_every: int = 0
     """Steps between looks at the text: what the model predicts beside what stands there, and a sample;
     0: never."""
+    guard: bool = True
+    """Name mistakes of the training loop while it runs; --no-guard does not look for them."""
     keep: int = 3
     """Newest checkpoints to keep, beside the best one."""
 

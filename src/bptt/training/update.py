@@ -123,7 +123,7 @@ def meet(session: Session, broken: Broken, save: Callable[[], Path]) -> dict[str
         f"a finite loss and gradient at step {progress.step + 1}",
         said + limits.get(policy, ""),
         f"{place}; go on with --resume and a lower --lr or --clip (from the newest checkpoint that "
-        "predicts better than a guess), or try --on-nonfinite skip",
+        "predicts better than a guess), or try --on-nonfinite skip (docs/mistakes.md#not-finite)",
     )
     error.origin = origin
     raise error
@@ -257,6 +257,8 @@ def measured(session: Session) -> Iterator[None]:
             _SAID.add(session)
             warnings.warn(f"the horizon was not measured: {error}", UserWarning, stacklevel=1)
         return
+    if session.watched is not None:
+        session.watched.measured(flow)
     session.progress.horizon = {
         "horizon": flow.horizon,
         "decay": _number(flow.decay),
@@ -327,6 +329,7 @@ def update(session: Session, optimizer: torch.optim.Optimizer, lr: float) -> Bro
     tally.tokens += done.terms
     tally.nats += done.loss
     tally.norms += done.norm
+    tally.norms_clipped += done.norm_after
     tally.clipped += done.clipped
     for seen in done.penalties:
         value = (seen.value or 0.0) if seen.acted else 0.0

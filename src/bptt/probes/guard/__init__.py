@@ -8,7 +8,7 @@ import math
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from statistics import quantiles
 from typing import Any
@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from bptt.errors import ArgumentError, BpttError, LoopError, LoopWarning, optional
 from bptt.probes.guard import call_rules, norm_rules, update_rules
-from bptt.probes.guard.loop import Finding, Loop, Rule
-from bptt.probes.guard.observe import CELLS, Observer
-from bptt.probes.watch import watch
-from bptt.recurrence.record import plain_name
+from bptt.probes.guard.calls import RECURRENT
+from bptt.probes.guard.loop import Finding, Loop, Rule, outermost
+from bptt.probes.guard.observe import Observer
+from bptt.probes.watch import Flow, watch
+from bptt.recurrence.record import plain_name, takes_two
 
 __all__ = ["RULES", "Finding", "Guard", "Rule", "guard"]
 
@@ -53,6 +54,7 @@ class guard:
         rules: with thresholds of your own; each takes the place of the rule of its kind.
         off: codes that are not to be told.
         measure_every: updates between two measurements of the horizon and of saturation; None for none.
+        tell: called with each :class:`Finding` in place of the warning.
 
     Returns:
         on entering, a :class:`Guard`.
@@ -85,6 +87,7 @@ class guard:
         rules: Sequence[Rule] = (),
         off: Sequence[str] = (),
         measure_every: int | None = 1000,
+        tell: Callable[[Finding], Any] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ArgumentError("a torch.nn.Module", type(model).__name__, "pass the model itself")
@@ -106,7 +109,11 @@ class guard:
         recurrent: dict[str, nn.Module] = {
             plain_name(name) or "model": module
             for name, module in model.named_modules()
-            if isinstance(module, (nn.RNNBase, *CELLS))
+            if isinstance(module, RECURRENT)
+        } or {  # a cell of one's own
+            plain_name(name) or "model": module
+            for name, module in model.named_modules()
+            if not type(module).__module__.startswith("torch.") and takes_two(module)
         }
         if not recurrent:
             raise ArgumentError(
@@ -117,8 +124,15 @@ class guard:
         measure_every = optional("measure_every", measure_every, remedy="pass a number of updates")
         own = {type(rule) for rule in rules}
         chosen = [*(rule for rule in RULES if type(rule) not in own), *rules]
-        self._guard = Guard(Loop(model, recurrent), chosen, set(off), measure_every)
+        self._guard = Guard(
+            Loop(model, recurrent, outermost(model, recurrent)),
+            chosen,
+            set(off),
+            measure_every,
+            tell or _warn,
+        )
         self._observer = Observer(self._guard.loop, held, self._guard.tell)
+        self._guard.settle = self._observer.tell_updates
 
     def __enter__(self) -> Guard:
         self._observer.attach()
@@ -136,7 +150,7 @@ class guard:
             raise LoopError(
                 f"a state without the graph of an earlier chunk in {one.module}",
                 one.seen.rstrip("."),
-                one.write,
+                f"{one.write} ({one.page})",
             ) from error
 
 
@@ -149,20 +163,27 @@ class Guard:
     """
 
     def __init__(
-        self, loop: Loop, rules: Sequence[Rule], off: set[str], measure_every: int | None
+        self,
+        loop: Loop,
+        rules: Sequence[Rule],
+        off: set[str],
+        measure_every: int | None,
+        told: Callable[[Finding], Any],
     ) -> None:
-        self.loop, self.findings = loop, list[Finding]()
+        self.loop, self.findings, self._told = loop, list[Finding](), told
         self._rules, self._off, self._every = copy.deepcopy(list(rules)), off, measure_every
         # Which rules answer which event: the others need not be asked.
         self._asked = {
             event: [r for r in self._rules if getattr(type(r), event) is not getattr(Rule, event)]
             for event in ("on_call", "on_return", "on_clip", "on_update", "on_flow", "on_error")
         }
+        self._resting = [r for r in self._asked["on_update"] if r.always]
         self._watch: watch | None = None
         self._flow: Any = None
         self._norms: deque[tuple[float, float]] = deque(maxlen=200)
         self._clipped = 0
         self._failed = False
+        self.settle: Callable[[], None] = lambda: None  # judge the updates that wait
 
     def lengths(self, lengths: Tensor | Sequence[int]) -> None:
         """Tell how many steps of each lane of the next batch are real; the rest is padding.
@@ -184,9 +205,7 @@ class Guard:
         """Ask every rule about an event, and warn of what they found. Never raises."""
         new = []
         resting = event == "on_update" and not record.attended
-        for rule in self._asked[event]:
-            if resting and not rule.always:
-                continue
+        for rule in self._resting if resting else self._asked[event]:
             try:
                 for finding in getattr(rule, event)(self.loop, record):
                     if finding.code not in self._off and all(
@@ -199,25 +218,40 @@ class Guard:
         if event == "on_update":
             self._note_update(record)
         for finding in new if warn else ():
-            # Warnings may be errors for a test: they come out of the loop's own calls then, by choice.
-            warnings.warn(str(finding), LoopWarning, stacklevel=4)
+            self._told(finding)
         return new
 
     def _note_update(self, update: Any) -> None:
         if update.before is not None and update.after is not None:
             self._norms.append((update.before, update.after))
         self._clipped += update.clipped
-        self.measure_ends()
-        self.measure_begins()
+        if update.number == self.loop.updates:
+            self.measure_ends()
+            self.measure_begins()
+
+    def measured(self, flow: Flow) -> None:
+        """Tell what :class:`bptt.watch` measured, where that is done anyway."""
+        self.loop.horizon, self.loop.steps = flow.horizon, flow.spectrum.steps
+        self.tell("on_flow", flow)
+
+    def norms(self) -> dict[str, float]:
+        """``norm`` and ``norm_clipped`` of the newest update that is known; empty before."""
+        self.settle()
+        found = [n for n in self._norms if math.isfinite(n[0])][-1:]
+        return {} if not found else dict(zip(("norm", "norm_clipped"), found[0], strict=True))
 
     # How far back, now and then.
 
     def measure_begins(self) -> None:
         """Before an update that is to be measured."""
-        next_one = self.loop.updates + 1
+        now = self.loop.updates
         if self._every is None or self._failed:
+            self.loop.wake = sys.maxsize
             return
-        if next_one != FIRST and next_one % self._every:
+        due = (now // self._every + 1) * self._every
+        due = min(due, FIRST) if now < FIRST else due
+        self.loop.wake = due if due == now + 1 else due - 1
+        if due != now + 1:
             return
         try:
             self._watch = watch(self.loop.model, every=sys.maxsize)
@@ -234,9 +268,7 @@ class Guard:
         try:
             observer.__exit__(RuntimeError if failed else None, None, None)
             if not failed:
-                self.loop.horizon = self._flow.horizon
-                self.loop.steps = self._flow.spectrum.steps
-                self.tell("on_flow", self._flow)
+                self.measured(self._flow)
         except BpttError:  # what is observed goes on; the horizon stays unknown
             self.loop.horizon = None
 
@@ -248,13 +280,14 @@ class Guard:
                 warnings.warn(
                     f"the guard could not judge {what}: {type(error).__name__}: {said}",
                     LoopWarning,
-                    stacklevel=5,
+                    stacklevel=_users_line(),
                 )
 
     # The sheet.
 
     def facts(self) -> dict[str, str]:
         """The loop's figures in words: what a health sheet says beside the findings."""
+        self.settle()
         loop = self.loop
         facts = {
             "updates": f"{loop.updates}",
@@ -282,7 +315,7 @@ class Guard:
             row = f" Ledger: {one.claim}." if one.claim else ""
             lines += [
                 "", f"{one.code} in {one.module}, at update {one.update}", f"  seen   {one.seen}",
-                f"  why    {one.why}{row}", f"  write  {one.write}",
+                f"  why    {one.why}{row}", f"  write  {one.write}", f"  more   {one.page}",
             ]  # fmt: skip
         return "\n".join(lines)
 
@@ -297,8 +330,25 @@ class Guard:
             for n, v in self.facts().items()
         )
         found = "".join(
-            f"<h4>{html.escape(f.code)} in {html.escape(f.module)}</h4><p>{html.escape(f.seen)} "
-            f"{html.escape(f.why)}</p><pre>{html.escape(f.write)}</pre>"
+            f"<h4>{html.escape(f.code)} in {html.escape(f.module)}, at update {f.update}</h4>"
+            f"<p>{html.escape(f.seen)} {html.escape(f.why)}"
+            f"{f' Ledger: {html.escape(f.claim)}.' if f.claim else ''} "
+            f"More: <code>{html.escape(f.page)}</code></p><pre>{html.escape(f.write)}</pre>"
             for f in self.findings
         )
         return f"<table>{rows}</table>{found or '<p>No mistake was seen.</p>'}"
+
+
+def _warn(finding: Finding) -> None:
+    # Warnings may be errors for a test: they come out of the loop's own calls then, by choice.
+    warnings.warn(str(finding), LoopWarning, stacklevel=_users_line())
+
+
+def _users_line() -> int:
+    """How far up the stack the loop itself is: past this package's frames and torch's."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
+        ("torch.", "bptt.", "contextlib")
+    ):
+        frame, level = frame.f_back, level + 1
+    return level

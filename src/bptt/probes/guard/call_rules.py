@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bptt.probes.guard.loop import Call, Finding, Loop, Places, Rule, Update, oldest_reached
+from bptt.recurrence.loops import LAYERS
 
 DETACH = "h = h.detach() before the chunk (an LSTM: h = tuple(s.detach() for s in h))"
 
@@ -31,12 +32,27 @@ class MissingDetach(Rule):
     claim: ClassVar[dict[str, str]] = {"missing-detach": "C11"}
     _depth: int = field(default=0, init=False)
     _suspect: tuple[str, str] | None = field(default=None, init=False)
+    _silent: bool = field(default=False, init=False)  # no layer was seen in the model's call
 
     @override
     def on_call(self, loop: Loop, call: Call) -> Iterator[Finding]:
-        outside = call.whole and call.name not in loop.recurrent  # its layers are asked themselves
-        if outside or not call.graph or not call.first or loop.last_node < 0:
+        outside = call.whole and call.name not in loop.recurrent
+        if not outside:
+            self._silent = False
+        if not call.graph or not call.first or loop.last_node < 0:
             return
+        if outside:  # its layers are asked themselves, but for those that a compiler took in
+            self._silent = True
+            return
+        yield from self._judge(loop, call)
+
+    @override
+    def on_return(self, loop: Loop, call: Call) -> Iterator[Finding]:
+        if self._silent and call.whole:
+            self._silent = False
+            yield from self._judge(loop, call)
+
+    def _judge(self, loop: Loop, call: Call) -> Iterator[Finding]:
         if not oldest_reached(call.states, loop.last_node):
             if call.states and (self._suspect is None or self._suspect[0] == call.name):
                 self._depth, self._suspect = 0, None
@@ -132,7 +148,7 @@ class Carry(Rule):
             return
         if call.whole:
             self._how = self._read_order(loop, call)
-        if not isinstance(call.module, nn.RNNBase):
+        if not isinstance(call.module, LAYERS):
             return
         if call.name == "model":
             self._how = self._read_order(loop, call)
@@ -143,7 +159,9 @@ class Carry(Rule):
         if loop.hinted:
             yield from self._told(loop, call, taken)
             return
-        if self._run("dropped " + call.name, how == "on" and not call.states):
+        # No state, or one of zeros that is made anew for every chunk.
+        dropped = how == "on" and not taken and not any(bool(s.any()) for s in call.states)
+        if self._run("dropped " + call.name, dropped):
             yield self.found(
                 loop, "carry-dropped", call.name,
                 f"{self.calls} chunks followed one another, and each began with a zero state.",
@@ -170,7 +188,7 @@ class Carry(Rule):
 
     @override
     def on_return(self, loop: Loop, call: Call) -> Iterator[Finding]:
-        if isinstance(call.module, nn.RNNBase) and call.training and call.graph:
+        if isinstance(call.module, LAYERS) and call.training and call.graph:
             for state in call.returned:
                 self._returned.note(state, lanes=_lanes(state))
         yield from ()
@@ -218,7 +236,7 @@ class Carry(Rule):
 
 
 def _lanes(state: Tensor) -> int:
-    return state.shape[-2] if state.dim() >= 2 else 1
+    return state.shape[1] if state.dim() >= 3 else 1  # (L, B, …), whatever a unit consists of
 
 
 @dataclass
@@ -255,7 +273,7 @@ class Mode(Rule):
                     f"{self._noisy} calls in a row without gradients had dropout on.",
                     "model.eval() before the evaluation, model.train() after it",
                 )  # fmt: skip
-        evaluated = not call.graph and not call.training and isinstance(call.module, nn.RNNBase)
+        evaluated = not call.graph and not call.training and isinstance(call.module, LAYERS)
         if evaluated and any(self._returned.find(s) is not None for s in call.states):
             yield self.found(
                 loop, "state-in-eval", call.name,
@@ -265,7 +283,7 @@ class Mode(Rule):
 
     @override
     def on_return(self, loop: Loop, call: Call) -> Iterator[Finding]:
-        if call.graph and call.training and isinstance(call.module, nn.RNNBase):
+        if call.graph and call.training and isinstance(call.module, LAYERS):
             for state in call.returned:
                 self._returned.note(state)
         yield from ()
@@ -287,7 +305,7 @@ def _dropout(model: nn.Module) -> list[nn.Module]:
         m
         for m in model.modules()
         if (isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0)
-        or (isinstance(m, nn.RNNBase) and m.dropout > 0 and m.num_layers > 1)
+        or (isinstance(m, LAYERS) and m.dropout > 0 and m.num_layers > 1)
     ]
 
 
@@ -314,13 +332,13 @@ class Padding(Rule):
         if loop.lengths is None or not call.graph:
             return
         lengths = loop.lengths
-        if call.whole or isinstance(call.module, nn.RNNBase):
+        if call.whole or isinstance(call.module, LAYERS):
             axis = loop.time_axis
             output = call.output[0] if isinstance(call.output, (tuple, list)) else call.output
             if isinstance(output, Tensor) and output.requires_grad and output.dim() >= 2:
                 self._watch_output(loop, call, output, lengths, axis)
         if (
-            isinstance(call.module, nn.RNNBase)
+            isinstance(call.module, LAYERS)
             and not call.lengths
             and int(lengths.min()) < int(lengths.max())
         ):

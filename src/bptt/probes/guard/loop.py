@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from bptt.recurrence.loops import states_of
+from bptt.recurrence.loops import LAYERS, states_of
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,22 @@ class Finding:
     claim: str
     write: str
 
+    @property
+    def page(self) -> str:
+        """Where the mistake is described: the loop, what it costs, the right loop."""
+        return f"docs/mistakes.md#{self.code}"
+
     def __str__(self) -> str:
         """One line.
 
         Example:
-            >>> print(Finding("two-steps", 3, "optimizer", "It stepped twice.", "Why.", "", "step once"))
-            two-steps, update 3, optimizer: It stepped twice. Why. Write: step once
+            >>> print(Finding("spike", 3, "optimizer", "It jumped.", "Why.", "B7", "clip"))
+            spike, update 3, optimizer: It jumped. Why. (ledger: B7) Write: clip (docs/mistakes.md#spike)
         """
         row = f" (ledger: {self.claim})" if self.claim else ""
         return (
             f"{self.code}, update {self.update}, {self.module}: {self.seen} {self.why}{row} "
-            f"Write: {self.write}"
+            f"Write: {self.write} ({self.page})"
         )
 
 
@@ -131,7 +136,7 @@ class Clipping:
     after_forward: bool
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Update:
     """One step of an optimiser.
 
@@ -141,6 +146,8 @@ class Update:
         before, after: norm of the gradient as backward left it, and as the update used it; None where
             it could not be told.
         threshold: that a clipping function was called with, if one was.
+        acted: whether a function that clips the whole gradient by its norm changed it; None where none
+            was called.
         passes: backward passes since the last update.
         repeated: the gradient is the very one that the last update used.
         stale: no gradient was zeroed since the last update: the new one was added to the old.
@@ -153,6 +160,7 @@ class Update:
     before: float | None
     after: float | None
     threshold: float | None
+    acted: bool | None
     passes: int
     repeated: bool
     stale: bool
@@ -162,6 +170,8 @@ class Update:
     @property
     def clipped(self) -> bool:
         """Whether the gradient became smaller on its way to the update."""
+        if self.acted is not None:
+            return self.acted
         return (
             self.before is not None
             and self.after is not None
@@ -176,7 +186,10 @@ class Loop:
     Attributes:
         model: the guarded model.
         recurrent: its recurrent modules by name.
+        outer: the module whose calls are the model's.
         updates, passes, calls: how many there have been; calls are those of the model.
+        at: the update that is judged; at rest they are judged a few at a time.
+        wake: the update from which on each one is told at once.
         last_node: number of the newest autograd node when the last backward pass began.
         lengths: (B,) that the user told for the batch to come.
         fresh: the user told which lanes begin a new sequence with the batch to come.
@@ -189,9 +202,12 @@ class Loop:
 
     model: nn.Module
     recurrent: dict[str, nn.Module]
+    outer: nn.Module
     updates: int = 0
     passes: int = 0
     calls: int = 0
+    at: int = 0
+    wake: int = 0
     last_node: int = -1
     lengths: Tensor | None = None
     fresh: Tensor | bool | None = None
@@ -204,7 +220,7 @@ class Loop:
     @property
     def time_axis(self) -> int:
         """Of a batch, as the model's first layer has it."""
-        layers = (m for m in self.recurrent.values() if isinstance(m, nn.RNNBase))
+        layers = (m for m in self.recurrent.values() if isinstance(m, LAYERS))
         return int(next((m.batch_first for m in layers), False))
 
 
@@ -268,9 +284,7 @@ class Rule:
 
     def found(self, loop: Loop, code: str, module: str, seen: str, write: str) -> Finding:
         """A finding of this rule."""
-        return Finding(
-            code, loop.updates, module, seen, self.why[code], self.claim.get(code, ""), write
-        )
+        return Finding(code, loop.at, module, seen, self.why[code], self.claim.get(code, ""), write)
 
 
 def oldest_reached(tensors: tuple[Tensor, ...], than: int, most: int = 200) -> bool:
@@ -294,6 +308,10 @@ def oldest_reached(tensors: tuple[Tensor, ...], than: int, most: int = 200) -> b
         ahead += [n for n, _ in node.next_functions if n is not None]
     return False
 
+
+# Who is told when a clip of bptt.remedies is called: with the parameters that have a gradient, before it
+# is changed, the threshold, the norm, and whether that is what the threshold is one of.
+CLIPS: list[Callable[[list[Tensor], float | None, Tensor, bool], None]] = []
 
 Stamp: TypeAlias = tuple[StorageWeakRef, int]
 
@@ -362,6 +380,16 @@ class Hooks:
         for undo in reversed(self.undo):
             undo()
         self.handles, self.undo = [], []
+
+
+def outermost(model: nn.Module, recurrent: dict[str, nn.Module]) -> nn.Module:
+    """The module that is called as a whole: the model, or in one without a forward of its own the only
+    child that holds everything recurrent."""
+    own = next((c for c in type(model).__mro__ if "forward" in vars(c)), nn.Module)
+    without = own is nn.Module or own.__module__.startswith(("lightning.", "pytorch_lightning."))
+    held = [m for m in model.children() if set(recurrent.values()) <= set(m.modules())]
+    compiled = hasattr(model, "_orig_mod")  # inside of it nothing is called
+    return held[0] if without and len(held) == 1 and not compiled else model
 
 
 def sentinels(loop: Loop) -> list[Tensor]:

@@ -11,11 +11,12 @@ from statistics import median, quantiles
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from bptt.ops.cells import BY_MODE
 from bptt.probes.guard.loop import Call, Finding, Loop, Rule, Update
+from bptt.recurrence.loops import LAYERS
 
 
 @dataclass
@@ -23,7 +24,9 @@ class AtThreshold(Rule):
     """Clipping acts at nearly every update, or is so far away that it never will."""
 
     window: int = 100  # updates
+    by_hand: int = 50  # updates, where the clip is no function's
     share: float = 0.95
+    spread: float = 0.02  # of the clipped norms: those of updates of one length
     near: float = 0.01  # of the threshold: the largest norm stays below it
     always: ClassVar[bool] = True
     codes: ClassVar[tuple[str, ...]] = ("always-clipped", "never-near")
@@ -34,26 +37,29 @@ class AtThreshold(Rule):
         "never-near": "The threshold protects from nothing that this training does.",
     }
     claim: ClassVar[dict[str, str]] = {"always-clipped": "C14", "never-near": "B7"}
-    _norms: deque[tuple[float, bool]] = field(default_factory=deque, init=False)
+    _norms: deque[tuple[float, float | None]] = field(default_factory=deque, init=False)
 
     @override
     def on_update(self, loop: Loop, update: Update) -> Iterator[Finding]:
         if update.before is None or not math.isfinite(update.before):
             return
-        if not update.attended and update.threshold is None:
+        if update.acted is None and not update.attended:
             return  # a clip of one's own is not seen then
-        self._norms.append((update.before, update.clipped))
-        if len(self._norms) < self.window:
+        self._norms.append((update.before, update.after if update.clipped else None))
+        window = self.window if update.acted is not None else self.by_hand
+        if len(self._norms) < window:
             return
-        recent = [self._norms.popleft() for _ in range(self.window)]
+        recent = [self._norms.popleft() for _ in range(window)]
         norms = sorted(n for n, _ in recent)
-        share = sum(c for _, c in recent) / self.window
+        after = [a for _, a in recent if a is not None]
+        share = len(after) / window
         low, middle, high = quantiles(norms, n=4)
-        if share >= self.share:
+        # A clip by value makes every update smaller and leaves each a length of its own.
+        if share >= self.share and 0 < max(after) <= (1 + self.spread) * min(after):
             at = "" if update.threshold is None else f" at {update.threshold:g}"
             yield self.found(
                 loop, "always-clipped", "optimizer",
-                f"{share:.0%} of the last {self.window} updates were clipped{at}; the norm before "
+                f"{share:.0%} of the last {window} updates were clipped{at}; the norm before "
                 f"is {middle:.3g} "
                 f"(quartiles {low:.3g} … {high:.3g}).",
                 f"clip_grad_norm_(model.parameters(), {high:.2g}), or a smaller rate",
@@ -61,7 +67,7 @@ class AtThreshold(Rule):
         elif update.threshold is not None and norms[-1] < self.near * update.threshold:
             yield self.found(
                 loop, "never-near", "optimizer",
-                f"in {self.window} updates the norm was at most {norms[-1]:.3g} (median "
+                f"in {window} updates the norm was at most {norms[-1]:.3g} (median "
                 f"{middle:.3g}), and the "
                 f"threshold is {update.threshold:g}.",
                 f"clip_grad_norm_(model.parameters(), {2 * norms[-1]:.2g})",
@@ -88,7 +94,8 @@ class NormTrend(Rule):
     _norms: list[float] = field(default_factory=list, init=False)
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=25), init=False)
     _medians: list[float] = field(default_factory=list, init=False)
-    _high: int = field(default=0, init=False)
+    _since: int = field(default=0, init=False)  # the update that jumped; 0: none did
+    _begun: int = field(default=0, init=False)  # the update the window begins after
     _level: float = field(default=0.0, init=False)
     _unclipped: bool = field(default=False, init=False)
 
@@ -97,26 +104,24 @@ class NormTrend(Rule):
         if update.before is None or not math.isfinite(update.before):
             return
         before = update.before
-        usual = median(self._recent) if len(self._recent) == self._recent.maxlen else 0.0
-        if usual > 0:
-            if not self._high and before > self.jump * usual:
-                self._high, self._level, self._unclipped = 1, usual, not update.clipped
-            elif self._high:
-                if before > self.jump / 2 * self._level:
-                    self._high += 1
-                elif self._high < self.stay:
-                    unclipped, self._high = self._unclipped, 0
-                    if unclipped:
-                        yield self.found(
-                            loop, "spike", "optimizer",
-                            f"the norm jumped over {self.jump:g} times its median, "
-                            f"{self._level:.3g}, and was not "
-                            "clipped.",
-                            f"clip_grad_norm_(model.parameters(), {2 * self._level:.2g}) before "
-                            "optimizer.step()",
-                        )  # fmt: skip
-            if self._high >= self.stay:
-                self._high = 0
+        full = len(self._recent) == self._recent.maxlen
+        # A median is taken only where the norm could be a jump from it.
+        if full and (self._since or before > self.jump * min(self._recent)):
+            usual = median(self._recent)
+            if not self._since and before > self.jump * usual > 0:
+                self._since, self._level, self._unclipped = update.number, usual, not update.clipped
+            elif self._since and before <= self.jump / 2 * self._level:
+                self._since = 0
+                if self._unclipped:
+                    yield self.found(
+                        loop, "spike", "optimizer",
+                        f"the norm jumped over {self.jump:g} times its median, {self._level:.3g}, "
+                        "and was not clipped.",
+                        f"clip_grad_norm_(model.parameters(), {2 * self._level:.2g}) before "
+                        "optimizer.step()",
+                    )  # fmt: skip
+            elif self._since and update.number - self._since >= self.stay - 1:
+                self._since = 0
                 yield self.found(
                     loop, "spike-stays", "optimizer",
                     f"the norm jumped from {self._level:.3g} to {before:.3g} and stayed for "
@@ -124,11 +129,12 @@ class NormTrend(Rule):
                     "go back to a checkpoint, then clip_grad_norm_(model.parameters(), "
                     f"{2 * self._level:.2g})",
                 )  # fmt: skip
-        if not self._high:
+        if not self._since:
             self._recent.append(before)
         self._norms.append(before)
-        if len(self._norms) < self.window:
+        if update.number - self._begun < self.window:
             return
+        self._begun = update.number
         self._medians = [*self._medians[-3:], median(self._norms)]
         self._norms = []
         row = self._medians
@@ -235,7 +241,7 @@ class NotFinite(Rule):
 
     @override
     def on_return(self, loop: Loop, call: Call) -> Iterator[Finding]:
-        if self._told or not call.graph or not isinstance(call.module, nn.RNNBase):
+        if self._told or not call.graph or not isinstance(call.module, LAYERS):
             return
         output = call.output[0] if isinstance(call.output, (tuple, list)) else call.output
         if not call.returned or math.isfinite(float(call.returned[0].detach().sum())):

@@ -6,49 +6,39 @@ Nothing is changed: every wrapper calls what it wraps with what it was given and
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
+from operator import is_
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad
-from torch.nn.utils.rnn import PackedSequence
 from torch.optim import optimizer as optimizers
-from torch.utils.data import RandomSampler, dataloader
 
-from bptt.nn import carry
+from bptt.probes.guard.calls import Calls
 from bptt.probes.guard.loop import (
-    Call,
+    CLIPS,
     Clipping,
     Hooks,
     Loop,
-    LossCall,
     Stamp,
     Update,
     as_list,
     asks_itself,
-    count_terms,
     first_gradients,
     is_as_stamped,
     norm_of,
     sentinels,
     stamp,
-    states_out,
 )
 from bptt.recurrence import off_backward, on_backward
-from bptt.recurrence.loops import KNOWN, is_silent
-from bptt.recurrence.record import plain_name, takes_two
+from bptt.recurrence.record import Hook
 
-LOSSES = (
-    "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",
-    "binary_cross_entropy", "binary_cross_entropy_with_logits",
-)  # fmt: skip
-CELLS = (nn.RNNCellBase, *KNOWN)
 # Updates that are looked at closely: the first, and then so many of each cycle. Of the others only the
-# norms are taken.
-FIRST, BURST, CYCLE = 64, 16, 256
+# norm is known: from whoever clips by it, else it is taken at every third.
+FIRST, BURST, CYCLE, SELDOM, TOGETHER = 64, 8, 512, 3, 8
 
 
 class Observer:
@@ -68,31 +58,39 @@ class Observer:
     ) -> None:
         self.loop, self._tell = loop, tell
         self._thread = threading.get_ident()
-        self._always, self._close = Hooks(), Hooks()
+        self._always, self._close = Hooks(), Calls(loop, tell)
         self._ours = {id(p) for p in loop.model.parameters()}
-        self._parameters = [p for p in loop.model.parameters() if p.requires_grad]
+        self._parameters = list(loop.model.parameters())
         self._sentinels = sentinels(loop)
         self._guarded = {id(o) for o in optimizers}
         loop.held |= {
             id(p): type(o).__name__ for o in optimizers for g in o.param_groups for p in g["params"]
         }
-        self._called: set[int] = set()
-        self._open: dict[int, Call] = {}
         self._newest = -1
         # Since the last update.
         self._passes = 0
-        self._forward = False
         self._clean = False
         self._before: float | None = None
         self._after: float | None = None
         self._clips = False
         self._order = 2.0
         self._threshold: float | None = None
-        self._losses: list[LossCall] = []
+        self._acted: bool | None = None
+        self._attends = False
+        self._partly = False  # attention began within this update
+        self._sound = True  # clipping came at the right time so far
+        self._waiting: list[Update] = []
         self._used: dict[int, Stamp | None] = {}
         self._repeated = False
         self._scale = 1.0
         self._unscaled = False
+
+    def tell_updates(self) -> None:
+        """Tell of the updates that wait."""
+        waiting, self._waiting = self._waiting, []
+        for update in waiting:
+            self.loop.at = update.number
+            self._tell("on_update", update)
 
     # Coming and going.
 
@@ -101,13 +99,13 @@ class Observer:
         self._always.handles += [
             optimizers.register_optimizer_step_pre_hook(self._step_begins),
             optimizers.register_optimizer_step_post_hook(self._step_ended),
-            self.loop.model.register_forward_pre_hook(self._called_while_resting),
+            self.loop.outer.register_forward_pre_hook(Hook(self._called_while_resting)),
         ]
+        CLIPS.append(self._our_clip)
+        self._always.undo.append(lambda: CLIPS.remove(self._our_clip))
         # Who imported clip_grad_norm_ before holds torch's own; what that calls is looked up each time.
         for name in ("_clip_grads_with_norm_", "clip_grads_with_norm_"):
             self._always.wrap(clip_grad, name, self._clip_by_norm)
-        for name in ("_get_total_norm", "get_total_norm"):
-            self._always.wrap(clip_grad, name, self._total_norm)
         for place in (clip_grad, nn.utils):
             self._always.wrap(place, "clip_grad_value_", self._clip_by_value)
         self._always.wrap(torch.amp.GradScaler, "scale", self._scaled)
@@ -116,115 +114,33 @@ class Observer:
 
     def detach(self) -> None:
         """Take every hook off, the last first."""
+        self.tell_updates()
         self._rest()
         self._always.release()
 
     def _attend(self) -> None:
         """Look at every call, loss and backward pass from here on."""
-        if self._close.handles:
+        if self._attends:
             return
-        model = self.loop.model
-        for name, module in model.named_modules():
-            if module is model and not isinstance(module, (nn.RNNBase, *CELLS)):
-                self._hook("model", module, whole=True)
-            elif isinstance(module, (nn.RNNBase, *CELLS)):
-                self._hook(plain_name(name) or "model", module, whole=module is model)
-            elif not type(module).__module__.startswith("torch.") and takes_two(module):
-                self._hook(plain_name(name), module, whole=False)
+        self._attends = True
+        hooks = self._close.attend()
         on_backward(self._backward_begins, self._backward_ended)
-        self._close.undo.append(lambda: off_backward(self._backward_begins, self._backward_ended))
-        for name in LOSSES:
-            self._close.wrap(F, name, self._loss)
-        self._close.wrap(dataloader._BaseDataLoaderIter, "__next__", self._batch)
+        hooks.undo.append(lambda: off_backward(self._backward_begins, self._backward_ended))
+        for name in ("_get_total_norm", "get_total_norm"):
+            hooks.wrap(clip_grad, name, self._total_norm)
 
     def _rest(self) -> None:
         """Look at norms alone: what else goes wrong goes wrong early, or in every update."""
-        self._close.release()
-        self._called.clear()
-        self._open.clear()
+        if not self._attends:
+            return
+        self._attends = False
+        self._close.rest()
 
     def _called_while_resting(self, module: nn.Module, args: Any) -> None:
-        if not self._close.handles and not torch.is_grad_enabled():
+        if not self._attends and not torch.is_grad_enabled():
+            self.tell_updates()
             self._attend()  # an evaluation: the hooks just set see its next call
-
-    def _hook(self, name: str, module: nn.Module, whole: bool) -> None:
-        def enter(m: nn.Module, args: Any, kwargs: Any) -> None:
-            self._entered(name, m, whole, args, kwargs)
-
-        self._close.handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-        if whole or isinstance(module, nn.RNNBase):
-
-            def leave(m: nn.Module, args: Any, output: Any) -> None:
-                self._left(m, output)
-
-            self._close.handles.append(module.register_forward_hook(leave))
-
-    # Modules.
-
-    def _entered(self, name: str, module: nn.Module, whole: bool, args: Any, kwargs: Any) -> None:
-        first = id(module) not in self._called
-        if not first and not whole and not isinstance(module, nn.RNNBase):
-            return  # a cell inside its loop: only where a loop begins is of interest
-        if self._is_elsewhere():
-            return
-        self._called.add(id(module))
-        if whole:
-            self.loop.calls += 1
-        graph = torch.is_grad_enabled()
-        self._forward |= graph
-        call = self._call(name, module, whole, args, kwargs, first, graph)
-        self._open[id(module)] = call  # until it returns: what it was given lives that long anyway
-        self._tell("on_call", call)
-
-    def _left(self, module: nn.Module, output: Any) -> None:
-        call = self._open.pop(id(module), None)
-        if call is None or self._is_elsewhere():
-            return
-        call.output, call.returned = output, states_out(module, output)
-        self._tell("on_return", call)
-
-    def _call(
-        self,
-        name: str,
-        module: nn.Module,
-        whole: bool,
-        args: Any,
-        kwargs: Any,
-        first: bool,
-        graph: bool,
-    ) -> Call:
-        names = [f"argument {i + 1}" for i in range(len(args))] + list(kwargs)
-        values = [*args, *kwargs.values()]
-        lengths = "lengths" in kwargs and kwargs["lengths"] is not None
-        x: Tensor | None = None
-        states: list[Tensor] = []
-        argument = "the state"
-        for place, (label, value) in enumerate(zip(names, values, strict=True)):
-            if label in ("lengths", "reset"):
-                continue
-            if isinstance(value, PackedSequence):
-                lengths, value = True, value.data
-            tensors = list(carry.tensors(value)) if isinstance(value, (Tensor, tuple, list)) else []
-            if place == 0:
-                x = tensors[0] if tensors else None
-            elif tensors and all(t.is_floating_point() for t in tensors):
-                states += tensors
-                argument = label if label in kwargs else "the state"
-        return Call(
-            name, module, whole, x, tuple(states), argument, lengths, module.training, graph, first
-        )
-
-    def _is_elsewhere(self) -> bool:
-        return is_silent() or threading.get_ident() != self._thread or torch.compiler.is_compiling()
-
-    def _batch(self, original: Any, iterator: Any) -> Any:
-        batch = original(iterator)
-        sampler = getattr(iterator, "_index_sampler", None)
-        sampler = getattr(sampler, "sampler", sampler)
-        if isinstance(batch, (Tensor, tuple, list, dict)):
-            for tensor in carry.tensors(list(batch.values()) if isinstance(batch, dict) else batch):
-                self.loop.batches.note(tensor, shuffled=isinstance(sampler, RandomSampler))
-        return batch
+            self._partly = True
 
     # Gradients.
 
@@ -239,10 +155,13 @@ class Observer:
         self.loop.last_node = self._newest
         self.loop.passes += 1
         self._passes += 1
-        self._called.clear()
+        self._close.backward_ended()
         # Where torch's clipping comes before every update, it tells the norm, and none is taken here.
         if not self._clips:
             self._before = self._norm()
+        self._acted = self._threshold = self._after = (
+            None  # what was clipped before is not the whole
+        )
 
     def _norm(self) -> float | None:
         return norm_of([p.grad for p in self._parameters if p.grad is not None])
@@ -270,17 +189,35 @@ class Observer:
         *rest: Any,
         **more: Any,
     ) -> Any:
-        parameters = as_list(parameters)
-        spent = self._before_clip(parameters, float(max_norm))
+        parameters, threshold = as_list(parameters), float(max_norm)
+        careful = self._attends or not self._sound
+        spent = self._before_clip(parameters, threshold) if careful else False
         done = original(parameters, max_norm, total_norm, *rest, **more)
-        whole = self._order == 2.0 and self._holds_all(parameters)
-        if whole and not spent:
-            self._before = float(total_norm)
-            self._after = self._before * min(1.0, float(max_norm) / (self._before + 1e-6))
-            self._clips = True
-        else:
+        if not spent and self._order == 2.0 and self._holds_all(parameters):
+            self._note_norm(threshold, float(total_norm))
+        elif careful:
             self._after_clip(parameters, spent)
         return done
+
+    def _note_norm(self, threshold: float, norm: float) -> None:
+        """The whole gradient was clipped by its norm."""
+        self._before, self._after = norm, norm * min(1.0, threshold / (norm + 1e-6))
+        self._threshold, self._acted, self._clips = threshold, norm > threshold, True
+
+    def _our_clip(
+        self, parameters: list[Tensor], threshold: float | None, norm: Tensor, by_norm: bool
+    ) -> None:
+        if threading.get_ident() != self._thread or not self._holds_all(parameters):
+            return
+        if self._attends or not self._sound:
+            self._before_clip(parameters, threshold if by_norm else None)
+        if by_norm and threshold is not None:
+            self._note_norm(threshold, float(norm))
+        elif threshold is None:  # measured only
+            self._before = self._after = float(norm)
+            self._clips = True
+        else:  # a clip by another measure is meant to act as often as it does
+            self._before, self._after, self._acted, self._clips = float(norm), None, False, True
 
     def _total_norm(
         self, original: Any, tensors: Any, norm_type: Any = 2.0, *args: Any, **more: Any
@@ -289,14 +226,19 @@ class Observer:
         return original(tensors, norm_type, *args, **more)
 
     def _holds_all(self, parameters: list[Any]) -> bool:
+        own = self._parameters
+        if len(parameters) == len(own) and all(map(is_, parameters, own)):
+            return True
         given = {id(p) for p in parameters}
-        return all(id(p) in given for p in self._parameters) and len(given) == len(self._parameters)
+        return given <= self._ours and all(id(p) in given for p in own if p.grad is not None)
 
     def _clip_by_value(self, original: Any, parameters: Any, *args: Any, **kwargs: Any) -> Any:
         parameters = as_list(parameters)
-        spent = self._before_clip(parameters, None)
+        careful = self._attends or not self._sound
+        spent = self._before_clip(parameters, None) if careful else False
         done = original(parameters, *args, **kwargs)
-        self._after_clip(parameters, spent)
+        if careful:
+            self._after_clip(parameters, spent)
         return done
 
     def _before_clip(self, parameters: list[Any], threshold: float | None) -> bool:
@@ -307,9 +249,12 @@ class Observer:
         spent = self._spent(ours)
         scaled = self._scale if not (self._unscaled or spent) else 1.0
         empty = spent and not any(bool(g.any()) for g in gradients)
+        self._sound = self._sound and not spent and scaled == 1.0
         if not spent:
             self._threshold = threshold
-        self._tell("on_clip", Clipping(threshold, len(ours), spent, empty, scaled, self._forward))
+        self._tell(
+            "on_clip", Clipping(threshold, len(ours), spent, empty, scaled, self._close.forward)
+        )
         return spent
 
     def _after_clip(self, parameters: list[Any], spent: bool) -> None:
@@ -319,28 +264,6 @@ class Observer:
             self._note_used(parameters)
         else:
             self._after = self._norm()
-
-    def _loss(self, original: Any, input: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
-        result = original(input, target, *args, **kwargs)
-        mean = kwargs.get("reduction", "mean")
-        if (
-            isinstance(result, Tensor)
-            and result.requires_grad
-            and result.dim() == 0
-            and mean in ("mean", "sum")
-            and not args
-            and kwargs.get("weight") is None
-        ):
-            terms = count_terms(target, kwargs.get("ignore_index", -100))
-            record = LossCall(terms, mean == "mean", self.loop.calls)
-
-            def weigh(gradient: Tensor) -> None:
-                record.weight += float(gradient)
-                if not any(record is one for one in self._losses):
-                    self._losses.append(record)
-
-            result.register_hook(weigh)
-        return result
 
     def _scaled(self, original: Any, scaler: Any, outputs: Any) -> Any:
         done = original(scaler, outputs)
@@ -362,6 +285,7 @@ class Observer:
     def _note_used(self, parameters: list[Any]) -> None:
         for p in parameters:
             self._used[id(p)] = None
+            self.loop.held.setdefault(id(p), "")  # a group that was added since
         for p, gradient in first_gradients(parameters):
             self._used[id(p)] = stamp(gradient)
 
@@ -380,11 +304,20 @@ class Observer:
         if threading.get_ident() != self._thread or not self._owns(optimizer):
             return
         closure = asks_itself(args, kwargs)
+        if not self._attends:
+            if not closure and (self._before is not None or self.loop.updates % SELDOM == 0):
+                self._take_norms()
+            if self._sound:
+                return
         held = [p for g in optimizer.param_groups for p in g["params"]]
         seen = list(first_gradients(held))
         same = bool(seen) and all(is_as_stamped(g, self._used.get(id(p))) for p, g in seen)
         self._repeated = same and not closure and not self._passes
-        if not closure and self._after is None:
+        if not closure:
+            self._take_norms()
+
+    def _take_norms(self) -> None:
+        if self._after is None:
             self._after = self._norm()
             if self._before is None:  # clipping told it so far, and did not this time
                 self._before, self._clips = self._after, False
@@ -394,20 +327,31 @@ class Observer:
             return
         closure = asks_itself(args, kwargs)
         self.loop.updates += 1
-        after = self._before if closure and self._after is None else self._after
-        attended = bool(self._close.handles)
-        stale = self._passes > 0 and not self._clean and bool(self._used)
+        if closure and self._before is None and (self._attends or self.loop.updates % SELDOM == 0):
+            self._before = self._norm()  # the gradient still stands
+        after = self._before if self._after is None else self._after
+        stale = self._passes > 0 and not self._clean and bool(self._used) and not self._partly
         update = Update(
-            self.loop.updates, attended, self._before, after, self._threshold, self._passes,
-            self._repeated, stale, self._losses, closure,
+            self.loop.updates, self._attends, self._before, after, self._threshold, self._acted,
+            self._passes, self._repeated and not self._partly, stale,
+            [] if self._partly else self._close.losses, closure,
         )  # fmt: skip
-        self._note_used([p for g in optimizer.param_groups for p in g["params"]])
-        self._passes, self._forward, self._clean = 0, False, False
-        self._before = self._after = self._threshold = None
-        self._losses, self._scale, self._unscaled = [], 1.0, False
-        self._tell("on_update", update)
         at = self.loop.updates
-        if at < FIRST or at % CYCLE < BURST:
+        attend = at < FIRST or at % CYCLE < BURST
+        if attend or self._attends or not self._sound:
+            self._note_used([p for g in optimizer.param_groups for p in g["params"]])
+            self._close.losses = []
+        self._passes, self._close.forward = 0, False
+        self._clean = self._partly = False
+        self._before = self._after = self._threshold = self._acted = None
+        self._scale, self._unscaled, self._repeated = 1.0, False, False
+        self._waiting.append(update)
+        # What rests is told a few at a time: the code of the rules is cold in each update's memory.
+        finite = update.before is None or math.isfinite(update.before)
+        full = len(self._waiting) >= TOGETHER or at >= self.loop.wake
+        if self._attends or attend or full or not finite:
+            self.tell_updates()
+        if attend:
             self._attend()
         else:
             self._rest()

@@ -97,7 +97,7 @@ class TwoSteps(Rule):
 class FrozenRecurrent(Rule):
     """Recurrent weights get a gradient, and no optimiser holds them."""
 
-    updates: int = 5
+    updates: int = 5  # between two looks
     codes: ClassVar[tuple[str, ...]] = ("frozen-recurrent",)
     why: ClassVar[dict[str, str]] = {
         "frozen-recurrent": "The recurrence stays as it was at the start: nothing is learned "
@@ -106,7 +106,7 @@ class FrozenRecurrent(Rule):
 
     @override
     def on_update(self, loop: Loop, update: Update) -> Iterator[Finding]:
-        if loop.updates != self.updates:
+        if update.number % self.updates:
             return
         for name, module in loop.recurrent.items():
             left = [
