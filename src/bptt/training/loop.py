@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import math
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -33,6 +33,7 @@ from bptt.training.run_folder import RunFolder
 from bptt.training.schedule import Budget, Tally, nothing_left, rate, undisturbed, until_interrupted
 from bptt.training.session import Session, require_same_text
 from bptt.training.settings import Settings, default_folder
+from bptt.training.threads import AUTO, Threads
 from bptt.training.update import Broken, meet, sound_start, update
 
 Record = dict[str, Any]
@@ -117,7 +118,7 @@ def train(
         NonFiniteError: a loss, state, gradient or parameter stopped being finite, and
             ``settings.on_nonfinite`` says to stop or its limit is reached; that update is not made.
     """
-    if settings.threads is not None:
+    if isinstance(settings.threads, int):
         torch.set_num_threads(settings.threads)
     with ExitStack() as stack:
         group = stack.enter_context(joined()) if group is None else group
@@ -144,9 +145,10 @@ def _descend(
     session.guard.remember(session, run.flush_metrics())
     done = budget.share(session.spent)
     group = session.group
+    threads = _threads(session, budget)
     if reporter is not None and (done >= 1 or _impatient(session)):
         reporter.note(nothing_left(budget, session.spent, session.progress.without_best, run.path))
-    with until_interrupted() as interrupted:
+    with until_interrupted() as interrupted, _put_back(threads):
 
         def stopped() -> bool:
             alone = reporter is not None and not reporter.listening()
@@ -154,7 +156,7 @@ def _descend(
 
         while done < 1 and not stopped() and not _impatient(session):
             lr = rate(done, settings.learning_rate, settings.warmup, settings.decay)
-            broken = update(session, optimizer, lr)
+            broken = _update(session, optimizer, lr, threads)
             now = spent + time.perf_counter() - clock
             # By the clock or not, all processes must come to the same end.
             session.progress.seconds = now if budget.minutes is None else group.of_first(now)
@@ -167,7 +169,7 @@ def _descend(
                 on_step(session)  # before a checkpoint, which then has what it drew and changed
             done = budget.share(session.spent)
             if progress.step % settings.log_every == 0:
-                record = _log(session, run, lr)
+                record = _log(session, run, lr, threads)
                 if reporter is not None:
                     reporter.step(done, record)
             if _score_is_due(session, budget):
@@ -180,6 +182,36 @@ def _descend(
             _save(session, run)
         best = _best(session, run)
     return _finish(session, run, best, ended)
+
+
+def _threads(session: Session, budget: Budget) -> Threads | None:
+    """Who chooses the number of threads; None where it stays, so that a run repeats to the bit."""
+    if session.settings.threads != AUTO or budget.minutes is None or session.group.size > 1:
+        return None
+    return Threads(torch.get_num_threads())
+
+
+@contextmanager
+def _put_back(threads: Threads | None) -> Iterator[None]:
+    """A number that was chosen holds for the updates alone."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if threads is not None:
+            torch.set_num_threads(before)
+
+
+def _update(
+    session: Session, optimizer: torch.optim.Optimizer, lr: float, threads: Threads | None
+) -> Broken | None:
+    """An update; one of the plain kind is timed for whoever chooses the number of threads."""
+    progress, clock = session.progress, time.perf_counter()
+    tokens, horizon = progress.tokens, progress.horizon
+    broken = update(session, optimizer, lr)
+    if threads is not None and broken is None and progress.horizon is horizon:
+        threads.note(progress.tokens - tokens, time.perf_counter() - clock)
+    return broken
 
 
 def _meet(session: Session, run: RunFolder, broken: Broken, reporter: Reporter | None) -> None:
@@ -207,7 +239,7 @@ def _save(session: Session, run: RunFolder) -> Path:
     return run.checkpoints / f"step-{step}"
 
 
-def _log(session: Session, run: RunFolder, lr: float) -> Record:
+def _log(session: Session, run: RunFolder, lr: float, threads: Threads | None) -> Record:
     """Write the means since the last line; the norm is that before clipping."""
     progress, tally = session.progress, session.progress.tally
     loss = tally.nats / tally.steps
@@ -224,6 +256,8 @@ def _log(session: Session, run: RunFolder, lr: float) -> Record:
         "tokens": progress.tokens,
         "tokens_per_second": round(tally.tokens / max(progress.seconds - tally.seconds, 1e-9), 1),
     }
+    if threads is not None:
+        record["threads"] = threads.count
     if progress.skipped or tally.skipped:
         progress.skipped += tally.skipped
         record["skipped"] = progress.skipped  # chunks left out in the run so far
