@@ -7,14 +7,15 @@ nothing but count. The last column of each table is the rate of ``--threads auto
 fixed number, medians over the repeats. "others" is what the rest of the machine took meanwhile, in
 processors, which should be near 0: the figures say little where it is not.
 
-A quota is emulated, so that it needs no rights: as a container's does, it counts the processor time of all
-threads in periods of a tenth of a second, and where that is used up stops the process (SIGSTOP) until the
-period ends. Linux alone.
+A quota is the kernel's own, as a container's is, where this process may make a control group; elsewhere it is
+emulated: the processor time of all threads is counted in periods of a tenth of a second, and where that is used
+up the process is stopped (SIGSTOP) until the period ends. The table says which. Linux alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -48,7 +49,8 @@ class Asked:
     quota: float | None = None
     """Processors that a run may use; default: all."""
     wait: tuple[str, ...] = ("",)
-    """OMP_WAIT_POLICY of the runs: "" leaves it to bptt train, or active, or passive."""
+    """How threads wait: "" leaves it to bptt train; active or passive is OMP_WAIT_POLICY, a number
+    GOMP_SPINCOUNT, whose default is 300000."""
     patience: float = 0.0
     """Seconds to wait before each run, at most, for other programs to leave the machine."""
 
@@ -67,6 +69,28 @@ def used(pid: int) -> float:
         with contextlib.suppress(OSError):  # a thread that has ended
             total += int((task / "schedstat").read_text().split()[0]) / 1e9
     return total
+
+
+GROUP = Path("/sys/fs/cgroup/cpu") / f"shared-machine-{os.getpid()}"
+
+
+@contextlib.contextmanager
+def group_of(quota: float | None) -> Iterator[Path | None]:
+    """A control group whose processes may use so many processors; None where none can be made."""
+    if quota is None or not GROUP.parent.is_dir():
+        yield None
+        return
+    try:
+        GROUP.mkdir()
+    except OSError:
+        yield None
+        return
+    try:
+        (GROUP / "cpu.cfs_period_us").write_text(f"{PERIOD * 1e6:.0f}")
+        (GROUP / "cpu.cfs_quota_us").write_text(f"{quota * PERIOD * 1e6:.0f}")
+        yield GROUP
+    finally:
+        GROUP.rmdir()
 
 
 def hold(pid: int, quota: float, ended: threading.Event) -> None:
@@ -106,11 +130,14 @@ def leave_in_peace(patience: float) -> None:
             return
 
 
-def measure(cell: str, threads: str, foreign: int, wait: str, asked: Asked) -> tuple[float, float]:
+def measure(
+    cell: str, threads: str, foreign: int, wait: str, asked: Asked, group: Path | None
+) -> tuple[float, float]:
     """Tokens in a second, and the processors that the rest of the machine used meanwhile."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
+    ours = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {k: v for k, v in os.environ.items() if k not in ours}
     if wait:
-        environment["OMP_WAIT_POLICY"] = wait
+        environment["GOMP_SPINCOUNT" if wait.isdigit() else "OMP_WAIT_POLICY"] = wait
     leave_in_peace(asked.patience)
     with tempfile.TemporaryDirectory() as folder, crowd(foreign) as others:
         began, before = time.monotonic(), busy()
@@ -120,7 +147,9 @@ def measure(cell: str, threads: str, foreign: int, wait: str, asked: Asked) -> t
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         ended = threading.Event()
-        if asked.quota is not None:
+        if group is not None:
+            (group / "cgroup.procs").write_text(str(run.pid))
+        elif asked.quota is not None:
             threading.Thread(target=hold, args=(run.pid, asked.quota, ended), daemon=True).start()
         assert run.stdout is not None
         said = run.stdout.read()
@@ -136,19 +165,22 @@ def measure(cell: str, threads: str, foreign: int, wait: str, asked: Asked) -> t
 def main(asked: Asked) -> None:
     """Print a table for each cell and way of waiting."""
     cores = len(os.sched_getaffinity(0))
-    fixed = [str(n) for n in range(1, cores + 1)] if cores <= 4 else ["1", str(cores // 2), str(cores)]
+    fixed = (
+        [str(n) for n in range(1, cores + 1)] if cores <= 4 else ["1", str(cores // 2), str(cores)]
+    )
     columns = [*fixed, "auto"]
     kinds = [(cell, wait) for cell in asked.cells for wait in asked.wait]
     found: dict[tuple[str, str, int, str], list[tuple[float, float]]] = {}
-    for _ in range(asked.repeats):
-        for cell, wait in kinds:
-            for foreign in asked.foreign:
-                for threads in columns:
-                    one = measure(cell, threads, foreign, wait, asked)
-                    found.setdefault((cell, wait, foreign, threads), []).append(one)
+    with group_of(asked.quota) as group:
+        for _, (cell, wait), foreign, threads in itertools.product(
+            range(asked.repeats), kinds, asked.foreign, columns
+        ):
+            one = measure(cell, threads, foreign, wait, asked, group)
+            found.setdefault((cell, wait, foreign, threads), []).append(one)
+    by = "a control group" if group is not None else "SIGSTOP"
     for cell, wait in kinds:
-        quota = "" if asked.quota is None else f", {asked.quota} processors' quota (SIGSTOP)"
-        waits = "as bptt train has it" if not wait else f"OMP_WAIT_POLICY={wait}"
+        quota = "" if asked.quota is None else f", {asked.quota} processors' quota by {by}"
+        waits = wait or "as bptt train has it"
         print(f"\n{cell}, {cores} cores{quota}, waiting {waits}; tokens in a second\n")
         heads = [f"{threads} threads" for threads in fixed]
         print(f"| foreign processes | {' | '.join(heads)} | auto | others | auto / best fixed |")
@@ -158,7 +190,10 @@ def main(asked: Asked) -> None:
             rates = [statistics.median(rate for rate, _ in some) for some in runs]
             rest = statistics.median(other for some in runs for _, other in some)
             cells = " | ".join(f"{rate:,.0f}" for rate in rates)
-            print(f"| {foreign} | {cells} | {rest:.2f} | **{rates[-1] / max(rates[:-1]):.2f}** |", flush=True)
+            print(
+                f"| {foreign} | {cells} | {rest:.2f} | **{rates[-1] / max(rates[:-1]):.2f}** |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -188,7 +188,7 @@ def _threads(session: Session, budget: Budget) -> Threads | None:
     """Who chooses the number of threads; None where it stays, so that a run repeats to the bit."""
     if session.settings.threads != AUTO or budget.minutes is None or session.group.size > 1:
         return None
-    return Threads(torch.get_num_threads())
+    return Threads(torch.get_num_threads(), torch.set_num_threads)
 
 
 @contextmanager

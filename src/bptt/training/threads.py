@@ -17,8 +17,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-import torch
-
 AUTO = "auto"
 WINDOW = 0.2  # seconds at a number before another one's turn: two periods of a container's quota
 ROUNDS = 2  # turns of each number in a comparison
@@ -45,7 +43,7 @@ class Threads:
 
     Args:
         most: the largest number, and the first.
-        put: sets it.
+        put: sets it, as ``torch.set_num_threads`` does.
 
     Attributes:
         count: the number in use.
@@ -54,15 +52,19 @@ class Threads:
     twenty-fifth of the time.
     """
 
-    def __init__(self, most: int, put: Callable[[int], None] = torch.set_num_threads) -> None:
+    def __init__(self, most: int, put: Callable[[int], object]) -> None:
         self._counts, self._put = counts(most), put
         self.count = self._set = most
-        self._fresh = True  # the next update is the first at its number: threads are made, caches filled
+        self._fresh = (
+            True  # the next update is the first at its number: threads are made, caches filled
+        )
         self._work: dict[int, list[float]] = {}  # tokens and seconds of the comparison, by number
         self._now = [0.0, 0.0]  # tokens and seconds of this turn
         self._rate = 0.0  # of the number in use, when last compared
         self._since, self._wait = 0.0, OFTEN
-        self._dear = 0.0  # seconds that must pass before the next comparison, whatever the rate does
+        self._dear = (
+            0.0  # seconds that must pass before the next comparison, whatever the rate does
+        )
         self._turns: deque[int] = deque()
         self._compare()
 
@@ -90,7 +92,9 @@ class Threads:
         """Begin a comparison with the numbers beside the one in use, but for one that is known already."""
         at = self._counts.index(self.count)
         near = self._counts[max(at - 1, 0) : at + 2]
-        self._turns.extend([self.count, *(n for n in near if n not in (self.count, known))] * ROUNDS)
+        self._turns.extend(
+            [self.count, *(n for n in near if n not in (self.count, known))] * ROUNDS
+        )
         self._work = {}
         self._switch(self._turns[0])
 
