@@ -5,8 +5,8 @@
 The models are written by hand here, in plain torch, as their packages have them: layers, sizes, batch and
 length. A copy of each is converted and nothing else. First outputs and every gradient are compared with
 the unconverted model's, then the two take turns; times are the processor's and not the clock's, so that
-other programs on the machine count for little. The ratio is the median of paired ratios, torch's time over
-ours, the whole model included: convolutions, embeddings, heads and the loss.
+other programs on the machine count for little. The ratio is the median of paired ratios, torch's time
+over ours, the whole model included: embeddings, dense layers, heads and the loss.
 """
 
 from __future__ import annotations
@@ -164,13 +164,22 @@ def rows() -> list[Row]:
         ("tagger", "BiLSTM 100, T=30, B=16", lambda: tagger(100), lambda: _tokens(30, 16), "it"),
         ("tagger", "BiLSTM 256, T=30, B=32", lambda: tagger(256), lambda: _tokens(30, 32), "it"),
         ("characters", "LSTM 128, 2 layers, T=50, B=50", chars, lambda: _tokens(50, 50), "it"),
-        ("noise suppressor", "GRU 400, 2 layers, T=100, B=1", TwoStages, lambda: torch.randn(1, 100, 161), "i"),
-        ("noise suppressor", "GRU 400, 2 layers, T=100, B=16", TwoStages, lambda: torch.randn(16, 100, 161), "t"),
+        (
+            "noise suppressor", "GRU 400, 2 layers, T=100, B=1",
+            TwoStages, lambda: torch.randn(1, 100, 161), "i",
+        ),
+        (
+            "noise suppressor", "GRU 400, 2 layers, T=100, B=16",
+            TwoStages, lambda: torch.randn(16, 100, 161), "t",
+        ),
         (
             "separator", "GRU 256, 3 layers, T=100, B=8",
             lambda: _plain("GRU", 129, 256, 3, 258), lambda: torch.randn(100, 8, 129), "it",
         ),
-        ("dual-path separator", "BiLSTM 128 ×2, 60 chunks of 100", DualPath, lambda: torch.randn(60, 100, 64), "it"),
+        (
+            "dual-path separator", "BiLSTM 128 ×2, 60 chunks of 100",
+            DualPath, lambda: torch.randn(60, 100, 64), "it",
+        ),
         ("keyword spotting", "GRU 154, T=98, B=1", words, lambda: torch.randn(1, 98, 40), "i"),
         ("keyword spotting", "GRU 154, T=98, B=64", words, lambda: torch.randn(64, 98, 40), "t"),
         ("cognitive task", "RNN 100, relu, T=100, B=32", task, lambda: torch.randn(100, 32, 10), "it"),
@@ -202,7 +211,9 @@ def measure(row: Row, seconds: float) -> tuple[str, float]:
     pairs = zip(pass_over(mine, x, row.trains), pass_over(theirs, x, row.trains), strict=True)
     error = max(((a - b).abs().max() / b.abs().max().clamp_min(1e-12)).item() for a, b in pairs)
     if not error <= BOUND:
-        raise SystemExit(f"{row.name}, {row.size}: a difference of {error:.1e}, more than {BOUND:.1e}")
+        raise SystemExit(
+            f"{row.name}, {row.size}: a difference of {error:.1e}, more than {BOUND:.1e}"
+        )
     began, first = time.perf_counter(), time.process_time()
     pass_over(theirs, x, row.trains)
     calls = max(1, int(2e-3 / max(time.process_time() - first, 1e-6)))  # a clock tick is not a call

@@ -7,9 +7,9 @@ nothing but count. The last column of each table is the rate of ``--threads auto
 fixed number, medians over the repeats. "others" is what the rest of the machine took meanwhile, in
 processors, which should be near 0: the figures say little where it is not.
 
-A quota is the kernel's own, as a container's is, where this process may make a control group; elsewhere it is
-emulated: the processor time of all threads is counted in periods of a tenth of a second, and where that is used
-up the process is stopped (SIGSTOP) until the period ends. The table says which. Linux alone.
+A quota is the kernel's own, as a container's is, where this process may make a control group; elsewhere
+it is emulated: the processor time of all threads is counted in periods of a tenth of a second, and where
+that is used up the process is stopped (SIGSTOP) until the period ends. The table says which. Linux alone.
 """
 
 from __future__ import annotations

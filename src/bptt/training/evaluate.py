@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import nn
 
-from bptt.data import IGNORED, Lanes, Stream
+from bptt import ops
+from bptt.data import Lanes, Stream
 from bptt.errors import DataError, whole
 from bptt.models.language import inference
 from bptt.nn import carry as carries
@@ -93,14 +93,7 @@ def evaluate(
             reset = None if piece.fresh else piece.reset
             logits, carry = model(piece.inputs, carry, reset=reset)
             carry = carries.detach(carry)
-            # Summed in double: a long text has more terms than a float can count.
-            nats = F.cross_entropy(
-                logits.flatten(0, 1).double(),
-                piece.targets.flatten(),
-                ignore_index=IGNORED,
-                reduction="sum",
-            )
-            total += nats.item()
+            total += ops.summed_nats(logits, piece.targets)
             tokens += piece.scored
     counts = [total, float(tokens)] if split or group.rank == 0 else [0.0, 0.0]
     total, scored = group.total(counts)

@@ -30,14 +30,22 @@ from bptt.training.distributed import (
 from bptt.training.evaluate import Score, evaluate
 from bptt.training.restore import resumed_text
 from bptt.training.run_folder import RunFolder
-from bptt.training.schedule import Budget, Tally, nothing_left, rate, undisturbed, until_interrupted
+from bptt.training.schedule import (
+    SHARE,
+    Budget,
+    Tally,
+    nothing_left,
+    rate,
+    scores_in,
+    undisturbed,
+    until_interrupted,
+)
 from bptt.training.session import Session, require_same_text
 from bptt.training.settings import Settings, default_folder
 from bptt.training.threads import AUTO, Threads
 from bptt.training.update import Broken, meet, sound_start, update
 
 Record = dict[str, Any]
-SCORES = 10  # held-out scores in a run, unless the settings say otherwise
 # On the way a long held-out text is scored in so many pieces at once, none shorter than this.
 PIECES, PIECE = 64, 256
 
@@ -145,7 +153,7 @@ def _descend(
     session.guard.remember(session, run.flush_metrics())
     done = budget.share(session.spent)
     group = session.group
-    threads = _threads(session, budget)
+    threads, cost = _threads(session, budget), 0.0
     if reporter is not None and (done >= 1 or _impatient(session)):
         reporter.note(nothing_left(budget, session.spent, session.progress.without_best, run.path))
     with until_interrupted() as interrupted, _put_back(threads):
@@ -172,8 +180,10 @@ def _descend(
                 record = _log(session, run, lr, threads)
                 if reporter is not None:
                     reporter.step(done, record)
-            if _score_is_due(session, budget):
+            if _score_is_due(session, budget, cost):
+                began = time.perf_counter()
                 _score_and_save(session, run, reporter)
+                cost = time.perf_counter() - began
                 progress.seconds = spent + time.perf_counter() - clock
         ended = stopped()
         if not ended and progress.scored.steps != progress.step:
@@ -273,13 +283,20 @@ def _log(session: Session, run: RunFolder, lr: float, threads: Threads | None) -
     return record
 
 
-def _score_is_due(session: Session, budget: Budget) -> bool:
-    every = session.settings.eval_every
+def _score_is_due(session: Session, budget: Budget, cost: float) -> bool:
+    """Whether a score is due; ``cost``: what the last one took, in seconds."""
+    every, scored, corpus = session.settings.eval_every, session.progress.scored, session.corpus
     if every is not None:
         return session.progress.step % every == 0
+    if budget.minutes is not None:  # by the clock their time is known, and so is what it may be
+        late = session.group.of_first(session.progress.seconds - scored.seconds)
+        if session.group.of_first(cost) > SHARE * late:
+            return False
+    held_out = 0 if corpus.valid is None else len(corpus.valid.tokens)
+    scores = scores_in(session.settings, len(corpus.train.tokens), held_out)
     # In the budget in force now: an earlier part of the run may have had another.
-    now, then = budget.share(session.spent), budget.share(session.progress.scored)
-    return int(now * SCORES) > int(then * SCORES)
+    now, then = budget.share(session.spent), budget.share(scored)
+    return int(now * scores) > int(then * scores)
 
 
 def _score_and_save(session: Session, run: RunFolder, reporter: Reporter | None) -> None:

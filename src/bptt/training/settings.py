@@ -115,7 +115,8 @@ class Settings:
     patience: int = 0
     """Stop early after this many scores in a row without a new best; 0: never."""
     eval_every: int | None = None
-    """Steps between held-out scores and checkpoints; default: ten in a run."""
+    """Steps between held-out scores and checkpoints; default: ten in a run, fewer where they would take
+    more than a tenth of it."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     horizon_every: int = 100
@@ -134,8 +135,8 @@ class Settings:
     seed: int = 0
     """Seed of the weights, of dropout and of random chunks."""
     threads: int | str | None = "auto"
-    """Threads of torch. auto: by --minutes as many as the updates are fastest with, measured now and then;
-    by --steps or --epochs torch's own number, so that the run repeats to the bit."""
+    """Threads of torch. auto: by --minutes as many as the updates are fastest with, measured now and
+    then; by --steps or --epochs torch's own number, so that the run repeats to the bit."""
     out: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
     """New folder for the run; default: runs/CELL-DATE-TIME."""
 

@@ -2,12 +2,12 @@
 
 On a quiet machine a second thread helps. Where other programs run, or a container may use one and a half
 processors, it can make a run several times slower: threads wait for each other at the end of every
-product, so the slowest one sets the pace. Nobody can know beforehand which it is, and it changes while a run
-goes. So a run that ends by the clock compares the number in use with its neighbours (half as many, twice as
-many) on its own updates, a fifth of a second each, in turns.
+product, so the slowest one sets the pace. Nobody can know beforehand which it is, and it changes while
+a run goes. So a run that ends by the clock compares the number in use with its neighbours (half as many,
+twice as many) on its own updates, a fifth of a second each, in turns.
 
-The number of threads changes the last bits of torch's products. A run that ends by ``--steps`` or ``--epochs``
-therefore keeps one number from its first update to its last, and repeats to the bit.
+The number of threads changes the last bits of torch's products. A run that ends by ``--steps`` or
+``--epochs`` therefore keeps one number from its first update to its last, and repeats to the bit.
 
 Limits: one process. Several that train together wait for each other, and keep the number they began with.
 """
@@ -89,7 +89,7 @@ class Threads:
                 self._compare()
 
     def _compare(self, known: int | None = None) -> None:
-        """Begin a comparison with the numbers beside the one in use, but for one that is known already."""
+        """Begin a comparison with the numbers beside the one in use, but for a known one."""
         at = self._counts.index(self.count)
         near = self._counts[max(at - 1, 0) : at + 2]
         self._turns.extend(
