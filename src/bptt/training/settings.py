@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -295,7 +295,7 @@ class Settings:
             self._refuse(name, f"a number of at least {least}", value)
 
     @staticmethod
-    def _refuse(name: str, expected: str, value: object) -> None:
+    def _refuse(name: str, expected: str, value: object) -> NoReturn:
         flag = "--" + name.replace("_", "-")
         raise ArgumentError(f"{expected} for {flag}", str(value), f"change {flag}")
 

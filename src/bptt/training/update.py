@@ -72,7 +72,7 @@ class Broken:
 def overflowed(session: Session) -> Origin | None:
     """The first parameter that an update has taken out of the float range."""
     with torch.no_grad():
-        held = list(session.model.parameters())
+        held: list[Tensor] = list(session.model.parameters())
         # Finite norms have finite terms, and are quicker to come by than a look at each.
         if not held or math.isfinite(torch.stack(torch._foreach_norm(held)).sum()):
             return None
