@@ -13,6 +13,7 @@
     template <class T> Kernels<T> gru_kernels();      \
     template <class T> Kernels<T> lstm_kernels();     \
     void dropout(const float*, float*, int64_t, uint32_t, uint64_t, int); \
+    void cross_entropy(const float*, int64_t, int64_t, const int64_t*, int64_t, float, float*, double*, int); \
     }
 
 namespace bptt {
@@ -42,13 +43,14 @@ struct Isa {
     Kernels<double> (*f64[4])();
     Kernels<bf16> (*b16[4])();
     void (*dropout)(const float*, float*, int64_t, uint32_t, uint64_t, int);
+    void (*cross_entropy)(const float*, int64_t, int64_t, const int64_t*, int64_t, float, float*, double*, int);
 };
 
 #define BPTT_TABLE(isa, T)                                                                         \
     {isa::rnn_tanh_kernels<T>, isa::rnn_relu_kernels<T>, isa::gru_kernels<T>, isa::lstm_kernels<T>}
 #define BPTT_ROW(isa, name, runs)                                                                     \
     {name,                   runs,                    always,               false,                    \
-     BPTT_TABLE(isa, float), BPTT_TABLE(isa, double), BPTT_TABLE(isa, bf16), isa::dropout}
+     BPTT_TABLE(isa, float), BPTT_TABLE(isa, double), BPTT_TABLE(isa, bf16), isa::dropout, isa::cross_entropy}
 
 bool always() { return true; }
 
@@ -71,7 +73,8 @@ const Isa built[] = {
      BPTT_TABLE(avx512, float),
      BPTT_TABLE(avx512, double),
      BPTT_TABLE(avx512bf16, bf16),
-     avx512::dropout},
+     avx512::dropout,
+     avx512::cross_entropy},
 #endif
 #if defined(BPTT_HAVE_AVX512)
     BPTT_ROW(avx512, "avx512", runs_avx512),
@@ -123,6 +126,10 @@ const char* isa() { return chosen ? chosen->name : nullptr; }
 const char* isas() { return names; }
 void dropout(const float* x, float* y, int64_t n, uint32_t threshold, uint64_t key, int threads) {
     chosen->dropout(x, y, n, threshold, key, threads);
+}
+void cross_entropy(const float* x, int64_t rows, int64_t V, const int64_t* target, int64_t ignored, float scale,
+                   float* dx, double* nats, int threads) {
+    chosen->cross_entropy(x, rows, V, target, ignored, scale, dx, nats, threads);
 }
 bool multiplies_bf16() { return chosen && chosen->multiplies_bf16; }
 

@@ -174,6 +174,11 @@ bool multiplies_bf16();
 // threshold, and 0 elsewhere. The same for every instruction set and number of threads; y may be x.
 void dropout(const float* x, float* y, int64_t n, uint32_t threshold, uint64_t key, int threads);
 
+// nats[r] = -log softmax(x[r])[target[r]] of rows of V logits, 0 where the target is `ignored`; dx, unless
+// null, is its gradient (softmax - one-hot) * scale. Targets are 0 .. V - 1, or `ignored`.
+void cross_entropy(const float* x, int64_t rows, int64_t V, const int64_t* target, int64_t ignored, float scale,
+                   float* dx, double* nats, int threads);
+
 // table[token[i], :] += rows[i, :width], in the order of i whatever the number of threads.
 // token is (T, B); rows are ordered as the problem says, ld elements apart.
 template <class T>

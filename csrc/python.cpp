@@ -251,6 +251,24 @@ NB_MODULE(_native, m) {
             if (n) need({x, y}), bptt::dropout(at<float>(x), at<float>(y), n, threshold, key, threads);
         },
         nb::call_guard<nb::gil_scoped_release>());
+    // The first target that is none of 0..V-1 and not ignored, and nothing is done; or -1.
+    m.def(
+        "cross_entropy",
+        [](Ptr x, int64_t rows, int64_t V, Ptr target, int64_t ignored, float scale, Ptr dx, Ptr nats,
+           int threads) {
+            if (rows < 0 || V < 1 || threads < 1)
+                refuse("rows >= 0, V >= 1 and threads >= 1", std::to_string(V), "use bptt.ops.cross_entropy");
+            if (!rows) return int64_t(-1);
+            need({x, target, nats});
+            for (int64_t r = 0; r < rows; ++r) {
+                const int64_t t = at<int64_t>(target)[r];
+                if (t != ignored && (t < 0 || t >= V)) return r;
+            }
+            bptt::cross_entropy(at<float>(x), rows, V, at<int64_t>(target), ignored, scale, at<float>(dx),
+                                at<double>(nats), threads);
+            return int64_t(-1);
+        },
+        nb::call_guard<nb::gil_scoped_release>());
     m.def("bad_token", &bad_token);
     const auto none = [](const char* name) { return nb::arg(name).none(); };
     m.def("step", &step, "cell"_a, "layers"_a, "own"_a, "threads"_a, "grad"_a, "x"_a, none("h0"), none("c0"));

@@ -460,6 +460,32 @@ void check_dropouts() {
         }
 }
 
+// Against double arithmetic; what is written stays within the rows.
+void check_cross_entropies() {
+    for (place = 0; place < places; ++place)
+        for (int64_t V : {1, 2, 15, 16, 17, 104, 300})
+            for (int threads : {1, 3}) {
+                running = "cross_entropy V=" + std::to_string(V);
+                const int64_t rows = 97;
+                const Buffer<float> x(rows * V, 3), dx(rows * V);
+                const Buffer<int64_t> target(rows);
+                for (int64_t r = 0; r < rows; ++r) target[r] = r % 5 ? (r * 7) % V : -100;
+                const Buffer<double> nats(rows);
+                cross_entropy(x, rows, V, target, -100, 0.5f, dx, nats, threads);
+                for (int64_t r = 0; r < rows; ++r) {
+                    double sum = 0;
+                    for (int64_t j = 0; j < V; ++j) sum += std::exp(double(x[r * V + j]));
+                    const bool scored = target[r] >= 0;
+                    same("nats", r, nats[r], scored ? std::log(sum) - double(x[r * V + target[r]]) : 0, 1e-5);
+                    for (int64_t j = 0; j < V; ++j) {
+                        const double soft = std::exp(double(x[r * V + j])) / sum - (j == target[r]);
+                        same("gradient", j, double(dx[r * V + j]), scored ? 0.5 * soft : 0, 1e-6);
+                    }
+                }
+                ++passed;
+            }
+}
+
 template <class E>
 void check_all() {
     check_steps<E>();
@@ -481,5 +507,6 @@ int main(int argc, char** argv) {
     check_layers<bf16>();
     check_scatters<bf16>();
     check_dropouts();
+    check_cross_entropies();
     std::printf("%ld passed, 0 failed\n", passed);
 }

@@ -97,7 +97,21 @@ def _run(words: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    if name == "train":
+        _wait_asleep()
     return import_module(f"bptt.cli.{name}").run(rest)
+
+
+def _wait_asleep() -> None:
+    """Let threads sleep while they wait for work, unless the user has said how they are to wait.
+
+    By default they spin for some milliseconds, which takes the processor from whoever would work there:
+    from another program, or in a container with a quota from the run itself. OpenMP reads this when torch
+    is loaded, so a process that has loaded it already keeps its ways.
+    """
+    said = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys()
+    if "torch" not in sys.modules and not said:
+        os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
 def _let_go() -> None:

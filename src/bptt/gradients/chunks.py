@@ -140,7 +140,8 @@ class Chunks:
         reset = None if reset is None else as_marks("reset", reset)
         mean = reduction_of(loss, reduction) == "mean"
         terms = count_terms(loss, targets)
-        weight = weigh_terms(loss, targets) if mean else terms
+        weighed = mean and class_weight(loss) is not None
+        weight = weigh_terms(loss, targets) if weighed else terms
         return cls(model, inputs, targets, loss, axis, reset, lengths, mean, terms, weight)
 
     @property

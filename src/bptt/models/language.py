@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bptt import nn as layers_of
@@ -130,7 +129,7 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
         >>> token_loss(torch.zeros(3, 2, 4), torch.ones(3, 2, dtype=torch.int64))  # log 4
         tensor(1.3863)
     """
-    return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
+    return ops.cross_entropy(logits, targets)
 
 
 def diverged(received: str) -> NonFiniteError:

@@ -8,9 +8,10 @@ linear recurrences. Streams call the kernels themselves, one step at a time.
 from bptt.ops.backend import Backend, backend, set_backend
 from bptt.ops.dropout import dropout
 from bptt.ops.eager import State
+from bptt.ops.loss import cross_entropy, summed_nats
 from bptt.ops.recur import leaves_to_torch, recur, recur_tokens, step
 
 __all__ = [
-    "Backend", "State", "backend", "dropout", "leaves_to_torch", "recur", "recur_tokens", "set_backend",
-    "step",
+    "Backend", "State", "backend", "cross_entropy", "dropout", "leaves_to_torch", "recur", "recur_tokens",
+    "set_backend", "step", "summed_nats",
 ]  # fmt: skip

@@ -50,13 +50,13 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
         raise ArgumentError("0 <= p < 1", f"p={p:g}", "pass the share to drop")
     if not training or p == 0:
         return x
-    if not _runs_here(x):
+    if not runs_here(x):
         return F.dropout(x, p, training)
     key = int(torch.randint(2**62, (), device="cpu"))
     return _Dropout.apply(x, min(round(p * STEPS), STEPS - 1), key)
 
 
-def _runs_here(x: Tensor) -> bool:
+def runs_here(x: Tensor) -> bool:
     return (
         native.missing is None
         and type(x) is Tensor

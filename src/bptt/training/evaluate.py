@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import nn
 
+from bptt import ops
 from bptt.data import IGNORED, Lanes, Stream, Vocabulary
 from bptt.errors import DataError, NonFiniteError, whole
 from bptt.models.language import generate, inference
@@ -106,14 +106,7 @@ def evaluate(
             reset = None if piece.fresh else piece.reset
             logits, carry = model(piece.inputs, carry, reset=reset)
             carry = carries.detach(carry)
-            # Summed in double: a long text has more terms than a float can count.
-            nats = F.cross_entropy(
-                logits.flatten(0, 1).double(),
-                piece.targets.flatten(),
-                ignore_index=IGNORED,
-                reduction="sum",
-            )
-            total += nats.item()
+            total += ops.summed_nats(logits, piece.targets)
             tokens += piece.scored
             if sizes is not None:
                 characters += int(sizes[piece.targets[piece.targets != IGNORED].numpy()].sum())

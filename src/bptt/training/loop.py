@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,26 +18,32 @@ from bptt.models import CountModel
 from bptt.probes.guard import Finding, guard
 from bptt.recurrence.loops import LAYERS
 from bptt.training import checkpoint as checkpoints
-from bptt.training.build import build_model, held_out_share, open_corpus, require_documents
+from bptt.training.begin import open_run
+from bptt.training.build import build_model
 from bptt.training.checkpoint import load_weights
 from bptt.training.distributed import (
     Group,
-    folder_to_go_on_with,
     gathered,
     joined,
-    own_part,
     shared,
 )
 from bptt.training.evaluate import Look, Score, evaluate, look
-from bptt.training.restore import resumed_text
 from bptt.training.run_folder import RunFolder
-from bptt.training.schedule import Budget, Tally, nothing_left, rate, undisturbed, until_interrupted
-from bptt.training.session import Session, require_same_text
-from bptt.training.settings import Settings, default_folder
-from bptt.training.update import Broken, meet, sound_start, update
+from bptt.training.schedule import (
+    SHARE,
+    Budget,
+    Tally,
+    nothing_left,
+    rate,
+    scores_in,
+    until_interrupted,
+)
+from bptt.training.session import Session
+from bptt.training.settings import Settings
+from bptt.training.threads import AUTO, Threads
+from bptt.training.update import Broken, meet, update
 
 Record = dict[str, Any]
-SCORES = 10  # held-out scores in a run, unless the settings say otherwise
 # On the way a long held-out text is scored in so many pieces at once, none shorter than this.
 PIECES, PIECE = 64, 256
 
@@ -122,11 +127,11 @@ def train(
         NonFiniteError: a loss, state, gradient or parameter stopped being finite, and
             ``settings.on_nonfinite`` says to stop or its limit is reached; that update is not made.
     """
-    if settings.threads is not None:
+    if isinstance(settings.threads, int):
         torch.set_num_threads(settings.threads)
     with ExitStack() as stack:
         group = stack.enter_context(joined()) if group is None else group
-        session, run = _open_run(settings, resume, group, stack)
+        session, run = open_run(settings, resume, group, stack)
         reporter = None if group.rank else reporter
         if reporter is not None:
             reporter.begin(run.path, session)
@@ -150,9 +155,11 @@ def _descend(
     done = budget.share(session.spent)
     lr = rate(done, settings.learning_rate, settings.warmup, settings.decay)
     group = session.group
+    threads, cost = _threads(session, budget), 0.0
     if reporter is not None and (done >= 1 or _impatient(session)):
         reporter.note(nothing_left(budget, session.spent, session.progress.without_best, run.path))
-    with until_interrupted() as interrupted, _guarded(session, optimizer, run, reporter):
+    watched = _guarded(session, optimizer, run, reporter)
+    with until_interrupted() as interrupted, watched, _put_back(threads):
 
         def stopped() -> bool:
             alone = reporter is not None and not reporter.listening()
@@ -160,7 +167,7 @@ def _descend(
 
         while done < 1 and not stopped() and not _impatient(session):
             lr = rate(done, settings.learning_rate, settings.warmup, settings.decay)
-            broken = update(session, optimizer, lr)
+            broken = _update(session, optimizer, lr, threads)
             now = spent + time.perf_counter() - clock
             # By the clock or not, all processes must come to the same end.
             session.progress.seconds = now if budget.minutes is None else group.of_first(now)
@@ -173,15 +180,17 @@ def _descend(
                 on_step(session)  # before a checkpoint, which then has what it drew and changed
             done = budget.share(session.spent)
             if progress.step % settings.log_every == 0:
-                record = _log(session, run, lr)
+                record = _log(session, run, lr, threads)
                 if reporter is not None:
                     reporter.step(done, record)
             every = settings.sample_every
             if every and progress.step % every == 0 and not group.rank:
                 _look(session, run, reporter)
-            if _score_is_due(session, budget):
+            if _score_is_due(session, budget, cost):
                 _tell_means(session, lr, done, reporter)
+                began = time.perf_counter()
                 _score_and_save(session, run, reporter)
+                cost = time.perf_counter() - began
                 progress.seconds = spent + time.perf_counter() - clock
         ended = stopped()
         if not ended and progress.scored.steps != progress.step:
@@ -216,6 +225,36 @@ def _guarded(
             session.watched = None
 
 
+def _threads(session: Session, budget: Budget) -> Threads | None:
+    """Who chooses the number of threads; None where it stays, so that a run repeats to the bit."""
+    if session.settings.threads != AUTO or budget.minutes is None or session.group.size > 1:
+        return None
+    return Threads(torch.get_num_threads(), torch.set_num_threads)
+
+
+@contextmanager
+def _put_back(threads: Threads | None) -> Iterator[None]:
+    """A number that was chosen holds for the updates alone."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if threads is not None:
+            torch.set_num_threads(before)
+
+
+def _update(
+    session: Session, optimizer: torch.optim.Optimizer, lr: float, threads: Threads | None
+) -> Broken | None:
+    """An update; one of the plain kind is timed for whoever chooses the number of threads."""
+    progress, clock = session.progress, time.perf_counter()
+    tokens, horizon = progress.tokens, progress.horizon
+    broken = update(session, optimizer, lr)
+    if threads is not None and broken is None and progress.horizon is horizon:
+        threads.note(progress.tokens - tokens, time.perf_counter() - clock)
+    return broken
+
+
 def _meet(session: Session, run: RunFolder, broken: Broken, reporter: Reporter | None) -> None:
     """A number was not finite: stop, or say so and go on."""
     told = meet(session, broken, lambda: _save(session, run))
@@ -241,10 +280,12 @@ def _save(session: Session, run: RunFolder) -> Path:
     return run.checkpoints / f"step-{step}"
 
 
-def _log(session: Session, run: RunFolder, lr: float) -> Record:
-    """Write the means since the last line; the norm is that before clipping, and after it."""
+def _log(session: Session, run: RunFolder, lr: float, threads: Threads | None) -> Record:
+    """Write the means since the last line."""
     progress, tally = session.progress, session.progress.tally
     record = _means(session, lr)
+    if threads is not None:
+        record["threads"] = threads.count
     if progress.skipped or tally.skipped:
         progress.skipped += tally.skipped
         record["skipped"] = progress.skipped  # chunks left out in the run so far
@@ -261,7 +302,7 @@ def _log(session: Session, run: RunFolder, lr: float) -> Record:
 
 
 def _means(session: Session, lr: float) -> Record:
-    """Of the steps since the last line; the norm is that before clipping."""
+    """Of the steps since the last line; the norm is that before clipping, and after it."""
     progress, tally = session.progress, session.progress.tally
     loss = tally.nats / tally.steps
     return {
@@ -298,13 +339,20 @@ def _look(session: Session, run: RunFolder, reporter: Reporter | None) -> None:
         reporter.look(session.progress.step, found)
 
 
-def _score_is_due(session: Session, budget: Budget) -> bool:
-    every = session.settings.eval_every
+def _score_is_due(session: Session, budget: Budget, cost: float) -> bool:
+    """Whether a score is due; ``cost``: what the last one took, in seconds."""
+    every, scored, corpus = session.settings.eval_every, session.progress.scored, session.corpus
     if every is not None:
         return session.progress.step % every == 0
+    if budget.minutes is not None:  # by the clock their time is known, and so is what it may be
+        late = session.group.of_first(session.progress.seconds - scored.seconds)
+        if session.group.of_first(cost) > SHARE * late:
+            return False
+    held_out = 0 if corpus.valid is None else len(corpus.valid.tokens)
+    scores = scores_in(session.settings, len(corpus.train.tokens), held_out)
     # In the budget in force now: an earlier part of the run may have had another.
-    now, then = budget.share(session.spent), budget.share(session.progress.scored)
-    return int(now * SCORES) > int(then * SCORES)
+    now, then = budget.share(session.spent), budget.share(scored)
+    return int(now * scores) > int(then * scores)
 
 
 def _score_and_save(session: Session, run: RunFolder, reporter: Reporter | None) -> None:
@@ -326,84 +374,6 @@ def _score_and_save(session: Session, run: RunFolder, reporter: Reporter | None)
 
 def _impatient(session: Session) -> bool:
     return 0 < session.settings.patience <= session.progress.without_best
-
-
-def _open_run(
-    settings: Settings, resume: str | Path | None, group: Group, stack: ExitStack
-) -> tuple[Session, RunFolder]:
-    if resume is None:
-        resume = folder_to_go_on_with(settings, group)
-    if resume is not None:
-        return _go_on(settings, Path(resume), group, stack)
-    return _begin(settings, group, stack)
-
-
-def _begin(settings: Settings, group: Group, stack: ExitStack) -> tuple[Session, RunFolder]:
-    if settings.out is not None:
-        # Known now, or only after reading a large text.
-        group.first(RunFolder(settings.out).require_free)
-    held_out_share(settings, group.size)  # what does not fit a small text is refused in one line
-    corpus = _corpus(group, lambda: open_corpus(settings))
-    require_documents(settings, corpus)
-    session = Session(settings, corpus, group)
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = Path(settings.out) if settings.out is not None else default_folder(settings, now)
-    first = None if session.optimizer is None else gathered(group, session.checkpoint())
-
-    def create() -> str:
-        made = RunFolder.create(path, session.settings, session.corpus.vocabulary, first)
-        return str(made.path)
-
-    run = RunFolder(group.first(create))
-    _hold(run, group, stack)
-    return session, run.unwritten() if group.rank else run
-
-
-def _go_on(
-    settings: Settings, path: Path, group: Group, stack: ExitStack
-) -> tuple[Session, RunFolder]:
-    run = RunFolder.open(path)
-    run = run.unwritten() if group.rank else run
-    _hold(run, group, stack)
-    corpus = _corpus(group, lambda: resumed_text(run, settings))
-    if settings.model in ("bigram", "ngram"):  # a count table is counted anew
-        return Session(settings, corpus, group), run
-    with undisturbed():
-        saved = shared(group, lambda: checkpoints.recover(run.checkpoints))
-    require_same_text(saved, corpus)  # before sizes are compared with it
-    session = Session(settings, corpus, group)
-    batch = session.settings.lanes
-    session.restore(
-        own_part(group, saved, batch, settings.seed)
-    )  # what does not fit is refused here
-    with undisturbed():
-        saved = shared(group, lambda: sound_start(saved, session, run))
-    run.rewind_metrics(session.restore(own_part(group, saved, batch, settings.seed)))
-    return session, run
-
-
-def _hold(run: RunFolder, group: Group, stack: ExitStack) -> None:
-    """Take the run folder until the stack is unwound; process 0 does, for all."""
-
-    def take() -> None:
-        stack.enter_context(run.held())
-
-    group.first(take)
-
-
-def _corpus(group: Group, read: Callable[[], Corpus]) -> Corpus:
-    """Read by process 0 first: the others find a large text encoded already."""
-    found: list[Corpus] = []
-
-    def sizes() -> list[int]:
-        found.append(read())
-        return [len(found[0].train.tokens), found[0].vocabulary.size]
-
-    group.first(sizes)
-    if not found:
-        sizes()
-    group.require_same("text", [len(found[0].train.tokens), found[0].vocabulary.size])
-    return found[0]
 
 
 def _count(session: Session, run: RunFolder) -> Outcome:

@@ -67,7 +67,34 @@ def undisturbed() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-# How far a run has come, and the learning rate that belongs there.
+# How far a run has come, how often it is scored, and the learning rate that belongs there.
+
+SCORES = 10  # held-out scores in a run, unless the settings say otherwise
+SHARE = 0.1  # of a run's time that they may take
+QUICK = 1 << 14  # tokens: a held-out text up to this length is scored in no time
+
+
+def scores_in(settings: Settings, trained_on: int, held_out: int) -> int:
+    """Held-out scores in a run by steps or epochs: ten, or as many as a tenth of its time has room for.
+
+    Counted in tokens, so that it is the same in every repetition of the run: an update goes forward and
+    twice as long back, a score forward alone.
+
+    Args:
+        settings: of the run, with all sizes chosen.
+        trained_on, held_out: tokens of the two parts of the text.
+
+    Example:
+        >>> [scores_in(Settings(steps=n), 400_000, 46_000) for n in (100, 500, 5000)]
+        [1, 3, 10]
+    """
+    if held_out <= QUICK or settings.minutes is not None:
+        return SCORES
+    if settings.steps is not None:
+        tokens = float(settings.steps * settings.lanes * settings.steps_per_update)
+    else:
+        tokens = (settings.epochs or 0.0) * trained_on
+    return int(max(1, min(SCORES, SHARE * 3 * tokens / held_out)))
 
 
 @dataclass(frozen=True)

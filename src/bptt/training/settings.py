@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -124,7 +124,8 @@ class Settings:
     patience: int = 0
     """Stop early after this many scores in a row without a new best; 0: never."""
     eval_every: int | None = None
-    """Steps between held-out scores and checkpoints; default: ten in a run."""
+    """Steps between held-out scores and checkpoints; default: ten in a run, fewer where they would take
+    more than a tenth of it."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     horizon_every: int = 100
@@ -150,8 +151,9 @@ class Settings:
     """Share of the text, at its end, that is held out; default 0.1, or nothing where that is under 20."""
     seed: int = 0
     """Seed of the weights, of dropout and of random chunks."""
-    threads: int | None = None
-    """Threads of torch; default: torch's own choice."""
+    threads: int | str | None = "auto"
+    """Threads of torch. auto: by --minutes as many as the updates are fastest with, measured now and
+    then; by --steps or --epochs torch's own number, so that the run repeats to the bit."""
     out: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
     """New folder for the run; default: runs/CELL-DATE-TIME."""
 
@@ -170,10 +172,9 @@ class Settings:
                 )
         for name in ("hidden", "layers", "embedding", "context", "batch", "k", "chunk", "steps"):
             self._at_least(name, 1)
-        for name in ("window", "states", "order", "eval_every", "log_every", "keep", "threads"):
+        for name in ("window", "states", "order", "eval_every", "log_every", "keep"):
             self._at_least(name, 1)
-        if self.threads is not None and self.threads > MOST_THREADS:
-            self._refuse("threads", f"at most {MOST_THREADS} threads", self.threads)
+        self._check_threads()
         if self.out is not None and "\0" in self.out:
             self._refuse("out", "a name that a folder can have", repr(self.out[:80]))
         for name in (
@@ -226,6 +227,16 @@ class Settings:
                 "--forget-bias with --cell lstm", f"--cell {self.cell}", "leave the bias out"
             )
         self._check_k()
+
+    def _check_threads(self) -> None:
+        if self.threads is None:
+            object.__setattr__(self, "threads", "auto")
+        elif self.threads != "auto":
+            if not isinstance(self.threads, int):
+                self._refuse("threads", "a whole number or auto", self.threads)
+            self._at_least("threads", 1)
+            if self.threads > MOST_THREADS:
+                self._refuse("threads", f"at most {MOST_THREADS} threads", self.threads)
 
     def _check_k(self) -> None:
         """Everything that holds k steps must be that long."""
@@ -321,7 +332,7 @@ class Settings:
             self._refuse(name, f"a number of at least {least}", value)
 
     @staticmethod
-    def _refuse(name: str, expected: str, value: object) -> None:
+    def _refuse(name: str, expected: str, value: object) -> NoReturn:
         flag = "--" + name.replace("_", "-")
         raise ArgumentError(f"{expected} for {flag}", str(value), f"change {flag}")
 

@@ -72,9 +72,12 @@ class Broken:
 def overflowed(session: Session) -> Origin | None:
     """The first parameter that an update has taken out of the float range."""
     with torch.no_grad():
+        held: list[Tensor] = list(session.model.parameters())
+        # Finite norms have finite terms, and are quicker to come by than a look at each.
+        if not held or math.isfinite(torch.stack(torch._foreach_norm(held)).sum()):
+            return None
         for name, parameter in session.model.named_parameters():
-            # A finite sum has finite terms, and is quicker to come by than a look at each.
-            if not bool(parameter.sum().isfinite()) and not bool(parameter.isfinite().all()):
+            if not bool(parameter.isfinite().all()):
                 return Origin("parameter", name)
     return None
 

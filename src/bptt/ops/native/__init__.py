@@ -1,7 +1,7 @@
 """Torch operators over the compiled kernels."""
 
 from bptt.ops.native.check import isa, isas, missing, multiplies_bf16
-from bptt.ops.native.kernels import dropout
+from bptt.ops.native.kernels import cross_entropy, dropout
 from bptt.ops.native.seam import (
     covers,
     forward_mode,
@@ -14,6 +14,7 @@ from bptt.ops.native.seam import (
 
 __all__ = [
     "covers",
+    "cross_entropy",
     "dropout",
     "forward_mode",
     "isa",

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from bptt.errors import DtypeError
+from bptt.errors import ArgumentError, DtypeError
 from bptt.ops.native.check import (
     DZ,
     GRU,
@@ -45,6 +45,41 @@ def dropout(x: Tensor, threshold: int, key: int) -> Tensor:
         x.data_ptr(), y.data_ptr(), x.numel(), threshold, key, torch.get_num_threads()
     )
     return y
+
+
+def cross_entropy(
+    logits: Tensor, targets: Tensor, ignored: int, scale: float | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The loss of each row ``(N,)``, float64; with a scale also its gradient times that, ``(N, V)``.
+
+    Args:
+        logits: float32 ``(N, V)``.
+        targets: int64 ``(N,)``, each 0 … V-1 or ``ignored``.
+
+    Raises:
+        ArgumentError: a target is no class.
+    """
+    rows, symbols = logits.shape
+    if logits.dtype != torch.float32 or targets.dtype != torch.int64 or targets.shape != (rows,):
+        raise DtypeError(
+            "logits (N, V) in float32 and targets (N,) in int64",
+            f"{logits.dtype} {tuple(logits.shape)} and {targets.dtype} {tuple(targets.shape)}",
+            "use bptt.ops.cross_entropy",
+        )
+    logits, targets = dense(logits), dense(targets)
+    nats = torch.empty(rows, dtype=torch.float64, device="cpu")
+    gradient = None if scale is None else torch.empty_like(logits)
+    bad = extension.cross_entropy(
+        logits.data_ptr(), rows, symbols, targets.data_ptr(), ignored, scale or 0.0,
+        pointer(gradient), nats.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    if bad >= 0:
+        raise ArgumentError(
+            f"targets in 0 .. {symbols - 1}, or {ignored} for none",
+            str(int(targets[bad])),
+            "give each target the number of its class",
+        )
+    return nats, gradient
 
 
 # Forward of one layer: one large product for all steps, then the kernel.

@@ -183,7 +183,7 @@ def _accumulator(like: Tensor) -> torch.dtype:
 
 
 def _sizes(like: Tensor, units: int) -> dict[str, Any]:
-    import triton.language as tl  # type: ignore[import-untyped]
+    import triton.language as tl
 
     accumulator = tl.float64 if _accumulator(like) == torch.float64 else tl.float32
     return {"ACC": accumulator, "BB": LANES, "HP": padded(units)}
