@@ -11,6 +11,7 @@ from torch import Tensor
 from bptt.experiments.claims.products import lag_below
 from bptt.nn import RNN
 from bptt.probes import JacobianProducts, jacobian_products
+from bptt.probes.jacobians import MEMORY_LEFT
 from bptt.recurrence import trace
 from bptt.remedies import start_recurrent
 from bptt.report.chart import Band, Chart, Line, Mark, number, raised
@@ -20,8 +21,6 @@ Activation = Literal["linear", "tanh", "ReLU"]
 Start = Literal["orthogonal", "Gaussian"]
 
 INPUTS, HIDDEN, LANES = 4, 16, 8
-# Memory ends where less than this is left of a gradient.
-LEFT = 0.01
 # States of this size are to tanh as good as none: its slope 1 - h² is 1 to the last digit of float64,
 # and stays so through any growth the sliders allow. The linear recurrence is measured there.
 TINY = 1e-30
@@ -37,7 +36,7 @@ class Contraction:
         stretch: κ; 1 leaves W_hh as normal as its start made it.
         products: ``norms`` ``(lanes, T)`` of J_T … J_{T-k+1} for k = 1 … T, and their ``bound``.
         typical: ``(T,)`` their median over the lanes.
-        end: the first k from which on it stays under one percent; None if it does not within T.
+        end: the first k from which on it stays under ``MEMORY_LEFT``; None if it does not within T.
     """
 
     activation: Activation
@@ -116,7 +115,7 @@ def contraction(
         found,
         typical.tolist(),
         cast(Tensor, found.bound).tolist(),
-        lag_below(typical.numpy(), LEFT),
+        lag_below(typical.numpy(), MEMORY_LEFT),
     )
 
 
@@ -187,7 +186,7 @@ def tell(found: Contraction) -> tuple[str, ...]:
         )
     if found.end is not None:
         third = (
-            f"Memory ends {_steps(found.end)} back: from there on less than {100 * LEFT:g} % of a "
+            f"Memory ends {_steps(found.end)} back: from there on less than {100 * MEMORY_LEFT:g} % of a "
             "gradient is left."
         )
     elif last > 1:
