@@ -18,6 +18,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "myst_parser",
     "drawn",
+    "course",
     "formulas",
     "offline",
 ]
@@ -32,7 +33,7 @@ exclude_patterns = ["_build", "_ext", "figures"]
 html_theme = "furo"
 html_title = "bptt"
 html_static_path = ["_static"]
-html_css_files = ["drawn.css", "formulas.css"]
+html_css_files = ["drawn.css", "formulas.css", "course.css"]
 # A reference to a name of ours must lead somewhere; torch's, numpy's and typing's are not on these pages.
 nitpicky = True
 nitpick_ignore_regex = [
