@@ -1,4 +1,4 @@
-"""What the course's pages are made of: printed output, answers to open, rows of the ledger, pictures re-made.
+"""What the course's pages are made of: printed output, answers to open, rows of the ledger, remakes.
 
     ```{ledger} A1 D1
     ```
@@ -9,8 +9,8 @@ puts rows of ``claims.md`` on a page: verdict and measurement come from there, b
     A caption.
     ```
 
-takes the picture that ``bptt remake remember-first --out docs/course/remade`` left, and its command; without a
-stored picture the command stands alone.
+takes picture and numbers that ``bptt remake remember-first --out docs/course/remade`` left there, and its
+command; where there are none the command stands alone.
 
     :::{answer}
     …
@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import re
 from html import escape
 from pathlib import Path
@@ -117,30 +118,56 @@ class Answer(SphinxDirective):
 
 
 class Remade(SphinxDirective):
-    """A picture of the lessons as ``bptt remake`` left it, and the command that makes it again."""
+    """A picture of the lessons as ``bptt remake`` left it, its numbers, and its command."""
 
     has_content = True
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """The stored SVG in the page's own ink, or the command alone."""
+        """The stored SVG and the stored numbers; where there are none, the command alone."""
         name = self.arguments[0]
-        parts: list[nodes.Node] = []
-        stored = sorted(PICTURES.glob(f"{name}*.svg"))
-        for file in stored:
-            self.env.note_dependency(str(file))
-            picture = file.read_text("utf-8")
-            picture = picture[picture.index("<svg") :]
-            parts.append(nodes.raw("", f'<div class="panels">{picture}</div>', format="html"))
-        words = [*self.content, "", f"`bptt remake {name}` makes it here, with the lesson's own settings."]
+        drawn, stored = PICTURES / f"{name}.svg", PICTURES / f"{name}.json"
+        words = [*self.content, ""]
+        if stored.is_file():
+            self.env.note_dependency(str(stored))
+            words += numbers(json.loads(stored.read_text("utf-8")))
+        words += ["", f"`bptt remake {name}` makes it again, with the lesson's own settings."]
         caption = nodes.container(classes=["drawn-caption"])
         self.state.nested_parse(self.content.__class__(words), 0, caption)
-        opening = '<figure class="drawn">' if stored else '<aside class="remade">'
-        closing = "</figure>" if stored else "</aside>"
+        opening = ['<aside class="remade">', "</aside>"]
+        if drawn.is_file():
+            self.env.note_dependency(str(drawn))
+            picture = drawn.read_text("utf-8")
+            picture = picture[picture.index("<svg") :]
+            panels = f'<div class="panels"><div class="panel wide">{picture}</div></div>'
+            opening = [f'<figure class="drawn">{panels}<figcaption>', "</figcaption></figure>"]
         return [
-            nodes.raw("", opening, format="html"), *parts, *caption.children,
-            nodes.raw("", closing, format="html"),
+            nodes.raw("", opening[0], format="html"), *caption.children,
+            nodes.raw("", opening[1], format="html"),
         ]  # fmt: skip
+
+
+def numbers(made: dict[str, Any]) -> list[str]:
+    """Measured beside published as a table, the reason where they differ, and what comes out in words."""
+    rows = [n for n in made["numbers"].values() if n["published"] is not None]
+    lines = [_plain(" ".join(made["sentences"])), ""]
+    if rows:
+        lines += ["| | measured | published |", "|---|--:|--:|"]
+        lines += [
+            f"| {_plain(n['what'])} | {_value(n['measured'])} | {_value(n['published'])} |"
+            for n in rows
+        ]
+        lines += [""]
+    lines += [
+        f"*{_plain(n['what'])}:* {_plain(n['why'])}\n" for n in rows if n["why"] and not n["agrees"]
+    ]
+    return lines
+
+
+def _value(value: Any) -> str:
+    if not isinstance(value, float):
+        return _plain(str(value))
+    return f"{value:,.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.4g}"
 
 
 class Coverage(SphinxDirective):

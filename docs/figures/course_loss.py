@@ -31,7 +31,9 @@ def draw():
     for update, look in ((0, ":"), (20, "--"), (60, "-")):
         axes.step(range(SHOWN), losses[update][:SHOWN], look, where="mid", label=f"update {update}")
     axes.set_xticks(range(SHOWN), list(TEXT[1 : SHOWN + 1].replace(" ", "␣")), fontsize=8)
-    axes.set(title="What each character costs", xlabel="the character to be predicted", ylabel="nats")
+    axes.set(
+        title="What each character costs", xlabel="the character to be predicted", ylabel="nats"
+    )
     axes.legend(loc="upper right")
     before, after = float(losses[0].mean()), float(losses[60].mean())
     return [made], {

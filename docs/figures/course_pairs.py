@@ -1,8 +1,7 @@
 """Every pair of a loss and a use of the weight, and how much each adds to the gradient."""
 
-from panels import panel
-
 import numpy as np
+from panels import panel
 
 from bptt.lab.unrolled import unrolled
 from bptt.report.chart import INK
@@ -25,7 +24,11 @@ def draw():
     axes.plot([0.5, T + 0.5], [0.5, T + 0.5], color=INK, linewidth=1)
     bar = made.colorbar(image, ax=axes)
     bar.outline.set_visible(False)
-    axes.set(title="Share of dW by pair, log10 of its norm", xlabel="loss of step t", ylabel="use at step k")
+    axes.set(
+        title="Share of dW by pair, log10 of its norm",
+        xlabel="loss of step t",
+        ylabel="use at step k",
+    )
     axes.grid(False)
     # Step 1 uses W on a state of zeros: its share is nothing, but it is one of the pairs.
     return [made], {"steps": str(T), "pairs": str(T * (T + 1) // 2)}

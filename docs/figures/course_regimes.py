@@ -24,5 +24,3 @@ def draw():
         axes.legend()
         figures.append(made)
     return figures, numbers
-
-

@@ -1,4 +1,4 @@
-"""Pages *Gates and starts*, *Attention's way*, *Padding*, *Sampling*: against what is known, in a browser."""
+"""The lab's newer pages: gates, attention, padding, sampling, against what is known; in a browser."""
 
 import math
 import statistics
@@ -52,7 +52,7 @@ def test_memory_ends_by_the_longest_way():
 
 
 def test_the_shortcuts_are_what_their_formulas_say():
-    """Where next to nothing is let in, I + F' and diag(g) are the identity: only slopes at the input differ."""
+    """Where next to nothing is let in, every factor is the identity: only slopes differ."""
     for kept in (ways(20, share=1e-9).norms["residual"], ways(20, bias=30.0).norms["highway"]):
         assert 0.5 < min(kept) <= max(kept) < 2
     short = ways(20, radius=0.5).norms["recurrence"]
@@ -229,6 +229,6 @@ def test_controls_of_sampling_change_what_is_drawn(open_page):
     lab.press("temperature", "End", changes="hesitation")
     assert lab.pick("top_k", "2", changes="next")
     assert len(lab.value("next")) == 2
-    lab.choose("warm_up", "its last character", changes="next")
+    lab.choose("warm_up", "one letter", changes="next")
     assert lab.press("draw", "ArrowRight", changes="written")
     assert lab.value("nats") == nats

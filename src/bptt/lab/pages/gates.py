@@ -26,7 +26,7 @@ def _():
 def _():
     cell = mo.ui.radio(list(lab.LAYERS), "LSTM", label="Cell", inline=True)
     matrix = mo.ui.dropdown(list(lab.MATRICES), "torch's", label="Matrix begins")
-    begin = mo.ui.radio(["one bias", "chrono"], "one bias", label="Gates begin with", inline=True)
+    begin = mo.ui.radio(["one bias", "chrono"], "one bias", label="Gates", inline=True)
     bias = mo.ui.slider(
         -2.0,
         6.0,

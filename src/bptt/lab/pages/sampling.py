@@ -37,9 +37,7 @@ def _(work):
         full_width=True,
     )  # fmt: skip
     top_k = mo.ui.dropdown(["all", "1", "2", "5", "10", "20"], "all", label="Among the likeliest")
-    warm_up = mo.ui.radio(
-        ["prompt", "its last character"], "prompt", label="Warm up on the", inline=True
-    )
+    warm_up = mo.ui.radio(["prompt", "one letter"], "prompt", label="Warm-up", inline=True)
     draw = mo.ui.slider(1, 20, 1, value=1, label="Draw", show_value=True, full_width=True)
     cell = mo.ui.radio(
         {"RNN": "rnn", "GRU": "gru", "LSTM": "lstm"}, "GRU", label="Cell", inline=True
