@@ -50,7 +50,7 @@ def claims() -> dict[str, dict[str, str]]:
     found = {}
     for line in LEDGER.read_text("utf-8").splitlines():
         row = ROW.match(line)
-        if row is None:
+        if row is None or row[2] == "id":  # the table's head
             continue
         cells = re.split(r"(?<!\\) \| ", row[3])
         if len(cells) == 5:

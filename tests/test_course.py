@@ -1,4 +1,4 @@
-"""Every row of the table of what the lessons hold leads somewhere: a command, a page, a name."""
+"""The course: every chapter has its parts, and every row of the table of the lessons leads somewhere."""
 
 import csv
 import re
@@ -10,6 +10,7 @@ import pytest
 import tyro
 
 from bptt import cli
+from bptt.lab import available, live, server
 
 DOCS = Path(__file__).parents[1] / "docs"
 KINDS = {"program", "figure", "table", "formula", "exercise", "question", "statement", "warning"}
@@ -54,6 +55,61 @@ def test_remakes_are_known_to_the_command():
     assert set(lessons.remakes()) >= REMAKES
 
 
+CHAPTERS = [page for page in sorted((DOCS / "course").glob("*.md")) if page.stem in server.CHAPTERS]
+TEACHING = [page for page in CHAPTERS if page.stem != "questions"]
+
+
+@pytest.mark.parametrize("page", TEACHING, ids=lambda page: page.stem)
+def test_a_chapter_has_its_parts(page):
+    """Mathematics, a picture, a page of the lab, Python, exercises with answers, verdicts."""
+    text = page.read_text("utf-8")
+    assert "$$" in text
+    assert re.search(r"^```\{(drawn|remade)\} ", text, re.M)
+    pages = set(re.findall(r"`bptt lab (\w+)`", text))
+    assert pages
+    assert pages <= {one.slug for one in available()}
+    exercises = text.index("## Exercises")
+    assert "```python\n" in text[:exercises]
+    asked = re.findall(r"^\*\*(\d+\.\d)\*\*", text, re.M)
+    assert len(asked) in (2, 3)
+    answers = re.findall(r"^:::\{answer\}\n(.*?)^:::$", text, re.M | re.S)
+    assert len(answers) == len(asked)
+    assert all("```python\n" in answer for answer in answers)
+    assert "```{ledger} " in text
+    # 200 words a minute; formulas and code are read slowly, so each line of them counts as ten words.
+    code = "".join(re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)).count("\n")
+    assert len(text.split()) / 200 + code / 20 < 15
+
+
+def test_the_questions_are_all_answered_with_evidence():
+    text = (DOCS / "course" / "questions.md").read_text("utf-8")
+    questions = re.split(r"^\*\*Q\d+\. ", text, flags=re.M)[1:]
+    assert len(questions) >= 7
+    assert all(":::{answer}" in one for one in questions)
+    assert all("```{ledger} " in one for one in questions[:7])
+    assert "An RNN or a Transformer" in text
+
+
+def test_rows_of_the_ledger_that_the_course_names_are_there(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS / "_ext"))
+    known = import_module("course").claims()
+    assert {row["verdict"] for row in known.values()} <= {
+        "holds", "holds in part", "does not hold", "not run", "not judged",
+    }  # fmt: skip
+    for page in CHAPTERS:
+        for ids in re.findall(r"^```\{ledger\} (.*)$", page.read_text("utf-8"), re.M):
+            assert set(ids.split()) <= set(known), page
+
+
+@pytest.mark.parametrize("page", server.PAGES, ids=lambda page: page.slug)
+def test_a_page_of_the_lab_leads_to_its_chapter(page):
+    number = server.CHAPTERS.index(page.chapter) + 1
+    text = (DOCS / "course" / f"{page.chapter}.md").read_text("utf-8")
+    assert text.startswith(f"# {number}. ")
+    assert f"`bptt lab {page.slug}`" in text
+    assert f"chapter {number} of the course" in live.chapter(page.chapter)
+
+
 class Parsed(Exception):
     """The command line was understood; nothing was run."""
 
@@ -79,8 +135,6 @@ def test_a_command_is_understood(by, monkeypatch):
 
         assert len(find(words)) == len(words)
     if name == "lab":
-        from bptt.lab import available
-
         assert set(words) <= {page.slug for page in available()}
     if name == "compare":
         from bptt.experiments.compare.grid import TASKS
@@ -111,11 +165,8 @@ def test_a_name_is_in_the_interface(by):
 
 
 def test_every_lab_page_and_chapter_is_in_the_table():
-    from bptt.lab import available
-    from bptt.lab.server import CHAPTERS
-
     assert {f"bptt lab {page.slug}" for page in available()} <= set(EACH)
-    assert {f"course/{name}.md" for name in CHAPTERS} <= set(EACH)
+    assert {f"course/{name}.md" for name in server.CHAPTERS} <= set(EACH)
     assert {path.stem for path in (DOCS / "course").glob("*.md")} == {
-        *CHAPTERS, "index", "coverage",
+        *server.CHAPTERS, "index", "coverage",
     }  # fmt: skip
