@@ -1,14 +1,17 @@
 """The lab's newer pages: gates, attention, padding, sampling, against what is known; in a browser."""
 
+import asyncio
 import math
 import statistics
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from bptt.lab import sampling
+from bptt.lab import live, sampling
+from bptt.lab import server as lab_server
 from bptt.lab.bottleneck import draw_gradient, draw_shares, tell_ways, ways
 from bptt.lab.contraction import draw_keeps, draw_ways, gates, tell_gates
 from bptt.lab.live import ANSWER, charts
@@ -17,6 +20,7 @@ from bptt.lab.pages import attention as attention_page
 from bptt.lab.pages import gates as gates_page
 from bptt.lab.pages import padding as padding_page
 from bptt.lab.pages import sampling as sampling_page
+from bptt.lab.server import BUILT
 from bptt.models import token_loss
 from bptt.probes.jacobians import MEMORY_LEFT
 
@@ -232,3 +236,56 @@ def test_controls_of_sampling_change_what_is_drawn(open_page):
     lab.choose("warm_up", "one letter", changes="next")
     assert lab.press("draw", "ArrowRight", changes="written")
     assert lab.value("nats") == nats
+
+
+@pytest.mark.browser
+def test_a_page_leads_to_its_chapter_of_the_built_course(open_page, server):
+    """Where the documentation is not built beside the source, the chapter's file is named instead."""
+    lab = open_page("gates").wait("whole")
+    lead = lab.page.locator(".lead").inner_text()
+    if not (BUILT / "course" / "gates.html").is_file():
+        assert "docs/course/gates.md" in lead
+        return
+    link = lab.page.get_by_role("link", name="chapter 7 of the course")
+    lab.page.goto(server.rstrip("/") + link.get_attribute("href"))
+    assert lab.page.get_by_role("heading", level=1).inner_text().startswith("7. Starts and gates")
+    first = lab.page.locator("details.answer").first
+    first.locator("summary").press("Enter")
+    assert first.locator("div.printed").first.is_visible()
+
+
+def test_the_built_documentation_is_served_where_it_is(monkeypatch, tmp_path):
+    (tmp_path / "course").mkdir()
+    (tmp_path / "course" / "gates.html").write_text("<h1>here</h1>")
+    for place, found in ((tmp_path, 200), (tmp_path / "missing", 404)):
+        monkeypatch.setattr(lab_server, "BUILT", place)
+        monkeypatch.setattr(live, "BUILT", place)
+
+        async def nothing(scope, receive, send):
+            await send({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        app = lab_server.build(SimpleNamespace(app=nothing))
+        assert asyncio.run(status(app, "/docs/course/gates.html")) == found
+        assert ("<a href" in live.chapter("gates")) == (found == 200)
+        assert "chapter 7 of the course" in live.chapter("gates")
+
+
+async def status(app, path):
+    """What the lab answers to a request from this machine."""
+    said = []
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        said.append(message)
+
+    scope = {
+        "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "root_path": "",
+        "query_string": b"", "scheme": "http", "http_version": "1.1",
+        "headers": [(b"host", b"127.0.0.1")],
+        "server": ("127.0.0.1", 1), "client": ("127.0.0.1", 2),
+    }  # fmt: skip
+    await app(scope, receive, send)
+    return said[0]["status"]

@@ -15,8 +15,8 @@ A page is three things of one name, its slug; ``contraction`` is the pattern:
 Two pages of one subject may share the first of the three: *Contraction* and *Gates and starts* do, and
 *Bottleneck* and *Attention's way*.
 
-:mod:`bptt.lab.server` holds title, line and chapter of the course of every page; a page whose file is there is
-listed. ``exercises.toml`` holds its exercises.
+:mod:`bptt.lab.server` holds title, line and chapter of the course of every page; a page whose file is
+there is listed. ``exercises.toml`` holds its exercises.
 """
 
 from bptt.lab.server import PAGES, Page, available

@@ -61,11 +61,13 @@ def _(cell, set_found, work):
 def _(begun, draw, get_found, prompt, temperature, top_k, warm_up):
     found = get_found() if begun else None
     among = None if top_k.value == "all" else int(top_k.value)
-    say = "Type at least one character to continue." if not prompt.value else ""
     if found is None:
-        say = "The figures come when the model is trained. If you stopped that, another cell begins anew."
-    shown = layout.words(say)
-    if not say:
+        shown = layout.words(
+            "The figures come when the model is trained. If you stopped that, another cell begins anew."
+        )
+    elif not prompt.value:
+        shown = layout.words("Type at least one character to continue.")
+    else:
         try:
             warm = warm_up.value == "prompt"
             shown = lab.draw(found, prompt.value, temperature.value, among, warm, draw.value)
