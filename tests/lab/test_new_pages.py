@@ -276,7 +276,7 @@ async def status(app, path):
     said = []
 
     async def receive():
-        return {"type": "http.request", "body": b"", "more_body": False}
+        await asyncio.Event().wait()  # nobody goes away
 
     async def send(message):
         said.append(message)
@@ -287,5 +287,5 @@ async def status(app, path):
         "headers": [(b"host", b"127.0.0.1")],
         "server": ("127.0.0.1", 1), "client": ("127.0.0.1", 2),
     }  # fmt: skip
-    await app(scope, receive, send)
+    await asyncio.wait_for(app(scope, receive, send), 20)
     return said[0]["status"]
