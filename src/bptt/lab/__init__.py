@@ -13,7 +13,7 @@ A page is three things of one name, its slug; ``contraction`` is the pattern:
 3. ``tests/lab/test_contraction.py``: the function against the package, the page in a browser.
 
 Two pages of one subject may share the first of the three: *Contraction* and *Gates and starts* do, and
-*Bottleneck* and *Attention's way*.
+*Bottleneck* and *Ways back*.
 
 :mod:`bptt.lab.server` holds title, line and chapter of the course of every page; a page whose file is
 there is listed. ``exercises.toml`` holds its exercises.

@@ -1,4 +1,4 @@
-"""Pages *Bottleneck* and *Attention's way*: what a state of H numbers can hold, beside attention, which
+"""Pages *Bottleneck* and *Ways back*: what a state of H numbers can hold, beside attention, which
 keeps everything; and the gradient's way back through a recurrence, past it, and through attention.
 
 Both read the same kind of text, random bits. A recurrent state is asked for the bit of k steps ago by
@@ -219,7 +219,7 @@ def tell(found: Bottleneck) -> tuple[str, ...]:
     )
 
 
-# Attention's way: the gradient of the last output by every input, through a step that rewrites the state,
+# Ways back: the gradient of the last output by every input, through a step that rewrites the state,
 # past it, and through attention.
 
 UNITS, BATCH = 32, 4
@@ -233,7 +233,7 @@ WAYS: dict[str, tuple[Color, Dash]] = {
 
 @dataclass(frozen=True, eq=False)
 class Ways:
-    """What the page *Attention's way* shows.
+    """What the page *Ways back* shows.
 
     Attributes:
         norms: for each of ``WAYS``, ``(T,)`` the gradient by the input k steps before the last, k = 0 …

@@ -92,7 +92,7 @@ PAGES = (
     Page(
         "gates",
         "Gates and starts",
-        "How a cell, its start and its gates' bias change what is left of a gradient.",
+        "How a cell, its start and the bias of its gates change what is left of a gradient.",
         "gates",
     ),
     Page(
@@ -103,8 +103,8 @@ PAGES = (
     ),
     Page(
         "attention",
-        "Attention's way",
-        "The gradient's way back through a recurrence, past it, and through attention.",
+        "Ways back",
+        "A gradient goes back through a recurrence, past it, and through attention.",
         "attention",
     ),
     Page(

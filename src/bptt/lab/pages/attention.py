@@ -2,11 +2,11 @@
 # [tool.marimo.display]
 # theme = "system"
 # ///
-"""The gradient's way back through a recurrence, past it, and through attention."""
+"""A gradient goes back through a recurrence, past it, and through attention."""
 
 import marimo
 
-app = marimo.App(width="full", app_title="Attention's way · bptt lab")
+app = marimo.App(width="full", app_title="Ways back · bptt lab")
 
 with app.setup:
     import marimo as mo

@@ -2,7 +2,7 @@
 # [tool.marimo.display]
 # theme = "system"
 # ///
-"""How a cell, its start and its gates' bias change what is left of a gradient."""
+"""How a cell, its start and the bias of its gates change what is left of a gradient."""
 
 import marimo
 
