@@ -350,8 +350,11 @@ def build(notebooks: Notebooks, host: str = "127.0.0.1") -> App:
 
     routes: list[Any] = [Route("/", front)]
     if BUILT.is_dir():
+        from starlette.responses import Response
         from starlette.staticfiles import StaticFiles
 
+        # A browser asks for a sign of every page that names none, as those of the documentation do.
+        routes.append(Route("/favicon.ico", lambda _: Response(status_code=204)))
         routes.append(Mount("/docs", StaticFiles(directory=BUILT, html=True)))
     return guard(Starlette(routes=[*routes, Mount("/", notebooks.app)]), host)
 
