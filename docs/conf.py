@@ -18,6 +18,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "myst_parser",
     "drawn",
+    "course",
     "formulas",
     "offline",
 ]
@@ -28,11 +29,11 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"  # fields are documented as attributes, once
 autodoc_default_options = {"members": True}
 html_math_renderer = "mathml"
-exclude_patterns = ["_build", "_ext", "figures"]
+exclude_patterns = ["_build", "_ext", "figures", "course/remade"]
 html_theme = "furo"
 html_title = "bptt"
 html_static_path = ["_static"]
-html_css_files = ["drawn.css", "formulas.css"]
+html_css_files = ["drawn.css", "formulas.css", "course.css"]
 # A reference to a name of ours must lead somewhere; torch's, numpy's and typing's are not on these pages.
 nitpicky = True
 nitpick_ignore_regex = [

@@ -80,7 +80,7 @@ METHODS = {
 }  # fmt: skip
 # The one fetch of data calls pip, in a process of its own; the others start nothing that is not ours.
 # A board's figures need a compiler and an emulator; a text dropped on a page is trained on by bptt.
-PROCESSES = {"data/fetch.py", "export/cost.py", "lab/runs.py"}
+PROCESSES = {"data/fetch.py", "export/cost.py", "lab/your_run.py"}
 # The lab asks the system to show a page of this machine's own.
 BROWSERS = {"cli/lab.py"}
 

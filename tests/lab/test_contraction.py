@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from bptt.lab.contraction import LEFT, contraction, draw_factor, draw_products, tell
+from bptt.lab.contraction import contraction, draw_factor, draw_products, tell
 from bptt.lab.live import ANSWER, charts
 from bptt.lab.pages import contraction as page
+from bptt.probes.jacobians import MEMORY_LEFT
 
 
 @pytest.mark.parametrize("activation", ["linear", "tanh", "ReLU"])
@@ -53,15 +54,15 @@ def test_a_stretched_orthogonal_matrix_is_bounded_by_its_condition(stretch):
 
 
 @pytest.mark.parametrize(("radius", "ends"), [(0.5, True), (1.2, False)])
-def test_memory_ends_where_one_percent_is_left(radius, ends):
+def test_memory_ends_where_the_ledger_says(radius, ends):
     found = contraction(radius, 1, 30, "linear")
     if not ends:
         assert found.end is None
         assert "Nothing is forgotten" in tell(found)[-1]
         return
-    # 0.5^6 = 0.0156 and 0.5^7 = 0.0078.
-    assert found.end == 7
-    assert found.typical[found.end - 1] < LEFT <= found.typical[found.end - 2]
+    # 0.5^13 = 1.22e-4 and 0.5^14 = 6.1e-5.
+    assert found.end == 14
+    assert found.typical[found.end - 1] < MEMORY_LEFT <= found.typical[found.end - 2]
 
 
 def test_the_activation_takes_its_share():

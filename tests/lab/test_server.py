@@ -60,7 +60,7 @@ def test_every_notebook_is_in_the_registry_and_the_index_lists_it():
     assert files == {page.slug for page in available()}
     for page in available():
         assert f'href="/{page.slug}/"' in index()
-    assert len({page.slug for page in PAGES}) == 8
+    assert len({page.slug for page in PAGES}) == 12
 
 
 def test_no_file_of_ours_points_outside():

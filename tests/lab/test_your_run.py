@@ -11,10 +11,9 @@ import pytest
 from bptt.cli import main
 from bptt.data import RandomChunks
 from bptt.errors import ArgumentError, RunError
-from bptt.lab import runs as train_text
 from bptt.lab import your_run as lab
 from bptt.lab.pages import your_run as page
-from bptt.lab.runs import choose, list_runs
+from bptt.lab.your_run import choose, list_runs
 from bptt.models import token_loss
 from bptt.probes.diagnose import diagnose
 from bptt.report import own_k
@@ -179,7 +178,7 @@ def test_only_runs_below_the_directory_are_listed(made, tmp_path):
 
 
 def test_a_text_is_trained_on(tmp_path):
-    ticks = list(train_text.train_text(TEXT.encode(), tmp_path, updates=20))
+    ticks = list(lab.train_text(TEXT.encode(), tmp_path, updates=20))
     assert ticks[-1].done == ticks[-1].total == 20
     course = ticks[-1].frame
     assert course.records == tuple(RunFolder.open(tmp_path / "run").read_metrics())
@@ -187,7 +186,7 @@ def test_a_text_is_trained_on(tmp_path):
 
 
 def test_who_stops_listening_ends_the_training(tmp_path):
-    work = train_text.train_text(TEXT.encode(), tmp_path, updates=10**6)
+    work = lab.train_text(TEXT.encode(), tmp_path, updates=10**6)
     while next(work).frame is None:
         pass
     work.close()
@@ -197,11 +196,11 @@ def test_who_stops_listening_ends_the_training(tmp_path):
 
 
 def test_a_text_that_cannot_be_trained_on_is_told(tmp_path):
-    for text in (b"", b"a" * (train_text.LARGEST + 1)):
+    for text in (b"", b"a" * (lab.LARGEST + 1)):
         with pytest.raises(ArgumentError, match="a text of 2,000 to"):
-            next(train_text.train_text(text, tmp_path))
+            next(lab.train_text(text, tmp_path))
     with pytest.raises(RunError, match="a training that ends well"):
-        list(train_text.train_text(b"\xff\xfe" * 2000, tmp_path))
+        list(lab.train_text(b"\xff\xfe" * 2000, tmp_path))
 
 
 def test_the_notebook_runs_as_a_script(made, monkeypatch):
@@ -246,7 +245,7 @@ def test_a_run_in_the_browser(chromium, made, tmp_path):
         view.settle("text_bytes", len(TEXT))
         view.click("train", "Train on it")
         view.settle("training_state", "done", timeout=90_000)
-        assert view.value("training_last_step") == train_text.UPDATES
+        assert view.value("training_last_step") == lab.UPDATES
         for scheme in ("light", "dark"):
             for size in ("desktop", "phone"):
                 view.look(scheme, size)

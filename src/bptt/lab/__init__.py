@@ -12,7 +12,11 @@ A page is three things of one name, its slug; ``contraction`` is the pattern:
    that calls the function, one that lays it out with :mod:`bptt.lab.live`.
 3. ``tests/lab/test_contraction.py``: the function against the package, the page in a browser.
 
-:mod:`bptt.lab.server` holds title and line of every page; a page whose file is there is listed.
+Two pages of one subject may share the first of the three: *Contraction* and *Gates and starts* do, and
+*Bottleneck* and *Ways back*.
+
+:mod:`bptt.lab.server` holds title, line and chapter of the course of every page; a page whose file is
+there is listed. ``exercises.toml`` holds its exercises.
 """
 
 from bptt.lab.server import PAGES, Page, available

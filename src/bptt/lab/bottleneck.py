@@ -1,4 +1,5 @@
-"""Page *Bottleneck*: what a state of H numbers can hold, beside attention, which keeps everything.
+"""Pages *Bottleneck* and *Ways back*: what a state of H numbers can hold, beside attention, which
+keeps everything; and the gradient's way back through a recurrence, past it, and through attention.
 
 Both read the same kind of text, random bits. A recurrent state is asked for the bit of k steps ago by
 :func:`bptt.probes.capacity`; so is what attention keeps of that step.
@@ -6,19 +7,22 @@ Both read the same kind of text, random bits. A recurrent state is asked for the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from bptt.experiments.claims.products import lag_below
 from bptt.models.attention import AttentionModel
 from bptt.nn import RNN
 from bptt.probes import capacity
+from bptt.probes.jacobians import MEMORY_LEFT
 from bptt.recurrence import Recurrence, trace
 from bptt.remedies import start_recurrent
-from bptt.report.chart import Chart, Line, Mark, number
-from bptt.report.words import thousands
+from bptt.report.chart import Chart, Color, Dash, Line, Mark, number
+from bptt.report.words import percent, thousands
 
 Start = Literal["orthogonal", "Gaussian"]
 
@@ -213,3 +217,175 @@ def tell(found: Bottleneck) -> tuple[str, ...]:
         "Try: ρ from 0.5 to 1.1 at a small input; then a large input, which pushes tanh to its ends "
         "and old bits out; then H against T.",
     )
+
+
+# Ways back: the gradient of the last output by every input, through a step that rewrites the state,
+# past it, and through attention.
+
+UNITS, BATCH = 32, 4
+WAYS: dict[str, tuple[Color, Dash]] = {
+    "recurrence": ("blue", ""),
+    "residual": ("green", "dotted"),
+    "highway": ("purple", "dashed"),
+    "attention": ("orange", "dashed"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Ways:
+    """What the page *Ways back* shows.
+
+    Attributes:
+        norms: for each of ``WAYS``, ``(T,)`` the gradient by the input k steps before the last, k = 0 …
+            T-1, over that of the last.
+        layers: of attention: its way is so many steps long, at any distance.
+    """
+
+    norms: dict[str, list[float]]
+    layers: int
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.norms["recurrence"])
+
+    def end(self, way: str) -> int | None:
+        """From so many steps back on less than ``MEMORY_LEFT`` arrives; None within T."""
+        return lag_below(torch.tensor(self.norms[way][1:]).numpy(), MEMORY_LEFT)
+
+
+def ways(
+    steps: int = 60,
+    radius: float = 1.0,
+    bias: float = 4.0,
+    share: float = 0.06,
+    layers: int = 1,
+    *,
+    seed: int = 0,
+) -> Ways:
+    """Differentiate the last output of four untrained models of 32 units by each of their T inputs.
+
+    With F = tanh(W h + x), W orthogonal times ρ: recurrence h ← F; residual h ← h + a F; highway
+    h ← g h + (1 - g) F, g = σ(U h + b). Attention is :class:`bptt.models.AttentionModel`.
+
+    Args:
+        steps: T.
+        radius: ρ.
+        bias: b, of the highway's gate.
+        share: a, of F in the residual step.
+        layers: of attention.
+        seed: of weights and inputs.
+
+    Cost: three loops of T steps and one block of attention, forward and back, 4 lanes.
+
+    Example:
+        >>> found = ways(30, radius=0.8)
+        >>> found.norms["recurrence"][-1] < 0.01 < found.norms["attention"][-1]
+        True
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+    weight = radius * torch.linalg.qr(normal(UNITS, UNITS))[0]
+    gate = normal(UNITS, UNITS) * UNITS**-0.5
+    x, cotangent = normal(steps, BATCH, UNITS), normal(BATCH, UNITS)
+
+    def run(step: Callable[[Tensor, Tensor], Tensor]) -> list[float]:
+        inputs = x.clone().requires_grad_()
+        h = torch.zeros(BATCH, UNITS, dtype=torch.float64)
+        for value in inputs:
+            h = step(h, torch.tanh(h @ weight.T + value))
+        return _by_lag(h, inputs, cotangent)
+
+    def highway(h: Tensor, new: Tensor) -> Tensor:
+        keep = torch.sigmoid(h @ gate.T + bias)
+        return keep * h + (1 - keep) * new
+
+    norms = {
+        "recurrence": run(lambda h, new: new),
+        "residual": run(lambda h, new: h + share * new),
+        "highway": run(highway),
+        "attention": _through_attention(x, cotangent, layers, generator),
+    }
+    return Ways(norms, layers)
+
+
+def _through_attention(
+    x: Tensor, cotangent: Tensor, layers: int, generator: torch.Generator
+) -> list[float]:
+    """The same through blocks of attention, whose tokens' vectors ``x`` are."""
+    model = AttentionModel(UNITS, width=UNITS, heads=2, layers=layers, context=len(x)).double()
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            drawn = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+            nn.init.zeros_(parameter).data.add_(drawn * parameter.shape[1] ** -0.5)
+    inputs = x.clone().requires_grad_()
+    handle = model.embedding.register_forward_hook(lambda *_: inputs)
+    try:
+        output, _ = model(torch.zeros(x.shape[:2], dtype=torch.int64))
+    finally:
+        handle.remove()
+    return _by_lag(output[-1], inputs, cotangent)
+
+
+def _by_lag(output: Tensor, inputs: Tensor, cotangent: Tensor) -> list[float]:
+    (gradient,) = torch.autograd.grad(output, inputs, cotangent)
+    norms = gradient.flatten(1).norm(dim=1).flip(0)
+    return (norms / norms[0]).tolist()
+
+
+def draw_gradient(found: Ways) -> Chart:
+    """What arrives at the input k steps back, for each way."""
+    lags = list(range(found.steps))
+    parts: list[Line | Mark] = [Mark("", y=1.0)]
+    parts += [Line(name, lags, found.norms[name], *look) for name, look in WAYS.items()]
+    shown = [v for way in found.norms.values() for v in way if v > 1e-12]
+    return Chart(
+        "What arrives k steps back", parts, x="steps back, k", y="over the last input's", log=True,
+        xlim=(0, found.steps - 1), ylim=(min([*shown, 1.0]) / 2, max([*shown, 1.0]) * 3),
+        caption="Norm of the gradient of the last output by the input k steps before it.",
+    )  # fmt: skip
+
+
+def draw_shares(found: Ways) -> Chart:
+    """How much of all that arrives does so within k steps."""
+    lags, parts = list(range(found.steps)), []
+    for name, look in WAYS.items():
+        total, so_far = sum(found.norms[name]), 0.0
+        shares = [(so_far := so_far + v) / total for v in found.norms[name]]
+        parts.append(Line(name, lags, shares, *look))
+    return Chart(
+        "Within k steps", parts, x="steps back, k", y="share of all that arrives",
+        xlim=(0, found.steps - 1), ylim=(0, 1.05),
+        caption="A straight line is even-handed: the far past is heard like the near one.",
+    )  # fmt: skip
+
+
+def tell_ways(found: Ways) -> tuple[str, ...]:
+    """The same in words."""
+    last = {name: norms[-1] for name, norms in found.norms.items()}
+    end = found.end("recurrence")
+    first = (
+        f"{found.steps - 1} steps back, the recurrence has {number(last['recurrence'], 2)} of the last "
+        f"input's gradient left, the residual step {number(last['residual'], 2)}, the highway "
+        f"{number(last['highway'], 2)}, attention {number(last['attention'], 2)}."
+    )
+    second = (
+        "Through the recurrence a gradient passes a Jacobian at every step"
+        + (", and arrives. " if end is None else f"; memory ends {end} steps back. ")
+        + "Past it, it is only as good as what is let through: g at every step of a highway, 1 at every "
+        "step of a residual one, which may also let it grow."
+    )
+    half = next(k for k in range(found.steps) if _within(found.norms["attention"], k) >= 0.5)
+    third = (
+        f"Attention's way is {found.layers} step{'s' * (found.layers > 1)} long at any distance. It "
+        f"keeps every token for that; half of what arrives has come from within {half} steps, "
+        f"{percent((half + 1) / found.steps)} of the way."
+    )
+    return first, second, third
+
+
+def _within(norms: list[float], k: int) -> float:
+    return sum(norms[: k + 1]) / sum(norms)

@@ -38,15 +38,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from bptt.errors import BpttError
-from bptt.lab.server import available
+from bptt.lab.server import BUILT, CHAPTERS, available
 from bptt.report.chart import Chart
 from bptt.report.chart_svg import draw_svg
 from bptt.report.words import thousands
@@ -69,9 +71,41 @@ def head(slug: str) -> Any:
     if at + 1 < len(pages):
         links.append(f'<a rel="next" href="/{pages[at + 1].slug}/">{pages[at + 1].title} →</a>')
     page = pages[at]
+    course = chapter(page.chapter)
     return _html(
-        f"<nav>{''.join(links)}</nav><h1>{escape(page.title)}</h1><p class='lead'>{escape(page.line)}</p>"
+        f"<nav>{''.join(links)}</nav><h1>{escape(page.title)}</h1>"
+        f"<p class='lead'>{escape(page.line)} {course}</p>"
     )
+
+
+def chapter(name: str) -> str:
+    """The way to a chapter of the course: a link where the documentation is built, else its file."""
+    words = f"chapter {CHAPTERS.index(name) + 1} of the course"
+    if (BUILT / "course" / f"{name}.html").is_file():
+        return f'Its mathematics: <a href="/docs/course/{name}.html" target="_blank">{words}</a>.'
+    return f"Its mathematics: {words}, docs/course/{name}.md."
+
+
+def exercises(slug: str) -> str:
+    """The page's exercises, each with an answer to open."""
+    boxes = "".join(
+        f"<details class='exercise'><summary>{escape(one['ask'])}</summary>"
+        f"<p>{escape(one['answer'])}</p></details>"
+        for one in read_exercises()[slug]
+    )
+    return f'<div class="title">Exercises</div>{boxes}'
+
+
+@cache
+def read_exercises() -> dict[str, list[dict[str, str]]]:
+    """Of every page: questions and answers; a test makes each answer's numbers again."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    text = Path(__file__).with_name("exercises.toml").read_text("utf-8")
+    return {slug: table["exercise"] for slug, table in tomllib.loads(text).items()}
 
 
 def controls(title: str = "", /, **elements: Any) -> Any:

@@ -13,6 +13,7 @@ import torch
 from bptt.experiments.compare.job import PATIENCE, build_gradient, build_model
 from bptt.experiments.compare.job import train as practise
 from bptt.lab.live import Tick, charts, drawn_from, facts, values, words
+from bptt.probes.jacobians import MEMORY_LEFT
 from bptt.probes.watch import watch
 from bptt.remedies import build_clip
 from bptt.report.chart import Chart, Line, Mark, number
@@ -248,7 +249,7 @@ def tell(course: Course) -> str:
             f"Solved after {course.updates} updates: it names the first of {T} symbols in "
             f"{percent(course.accuracy[-1])} of the sequences.{lost}"
         )
-    if first < 1e-4:
+    if first < MEMORY_LEFT:
         return (
             f"After {course.updates} updates the first symbol's part of the gradient is "
             f"{number(first, 2)} of the largest: it vanishes on the way, and the network hears next to "

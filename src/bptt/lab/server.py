@@ -23,11 +23,15 @@ FOLDER = Path(__file__).with_name("pages")
 
 @dataclass(frozen=True)
 class Page:
-    """A page: ``slug`` names its file and its address, ``line`` says what it is for."""
+    """A page: ``slug`` names its file and its address, ``line`` says what it is for.
+
+    ``chapter`` of the course, one of ``CHAPTERS``, has the mathematics of it.
+    """
 
     slug: str
     title: str
     line: str
+    chapter: str
 
     @property
     def file(self) -> Path:
@@ -35,46 +39,85 @@ class Page:
         return FOLDER / f"{self.slug}.py"
 
 
+# The chapters of docs/course, in order; the built documentation stands beside a checkout of the source.
+CHAPTERS = (
+    "loss", "by_hand", "jacobians", "remember_first", "clipping", "truncation", "gates", "attention",
+    "practice", "questions",
+)  # fmt: skip
+BUILT = Path(__file__).parents[3] / "docs" / "_build" / "html"
+
 PAGES = (
     Page(
         "unrolled",
         "Unrolled",
         "A word of yours goes through a recurrent network step by step, then the gradient comes back.",
+        "loss",
     ),
     Page(
         "contraction",
         "Contraction",
         "What a product of Jacobians does to a gradient: radius against norm, and where memory ends.",
+        "jacobians",
     ),
     Page(
         "by_hand",
         "BPTT by hand",
         "Three steps with every number shown, beside what autograd finds.",
+        "by_hand",
     ),
     Page(
         "remember_first",
         "Remember the first",
         "Train a network to recall the first symbol, and watch how far back it comes to see.",
+        "remember_first",
     ),
     Page(
         "clipping",
         "Clipping",
         "A run that explodes, and the same run with its gradient clipped in each way.",
+        "clipping",
     ),
     Page(
         "truncation",
         "Truncation",
         "Choose K: what each way of cutting the gradient leaves out, and what it costs.",
+        "truncation",
+    ),
+    Page(
+        "padding",
+        "Padding, detach and memory",
+        "Three habits whose absence raises no error: what padding does to a state, a graph to memory.",
+        "truncation",
+    ),
+    Page(
+        "gates",
+        "Gates and starts",
+        "How a cell, its start and the bias of its gates change what is left of a gradient.",
+        "gates",
     ),
     Page(
         "bottleneck",
         "Bottleneck",
         "What a state of H numbers can hold, beside attention, which keeps everything.",
+        "attention",
+    ),
+    Page(
+        "attention",
+        "Ways back",
+        "A gradient goes back through a recurrence, past it, and through attention.",
+        "attention",
+    ),
+    Page(
+        "sampling",
+        "Sampling and perplexity",
+        "What a trained model believes comes next, what that costs, and how to draw from it.",
+        "loss",
     ),
     Page(
         "your_run",
         "Your run",
         "Open a run folder or a text: how far back your own model learns, while it trains.",
+        "practice",
     ),
 )
 
@@ -305,7 +348,15 @@ def build(notebooks: Notebooks, host: str = "127.0.0.1") -> App:
     async def front(_: Any) -> HTMLResponse:
         return HTMLResponse(index())
 
-    return guard(Starlette(routes=[Route("/", front), Mount("/", notebooks.app)]), host)
+    routes: list[Any] = [Route("/", front)]
+    if BUILT.is_dir():
+        from starlette.responses import Response
+        from starlette.staticfiles import StaticFiles
+
+        # A browser asks for a sign of every page that names none, as those of the documentation do.
+        routes.append(Route("/favicon.ico", lambda _: Response(status_code=204)))
+        routes.append(Mount("/docs", StaticFiles(directory=BUILT, html=True)))
+    return guard(Starlette(routes=[*routes, Mount("/", notebooks.app)]), host)
 
 
 def serve(

@@ -91,6 +91,10 @@ def state_gradients(recurrence: Recurrence, direct: States) -> StateGradients:
 # Products of state Jacobians along real trajectories: what the recurrence itself does to a gradient.
 
 
+# Memory ends where less than this share of a gradient is left, and stays so: one rule for all who say it.
+MEMORY_LEFT = 1e-4
+
+
 @dataclass(frozen=True, eq=False)
 class JacobianProducts:
     """What :func:`jacobian_products` found; all float64, S the size of all states side by side.

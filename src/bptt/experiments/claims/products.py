@@ -13,6 +13,7 @@ from bptt.experiments.claims.learn import SEEDS, weight
 from bptt.experiments.claims.registry import Measurement, claim
 from bptt.models import Attention, Highway, Residual
 from bptt.probes import jacobian_products
+from bptt.probes.jacobians import MEMORY_LEFT
 from bptt.recurrence import trace
 
 # Claims about products of Jacobians: bounds, radius and norm, what grows and what shrinks.
@@ -138,7 +139,7 @@ def memory_by_radius() -> Measurement:
     for kind in ("linear", "tanh"):
         for radius in (0.5, 0.7, 1.15):
             runs = [_norms(radius, kind, seed) for seed in range(3)]
-            ends = [lag_below(norms, 1e-4) for norms in runs]
+            ends = [lag_below(norms, MEMORY_LEFT) for norms in runs]
             last = [float(norms[99]) for norms in runs]
             if radius > 1:
                 parts[f"{kind}, ρ=1.15 explodes"] = min(last) > 100

@@ -88,5 +88,10 @@ def _(found):
     )
 
 
+@app.cell
+def _():
+    layout.show(layout.exercises("bottleneck"))
+
+
 if __name__ == "__main__":
     app.run()

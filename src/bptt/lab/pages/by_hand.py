@@ -99,5 +99,10 @@ def _(digits, found, step):
     )
 
 
+@app.cell
+def _():
+    layout.show(layout.exercises("by_hand"))
+
+
 if __name__ == "__main__":
     app.run()

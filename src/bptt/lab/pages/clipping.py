@@ -53,5 +53,10 @@ def _(radius, rate, threshold, work):
     return (setting,)
 
 
+@app.cell
+def _():
+    layout.show(layout.exercises("clipping"))
+
+
 if __name__ == "__main__":
     app.run()

@@ -71,5 +71,10 @@ def _(found):
     )
 
 
+@app.cell
+def _():
+    layout.show(layout.exercises("contraction"))
+
+
 if __name__ == "__main__":
     app.run()

@@ -96,5 +96,10 @@ def _(setting, train, work):
     )
 
 
+@app.cell
+def _():
+    layout.show(layout.exercises("remember_first"))
+
+
 if __name__ == "__main__":
     app.run()

@@ -63,5 +63,10 @@ def _(begun, get_found, k):
     return (found,)
 
 
+@app.cell
+def _():
+    layout.show(layout.exercises("truncation"))
+
+
 if __name__ == "__main__":
     app.run()

@@ -80,5 +80,10 @@ def _(found, note, position):
     )
 
 
+@app.cell
+def _():
+    layout.show(layout.exercises("unrolled"))
+
+
 if __name__ == "__main__":
     app.run()

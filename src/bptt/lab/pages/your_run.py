@@ -16,9 +16,8 @@ with app.setup:
     import marimo as mo
 
     from bptt.errors import BpttError
-    from bptt.lab import live, runs
+    from bptt.lab import live
     from bptt.lab import live as layout
-    from bptt.lab import runs as train_text
     from bptt.lab import your_run as lab
     from bptt.lab.server import RUN_VARIABLE
 
@@ -30,7 +29,7 @@ def _():
 
 @app.cell
 def _():
-    listed = runs.list_runs(Path.cwd(), os.environ.get(RUN_VARIABLE))
+    listed = lab.list_runs(Path.cwd(), os.environ.get(RUN_VARIABLE))
     training, measuring = live.Work(name="training_"), live.Work("part")
     get_measured, set_measured = mo.state(None)
     kept: dict[str, lab.Course] = {}
@@ -58,7 +57,7 @@ def _(listed, measuring):
 def _(again, folder, kept, listed):
     _ = again.value
     try:
-        course = lab.read_course(runs.choose(listed, folder.value), kept.get("course"))
+        course = lab.read_course(lab.choose(listed, folder.value), kept.get("course"))
         kept["course"] = course
         shown = lab.draw_course(course) + layout.words(*lab.tell(course))
     except BpttError as error:
@@ -76,7 +75,7 @@ def _(again, folder, kept, listed):
 @app.cell
 def _(folder, listed, measure, measuring, set_measured):
     measuring.show(
-        lambda: lab.measure(runs.choose(listed, folder.value)),
+        lambda: lab.measure(lab.choose(listed, folder.value)),
         lab.draw_measured,
         when=measure.value,
         done=set_measured,
@@ -104,7 +103,7 @@ def _(reading, symbol):
 @app.cell
 def _(training):
     text = mo.ui.file(filetypes=[".txt", ".md"], kind="area", label="Drop a text, or choose one",
-        max_size=train_text.LARGEST)  # fmt: skip
+        max_size=lab.LARGEST)  # fmt: skip
     cell = mo.ui.dropdown(["rnn", "gru", "lstm", "mingru", "lru"], "gru", label="Cell")
     train = mo.ui.run_button(label="Train on it")
     mo.vstack(
@@ -133,7 +132,7 @@ def _(cell, dropped, train, training):
     def begin():
         place = tempfile.TemporaryDirectory(prefix="bptt-lab-")  # gone with what trains in it
         with place as made:
-            yield from train_text.train_text(dropped, Path(made), cell=cell.value)
+            yield from lab.train_text(dropped, Path(made), cell=cell.value)
 
     training.show(
         begin,
@@ -142,6 +141,11 @@ def _(cell, dropped, train, training):
         idle="A small model is trained on it here, for a quarter of a minute, and you see how far back "
         "it comes to look. Nothing of it is kept.",
     )
+
+
+@app.cell
+def _():
+    layout.show(layout.exercises("your_run"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,234 @@
+"""What the course's pages are made of: printed output, answers to open, rows of the ledger, remakes.
+
+    ```{ledger} A1 D1
+    ```
+
+puts rows of ``claims.md`` on a page: verdict and measurement come from there, by id.
+
+    ```{remade} remember-first
+    A caption.
+    ```
+
+takes picture and numbers that ``bptt remake remember-first --out docs/course/remade`` left there, and its
+command; where there are none the command stands alone.
+
+    :::{answer}
+    …
+    :::
+
+is closed until a reader opens it. Python on a page of ``course/`` is run as the page is read, and what it
+prints stands below it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective
+
+DOCS = Path(__file__).parents[1]
+COURSE, LEDGER = DOCS / "course", DOCS / "claims.md"
+COVERAGE = COURSE / "coverage.csv"
+PICTURES = COURSE / "remade"
+ROW = re.compile(r"^\| (?:\[(\w+)\]\(#[\w-]+\)|(\w+)) \| (.*) \|$")
+LONGEST = 260  # characters of a measurement that are shown; the ledger has all of them
+
+
+def claims() -> dict[str, dict[str, str]]:
+    """The rows of the ledger's table by id."""
+    found = {}
+    for line in LEDGER.read_text("utf-8").splitlines():
+        row = ROW.match(line)
+        if row is None or row[2] == "id":  # the table's head
+            continue
+        cells = re.split(r"(?<!\\) \| ", row[3])
+        if len(cells) == 5:
+            statement, published, measured, verdict, _ = (c.replace(r"\|", "|") for c in cells)
+            found[row[1] or row[2]] = {
+                "statement": statement, "published": published, "measured": measured,
+                "verdict": verdict.strip("*"), "anchor": f"claim-{row[1].lower()}" if row[1] else "",
+            }  # fmt: skip
+    return found
+
+
+class Ledger(SphinxDirective):
+    """What is usually said, and what came out: rows of the ledger, by id."""
+
+    required_arguments, optional_arguments, final_argument_whitespace = 1, 0, True
+
+    def run(self) -> list[nodes.Node]:
+        """One paragraph a row."""
+        self.env.note_dependency(str(LEDGER))
+        known, lines = claims(), []
+        for id in self.arguments[0].split():
+            if id not in known:
+                raise self.warning(f"the ledger has no row {id}")
+            row = known[id]
+            place = f"#{row['anchor']}" if row["anchor"] else "../claims.md"
+            measured = row["measured"]
+            if len(measured) > LONGEST:
+                measured = measured[:LONGEST].rsplit(";", 1)[0] + " …"
+            lines += [
+                f"- [{id}]({place}) {row['statement']} **{row['verdict']}**",
+                "",
+                f"  {_plain(measured)}",
+                "",
+            ]
+        box = nodes.container(classes=["verdicts"])
+        self.state.nested_parse(self.content.__class__(lines), 0, box)
+        for item in box.findall(nodes.list_item):
+            verdict = next(iter(item.findall(nodes.strong)))
+            verdict["classes"].append("verdict-" + verdict.astext().replace(" ", "-"))
+        return [box]
+
+
+def _plain(text: str) -> str:
+    """Text of the ledger as Markdown that means only itself."""
+    return re.sub(r"([*_`<>\[\]])", r"\\\1", text)
+
+
+class Answer(SphinxDirective):
+    """Closed until it is opened; its Python runs all the same."""
+
+    has_content = True
+    optional_arguments, final_argument_whitespace = 1, True
+
+    def run(self) -> list[nodes.Node]:
+        """``<details>`` around whatever stands inside."""
+        inside = nodes.container()
+        self.state.nested_parse(self.content, self.content_offset, inside)
+        title = escape(self.arguments[0] if self.arguments else "Answer")
+        opening = f'<details class="answer"><summary>{title}</summary>'
+        return [
+            nodes.raw("", opening, format="html"),
+            *inside.children,
+            nodes.raw("", "</details>", format="html"),
+        ]
+
+
+class Remade(SphinxDirective):
+    """A picture of the lessons as ``bptt remake`` left it, its numbers, and its command."""
+
+    has_content = True
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """The stored SVG and the stored numbers; where there are none, the command alone."""
+        name = self.arguments[0]
+        drawn, stored = PICTURES / f"{name}.svg", PICTURES / f"{name}.json"
+        words = [*self.content, ""]
+        if stored.is_file():
+            self.env.note_dependency(str(stored))
+            words += numbers(json.loads(stored.read_text("utf-8")))
+        words += ["", f"`bptt remake {name}` makes it again, with the lesson's own settings."]
+        caption = nodes.container(classes=["drawn-caption"])
+        self.state.nested_parse(self.content.__class__(words), 0, caption)
+        opening = ['<aside class="remade">', "</aside>"]
+        if drawn.is_file():
+            self.env.note_dependency(str(drawn))
+            picture = drawn.read_text("utf-8")
+            picture = picture[picture.index("<svg") :]
+            panels = f'<div class="panels"><div class="panel wide">{picture}</div></div>'
+            opening = [f'<figure class="drawn">{panels}<figcaption>', "</figcaption></figure>"]
+        return [
+            nodes.raw("", opening[0], format="html"), *caption.children,
+            nodes.raw("", opening[1], format="html"),
+        ]  # fmt: skip
+
+
+def numbers(made: dict[str, Any]) -> list[str]:
+    """Measured beside published as a table, the reason where they differ, and what comes out in words."""
+    rows = [n for n in made["numbers"].values() if n["published"] is not None]
+    lines = [_plain(" ".join(made["sentences"])), ""]
+    if rows:
+        lines += ["| | measured | published |", "|---|--:|--:|"]
+        lines += [
+            f"| {_plain(n['what'])} | {_value(n['measured'])} | {_value(n['published'])} |"
+            for n in rows
+        ]
+        lines += [""]
+    lines += [
+        f"*{_plain(n['what'])}:* {_plain(n['why'])}\n" for n in rows if n["why"] and not n["agrees"]
+    ]
+    return lines
+
+
+def _value(value: Any) -> str:
+    if not isinstance(value, float):
+        return _plain(str(value))
+    return f"{value:,.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.4g}"
+
+
+class Coverage(SphinxDirective):
+    """The table of ``coverage.csv``: lesson, line, what it is, and what delivers it."""
+
+    def run(self) -> list[nodes.Node]:
+        """A table for each lesson."""
+        self.env.note_dependency(str(COVERAGE))
+        with COVERAGE.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        lines = []
+        for lesson in sorted({row["lesson"] for row in rows}):
+            of = [row for row in rows if row["lesson"] == lesson]
+            lines += ["", f"**Lesson {lesson}: {len(of)} entries**", ""]
+            lines += ["| line | kind | what | delivered by |", "|--:|---|---|---|"]
+            lines += [
+                f"| {r['line']} | {r['kind']} | {_plain(r['what'])} | {delivered(r['by'])} |"
+                for r in of
+            ]
+        box = nodes.container(classes=["coverage"])
+        self.state.nested_parse(self.content.__class__(lines), 0, box)
+        return [box]
+
+
+def delivered(by: str) -> str:
+    """Commands and names of the interface as code, pages as links."""
+    shown = []
+    for one in by.split("; "):
+        if one.endswith(".md"):
+            path = one.removeprefix("course/") if one.startswith("course/") else f"../{one}"
+            shown.append(f"[{one.removesuffix('.md')}]({path})")
+        else:
+            shown.append(f"`{one}`")
+    return ", ".join(shown)
+
+
+def print_output(app: Sphinx, doctree: nodes.document) -> None:
+    """Run the Python of a page of the course, and put what it prints below it."""
+    page = app.env.docname
+    if not page.startswith("course/"):
+        return
+    for number, block in enumerate(list(doctree.findall(nodes.literal_block)), 1):
+        if block.get("language") != "python":
+            continue
+        said = io.StringIO()
+        torch.manual_seed(0)
+        try:
+            with contextlib.redirect_stdout(said):
+                exec(compile(block.astext(), f"{page}, block {number}", "exec"), {})
+        except Exception as error:
+            raise ExtensionError(f"{page}: block {number} of its code fails", error) from error
+        if text := said.getvalue().rstrip():
+            shown = nodes.literal_block(text, text, language="text", classes=["printed"])
+            block.parent.insert(block.parent.index(block) + 1, shown)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Make the directives known."""
+    app.add_directive("ledger", Ledger)
+    app.add_directive("answer", Answer)
+    app.add_directive("remade", Remade)
+    app.add_directive("coverage", Coverage)
+    app.connect("doctree-read", print_output)
+    return {"parallel_read_safe": True}
