@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import dataclass
@@ -40,6 +39,9 @@ class Claims:
     """Write the whole ledger as a page to this file; what was not run is listed as such."""
     known: str | None = None
     """A document of --json: results in it are kept and not made again."""
+    resume: str | None = None
+    """Folder in which every finished measurement is kept at once. A run that was stopped goes on
+    there; it must be of the same version of the code."""
 
 
 def run(arguments: list[str]) -> int:
@@ -49,9 +51,10 @@ def run(arguments: list[str]) -> int:
     from rich.progress import Progress
 
     from bptt.errors import ArgumentError
-    from bptt.experiments.claims import find, ledger, not_asked, run_claims
+    from bptt.experiments.claims import Result, find, ledger, not_asked, run_claims
     from bptt.experiments.claims.learn import VARIABLE
-    from bptt.experiments.claims.registry import document, markdown, summary, table
+    from bptt.experiments.claims.page import document, markdown, summary, table
+    from bptt.experiments.claims.run import keep, open_folder, read_results
     from bptt.files.write import write_file
     from bptt.shown.console import Console
 
@@ -74,12 +77,19 @@ def run(arguments: list[str]) -> int:
     if asked.data is not None:
         os.environ[VARIABLE] = str(Path(asked.data).resolve())
     kept = {} if asked.known is None else read_results(Path(asked.known))
+    folder = None if asked.resume is None else Path(asked.resume)
+    if folder is not None:
+        kept |= open_folder(folder)
     fresh = [c for c in chosen if c.id not in kept]
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("claims", total=len(fresh))
-        made = run_claims(
-            fresh, jobs=asked.jobs, done=lambda r: progress.advance(bar)
-        ) if fresh else []  # fmt: skip
+
+        def done(result: Result) -> None:
+            if folder is not None:
+                keep(folder, result)
+            progress.advance(bar)
+
+        made = run_claims(fresh, jobs=asked.jobs, done=done) if fresh else []
     found = kept | {r.id: r for r in made}
     results = [found[c.id] for c in chosen]
     if asked.json:
@@ -118,43 +128,3 @@ def provenance() -> list[str]:
         f"{torch.__version__}, NumPy {numpy.__version__}; backend {ops.backend()}",
         f"machine: {machine_name()}; one thread a claim",
     ]
-
-
-def read_results(path: Path):
-    """Results out of a document that ``--json`` printed, by id."""
-    from bptt.errors import DataError
-    from bptt.experiments.claims import ledger
-    from bptt.files.read import read_plain
-
-    try:
-        rows = json.loads(read_plain(path))
-        found = {row["id"]: _result(row) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(
-            "a document printed by bptt claims --json",
-            f"{str(path)[:200]!r}: {error!s:.200}",
-            "name another file",
-        ) from None
-    return {id: result for id, result in found.items() if id in ledger()}
-
-
-def _result(row):
-    """One row as a result; ValueError, KeyError or TypeError where it is none."""
-    from bptt.experiments.claims import Result
-    from bptt.experiments.claims.registry import FAILS, HOLDS, IN_PART, NOT_RUN
-
-    kinds: dict[str, type | tuple[type, ...]] = {
-        "id": str,
-        "verdict": str,
-        "measured": str,
-        "where": str,
-        "instead": str,
-        "seconds": (int, float),
-        "figures": dict,
-    }
-    for name, kind in kinds.items():
-        if not isinstance(row[name], kind):
-            raise ValueError(f"{name} is {row[name]!r:.20}")
-    if row["verdict"] not in (HOLDS, IN_PART, FAILS, NOT_RUN):
-        raise ValueError(f"verdict is {row['verdict']!r:.20}")
-    return Result(**{name: row[name] for name in kinds})
