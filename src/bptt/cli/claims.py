@@ -30,6 +30,8 @@ class Claims:
     """Only list them."""
     jobs: int | None = None
     """Claims at a time; default: one a core."""
+    threads: int = 1
+    """Threads of each claim; no verdict should hang on it."""
     data: str | None = None
     """Folder with what no package carries: JSB_Chorales.mat (P5), Nottingham.mat (P6),
     tinyshakespeare.txt (P11). Claims whose file is missing are listed as not run."""
@@ -54,12 +56,15 @@ def run(arguments: list[str]) -> int:
     from bptt.experiments.claims import Result, find, ledger, not_asked, run_claims
     from bptt.experiments.claims.learn import VARIABLE
     from bptt.experiments.claims.page import document, markdown, summary, table
-    from bptt.experiments.claims.run import keep, open_folder, read_results
+    from bptt.experiments.claims.run import THREADS, keep, open_folder, read_results
     from bptt.files.write import write_file
     from bptt.shown.console import Console
 
     if asked.jobs is not None and asked.jobs < 1:
         raise ArgumentError("--jobs >= 1", str(asked.jobs), "leave it out for one a core")
+    if asked.threads < 1:
+        raise ArgumentError("--threads >= 1", str(asked.threads), "leave it out for one a claim")
+    os.environ[THREADS] = str(asked.threads)
     claims = ledger()
     if asked.ids:
         chosen = find(asked.ids)
@@ -103,14 +108,14 @@ def run(arguments: list[str]) -> int:
         console.print(summary(results))
     if asked.markdown is not None:  # last: a disk that is full takes no result with it
         every = [found.get(c.id, not_asked(c)) for c in claims.values()]
-        write_file(asked.markdown, markdown(claims, every, provenance()))
+        write_file(asked.markdown, markdown(claims, every, provenance(asked.threads)))
     failed = [r.id for r in results if r.failed]
     if failed:
         print(f"bptt claims: the code of {', '.join(failed)} failed", file=sys.stderr)
     return 1 if failed else 0
 
 
-def provenance() -> list[str]:
+def provenance(threads: int) -> list[str]:
     """When, with what, on which machine."""
     import platform
     from datetime import datetime, timezone
@@ -126,5 +131,5 @@ def provenance() -> list[str]:
         f"date: {today}",
         f"versions: bptt {__version__}, Python {platform.python_version()}, torch "
         f"{torch.__version__}, NumPy {numpy.__version__}; backend {ops.backend()}",
-        f"machine: {machine_name()}; one thread a claim",
+        f"machine: {machine_name()}; {threads} thread{'s' * (threads > 1)} a claim",
     ]

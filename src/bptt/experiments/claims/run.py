@@ -32,6 +32,7 @@ from bptt.experiments.claims.registry import (
     Measurement,
     NotRun,
     find,
+    ledger,
 )
 from bptt.files.read import read_plain
 from bptt.files.write import write_file
@@ -67,6 +68,10 @@ class Result:
     date: str = ""
 
 
+# Set by `bptt claims --threads N`; a verdict must not hang on it.
+THREADS = "BPTT_CLAIMS_THREADS"
+
+
 def run_claim(claim: Claim) -> Result:
     """Re-make one claim, on one thread, from seed 0; the caller's random states stay as they were.
 
@@ -75,7 +80,7 @@ def run_claim(claim: Claim) -> Result:
     """
     states = random.getstate(), np.random.get_state()
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get(THREADS, "1")))
     began = time.perf_counter()
     try:
         with torch.random.fork_rng():
@@ -216,7 +221,7 @@ def open_folder(folder: Path) -> dict[str, Result]:
         if path.name != _HEAD:
             result = read_result(_document(path), path)
             found[result.id] = result
-    return found
+    return {id: result for id, result in found.items() if id in ledger()}
 
 
 def keep(folder: Path, result: Result) -> None:
@@ -278,7 +283,7 @@ def read_results(path: Path) -> dict[str, Result]:
     if not isinstance(rows, list):
         raise _foreign(path, f"{rows!r:.40}")
     found = [read_result(row, path) for row in rows]
-    return {result.id: result for result in found}
+    return {result.id: result for result in found if result.id in ledger()}
 
 
 def _document(path: Path) -> Any:
