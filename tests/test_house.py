@@ -20,8 +20,8 @@ ORDER = [
 FILES = sorted(ROOT.rglob("*.py"))
 
 
-# The product as it stood had to fit 210 files; the lessons, the series and the GPU's kernels are rooms of their
-# own beside it and have thirty between them.
+# The product as it stood had to fit 210 files; the lessons, the series and the GPU's kernels are rooms
+# of their own beside it and have thirty between them.
 MOST_LINES, MOST_FILES, MOST_NAMES = 450, 240, 21
 
 

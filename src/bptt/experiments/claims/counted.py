@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -235,7 +236,7 @@ def switching_cells() -> Measurement:
 def window_parameters() -> Measurement:
     sizes = (4, 8, 16, 32)
     counts = [count(WindowModel(27, window=k, embedding=16, hidden=64)) for k in sizes]
-    steps = [b - a for a, b in zip(counts, counts[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(counts)]
     exponent = math.log2(steps[-1] / steps[-2])
     return Measurement(
         "parameters at k = "
