@@ -121,6 +121,7 @@ def cut_is_not_forgetting() -> Measurement:
             "nothing is learnt across the cut": before == 0.0,
             "the state holds what is before it": recall > 0.5,
         },
+        figures={"gradient": before, "recall": recall},
     )
 
 
