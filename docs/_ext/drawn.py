@@ -5,7 +5,8 @@
     ```
 
 runs ``docs/figures/lyapunov.py``, whose ``draw()`` returns the panels and the numbers of the caption. The
-panels stand in the page as SVG, in the page's own ink and letters, light and dark alike.
+panels stand in the page as SVG, in the page's own ink and letters, light and dark alike. A file with several
+figures is called with the name of one: ``said:adam`` runs ``draw("adam")`` of ``said.py``.
 """
 
 from __future__ import annotations
@@ -28,15 +29,17 @@ FIGURES = Path(__file__).parents[1] / "figures"
 
 def draw(name: str) -> tuple[list[str], dict[str, str]]:
     """Run one figure's file: its panels as SVG, and the numbers that its caption may name."""
-    specification = importlib.util.spec_from_file_location(f"figure_{name}", FIGURES / f"{name}.py")
+    file, _, part = name.partition(":")
+    specification = importlib.util.spec_from_file_location(f"figure_{file}", FIGURES / f"{file}.py")
     assert specification is not None
     assert specification.loader is not None
     module: Any = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     torch.manual_seed(0)
     with style():
-        figures, numbers = module.draw()
-        svgs = [to_svg(figure, f"{name}-{place}") for place, figure in enumerate(figures)]
+        figures, numbers = module.draw(part) if part else module.draw()
+        slug = name.replace(":", "-")
+        svgs = [to_svg(figure, f"{slug}-{place}") for place, figure in enumerate(figures)]
     return svgs, numbers
 
 
@@ -49,7 +52,7 @@ class Drawn(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Draw, and fill the caption."""
         name = self.arguments[0]
-        self.env.note_dependency(str(FIGURES / f"{name}.py"))
+        self.env.note_dependency(str(FIGURES / f"{name.partition(':')[0]}.py"))
         svgs, numbers = draw(name)
         words = "\n".join(self.content)
         for key, value in numbers.items():

@@ -2,57 +2,82 @@
 
 import random
 from dataclasses import replace
+from datetime import datetime, timezone
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 import torch
 
-from bptt.errors import ArgumentError
-from bptt.experiments.claims import Claim, Measurement, NotRun, find, ledger, run_claim, run_claims
+from bptt.errors import ArgumentError, DataError, RunError
+from bptt.experiments.claims import (
+    Claim,
+    Measurement,
+    NotRun,
+    Result,
+    find,
+    ledger,
+    run,
+    run_claim,
+    run_claims,
+)  # fmt: skip
 
 # Every row of the list the ledger was asked for.
 IDS = [
     "A1",
     "A2",
-    "B1",
-    "B2",
-    "B1x",
-    "D1",
-    "C6",
-    "C5",
-    "B3",
     "A3",
-    "B4",
-    "E1",
-    "C3",
     "A4",
-    "E2",
-    "C4",
-    "C8",
-    "C9",
-    "C7",
+    "A7",
     "A8",
-    "D2",
-    "E3",
-    "C16",
+    "A10",
+    "B1",
+    "B1x",
+    "B2",
+    "B3",
+    "B4",
     "B5",
     "B5b",
-    "B6",
     "B5x",
-    "C12",
-    "A10",
-    "A7",
-    "C17",
+    "B6",
     "B7",
     "B7x",
     "B8",
     "B9",
-    "C11",
+    "B10",
+    "B11",
+    "C3",
+    "C4",
+    "C5",
+    "C6",
+    "C7",
+    "C8",
+    "C9",
     "C10",
+    "C11",
+    "C12",
+    "C13",
+    "C14",
+    "C16",
+    "C17",
+    "C18",
+    "C19",
+    "C20",
+    "C21",
+    "C22",
+    "C23",
+    "C24",
+    "D1",
+    "D2",
     "D4",
     "D5",
-    "C14",
-    "C13",
+    "D6",
+    "D7",
+    "E1",
+    "E2",
+    "E3",
+    "E4",
+    "E5",
     "P1",
     "P2",
     "P3",
@@ -73,9 +98,11 @@ def test_every_row_of_the_list_is_registered_and_no_other():
 
 def test_every_claim_says_what_who_and_how_it_is_judged():
     for claim in ledger().values():
-        for name in ("id", "source", "statement", "published", "rule"):
+        for name in ("id", "source", "place", "statement", "published", "setting", "rule", "why"):
             assert getattr(claim, name).strip(), f"{claim.id} has no {name}"
         assert claim.statement.endswith("."), claim.id
+        assert not claim.why.endswith("."), claim.id  # one sentence; the page sets its full stop
+        assert 0 < claim.share <= 1, claim.id
 
 
 @pytest.mark.parametrize(
@@ -87,6 +114,9 @@ def test_every_claim_says_what_who_and_how_it_is_judged():
         ({"a": False, "b": None}, "does not hold"),
         ({"a": False}, "does not hold"),
         ({"a": None}, "not run"),
+        ({"a": "3 of 210 passes"}, "not judged"),
+        ({"a": "3 of 210 passes", "b": True}, "holds in part"),
+        ({"a": "3 of 210 passes", "b": False}, "not judged"),
         ({"a": np.True_, "b": np.True_}, "holds"),  # `np.True_ is True` is false
         ({"a": np.False_}, "does not hold"),
     ],
@@ -97,8 +127,79 @@ def test_the_verdict_follows_from_the_parts(parts, verdict):
     assert all(part in found.where for part in parts)
 
 
-def made(measure):
-    return Claim("X1", "nobody", "A statement.", "1", "a rule", True, measure)
+def made(measure, share=1.0):
+    words = ("nobody", "nowhere", "A statement.", "1", "any", "a rule", "it follows")
+    return Claim("X1", *words, share, True, measure)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
+@pytest.mark.parametrize(
+    ("parts", "verdict"),
+    [
+        ({"a": False}, "not judged"),
+        ({"a": False, "b": False}, "not judged"),
+        ({"a": False, "b": True}, "holds in part"),
+        ({"a": True}, "holds"),  # what is reached with less is reached
+    ],
+)
+def test_nothing_fails_at_less_than_the_published_budget(share, parts, verdict):
+    for claim, told in (
+        (made(lambda: Measurement("1", parts, "else"), share), share),
+        (made(lambda: Measurement("1", parts, "else", share=share)), share),
+    ):
+        result = run_claim(claim)
+        assert result.verdict == verdict
+        assert result.share == told
+        assert "does not hold" not in result.where
+        assert (f"{share:.2g} of the published budget" in result.where) == (False in parts.values())
+    assert (
+        run_claim(made(lambda: Measurement("1", {"a": False}, "else"))).verdict == "does not hold"
+    )
+
+
+def test_what_was_tried_beside_judges_nothing():
+    for held in (True, False):
+        found = Measurement("1", {"a": True}, beside={"wider": held})
+        assert found.verdict == "holds"
+        assert "in a setting of ours, wider" in found.where
+
+
+def test_a_result_has_its_date():
+    today = datetime.now(timezone.utc).date().isoformat()
+    assert run_claim(made(lambda: Measurement("1", {"a": True}))).date in (today,)
+
+
+def test_a_folder_keeps_results_and_steps_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.delenv(run.FOLDER, raising=False)
+    calls = []
+
+    def step():
+        calls.append(1)
+        return [1.5, float("inf")]
+
+    assert run.kept("X1 seed 0", step) == [1.5, float("inf")]  # no folder: made each time
+    folder = tmp_path / "night"
+    assert run.open_folder(folder) == {}
+    assert [run.kept("X1 seed 0", step) for _ in range(3)] == [[1.5, float("inf")]] * 3
+    assert len(calls) == 2
+    results = run_claims(find(["A3", "C3"]), jobs=1, done=lambda r: run.keep(folder, r))
+    assert run.open_folder(folder) == {r.id: replace(r, figures=ANY) for r in results}
+    run.keep(folder, Result("P5", "not run", "no file"))
+    assert "P5" not in run.open_folder(folder)
+
+
+def test_a_folder_of_another_version_is_refused(tmp_path, monkeypatch):
+    run.open_folder(tmp_path / "night")
+    monkeypatch.setattr(run, "code_version", lambda: "another")
+    with pytest.raises(RunError, match="this version of the code"):
+        run.open_folder(tmp_path / "night")
+
+
+def test_a_foreign_file_in_the_folder_is_refused(tmp_path):
+    run.open_folder(tmp_path)
+    (tmp_path / "A3.json").write_text("[1, 2")
+    with pytest.raises(DataError, match="bptt claims --json"):
+        run.open_folder(tmp_path)
 
 
 def test_a_failure_is_a_result():
@@ -157,7 +258,7 @@ def test_several_processes_give_what_one_gives_in_the_order_asked():
 
 
 def test_a_process_that_dies_is_a_result_and_takes_no_other_with_it():
-    from bptt.experiments.claims.registry import _each
+    from bptt.experiments.claims.run import _each
 
     # The ids are Python here, and the work is to run them: it has to be found in a fresh process.
     dies = "__import__('os')._exit(3)"

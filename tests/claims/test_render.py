@@ -6,7 +6,7 @@ import json
 from rich.console import Console
 
 from bptt.experiments.claims import Result, ledger, not_asked
-from bptt.experiments.claims.registry import anchor, document, markdown, summary, table
+from bptt.experiments.claims.page import anchor, document, markdown, summary, table
 
 CLAIMS = ledger()
 RESULTS = [
@@ -32,14 +32,16 @@ def test_the_page_lists_all_and_explains_what_does_not_hold():
     page = markdown(CLAIMS, every, ["date: 2000-01-01", "machine: a"])
     rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == len(CLAIMS)
-    assert all(r.count(" | ") == 5 for r in rows)  # six cells: no bar of a text splits one
+    assert all(r.count(" | ") == 7 for r in rows)  # eight cells: no bar of a text splits one
     assert r"a\|b" in page
     assert "date: 2000-01-01" in page
     for id, words in (("A3", "They differ."), ("B4", "Both explode.")):
         assert f"({anchor(id)})=" in page
         assert words in page
     assert f"({anchor('A1')})=" not in page
-    assert all(claim.rule in page for claim in CLAIMS.values())
+    for claim in CLAIMS.values():
+        for words in (claim.place, claim.setting, claim.rule, claim.why):
+            assert words in page, claim.id
 
 
 def test_the_table_shows_brackets_as_they_are():

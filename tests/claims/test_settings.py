@@ -13,7 +13,7 @@ import bptt
 from bptt.experiments.claims import ladder, learn, papers, reach
 from bptt.experiments.claims import papers as music
 from bptt.experiments.claims import truncation as adaptive
-from bptt.experiments.claims.exact import agrees
+from bptt.experiments.claims.counted import agrees
 from bptt.experiments.claims.learn import Held
 from bptt.experiments.claims.products import lag_below
 from bptt.remedies import Rescale

@@ -45,11 +45,13 @@ def test_list_runs_nothing(capsys):
 
 def test_what_is_wrong_is_said_in_one_line(capsys, tmp_path):
     row = {"id": "A3", "verdict": "[/]", "measured": "", "where": "", "instead": "", "seconds": 1}
-    (tmp_path / "odd.json").write_text(json.dumps([{**row, "figures": {}}]))
+    row |= {"figures": {}, "share": 1, "date": ""}
+    (tmp_path / "odd.json").write_text(json.dumps([row]))
     for words, message in (
         (["A3", "--known", str(tmp_path / "odd.json")], "verdict is '[/]'"),
         (["B55"], "did you mean"),
         (["--jobs", "0"], "--jobs >= 1"),
+        (["A3", "--threads", "0"], "--threads >= 1"),
         (["A3", "--known", str(tmp_path / "none.json")], "printed by bptt claims --json"),
         (["A3", "--markdown", str(tmp_path / "no" / "page.md")], "no such folder"),
         (["A3", "--markdown", str(tmp_path)], "received a folder"),
@@ -70,7 +72,7 @@ def test_results_are_printed_though_the_page_cannot_be_written(capsys):
 
 
 def test_code_that_fails_is_the_exit_status(capsys, monkeypatch):
-    from bptt.experiments.claims import exact as arithmetic
+    from bptt.experiments.claims import counted as arithmetic
 
     monkeypatch.setattr(arithmetic, "agrees", None)
     assert main(["claims", "C3", "A3", "--json", "--jobs", "1"]) == 1
@@ -78,3 +80,15 @@ def test_code_that_fails_is_the_exit_status(capsys, monkeypatch):
     verdicts = {row["id"]: row["verdict"] for row in json.loads(streams.out)}
     assert verdicts == {"C3": "not run", "A3": "does not hold"}
     assert "C3 failed" in streams.err
+
+
+def test_a_run_goes_on_in_its_folder(capsys, tmp_path):
+    words = ["claims", "C3", "A3", "--resume", str(tmp_path / "night"), "--json", "--jobs", "1"]
+    assert main(words) == 0
+    first = json.loads(capsys.readouterr().out)
+    kept = tmp_path / "night" / "A3.json"
+    kept.write_text(kept.read_text().replace("radius 0.500", "radius one half"))
+    assert main(words) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert [row["verdict"] for row in first] == [row["verdict"] for row in second]
+    assert "radius one half" in second[1]["measured"]  # not made again

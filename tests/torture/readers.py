@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from bptt import export_c, tasks
-from bptt.cli.claims import read_results as read_claims
 from bptt.data import CharVocabulary, Corpus, Vocabulary
 from bptt.errors import BpttError
+from bptt.experiments.claims.run import read_results as read_claims
 from bptt.experiments.compare import read_results
 from bptt.files import manifest
 from bptt.models import LanguageModel
@@ -201,7 +201,7 @@ def claims_results(random: Random, folder: Path) -> None:
     else:
         path.write_bytes(mutate(random, written(CLAIMS)))
     from bptt.experiments.claims import ledger
-    from bptt.experiments.claims.registry import document
+    from bptt.experiments.claims.page import document
 
     document(ledger(), list(read_claims(path).values()))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import dataclass
@@ -31,6 +30,8 @@ class Claims:
     """Only list them."""
     jobs: int | None = None
     """Claims at a time; default: one a core."""
+    threads: int = 1
+    """Threads of each claim; no verdict should hang on it."""
     data: str | None = None
     """Folder with what no package carries: JSB_Chorales.mat (P5), Nottingham.mat (P6),
     tinyshakespeare.txt (P11). Claims whose file is missing are listed as not run."""
@@ -40,6 +41,9 @@ class Claims:
     """Write the whole ledger as a page to this file; what was not run is listed as such."""
     known: str | None = None
     """A document of --json: results in it are kept and not made again."""
+    resume: str | None = None
+    """Folder in which every finished measurement is kept at once. A run that was stopped goes on
+    there; it must be of the same version of the code."""
 
 
 def run(arguments: list[str]) -> int:
@@ -49,14 +53,18 @@ def run(arguments: list[str]) -> int:
     from rich.progress import Progress
 
     from bptt.errors import ArgumentError
-    from bptt.experiments.claims import find, ledger, not_asked, run_claims
+    from bptt.experiments.claims import Result, find, ledger, not_asked, run_claims
     from bptt.experiments.claims.learn import VARIABLE
-    from bptt.experiments.claims.registry import document, markdown, summary, table
+    from bptt.experiments.claims.page import document, markdown, summary, table
+    from bptt.experiments.claims.run import THREADS, keep, open_folder, read_results
     from bptt.files.write import write_file
     from bptt.shown.console import Console
 
     if asked.jobs is not None and asked.jobs < 1:
         raise ArgumentError("--jobs >= 1", str(asked.jobs), "leave it out for one a core")
+    if asked.threads < 1:
+        raise ArgumentError("--threads >= 1", str(asked.threads), "leave it out for one a claim")
+    os.environ[THREADS] = str(asked.threads)
     claims = ledger()
     if asked.ids:
         chosen = find(asked.ids)
@@ -74,12 +82,19 @@ def run(arguments: list[str]) -> int:
     if asked.data is not None:
         os.environ[VARIABLE] = str(Path(asked.data).resolve())
     kept = {} if asked.known is None else read_results(Path(asked.known))
+    folder = None if asked.resume is None else Path(asked.resume)
+    if folder is not None:
+        kept |= open_folder(folder)
     fresh = [c for c in chosen if c.id not in kept]
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("claims", total=len(fresh))
-        made = run_claims(
-            fresh, jobs=asked.jobs, done=lambda r: progress.advance(bar)
-        ) if fresh else []  # fmt: skip
+
+        def done(result: Result) -> None:
+            if folder is not None:
+                keep(folder, result)
+            progress.advance(bar)
+
+        made = run_claims(fresh, jobs=asked.jobs, done=done) if fresh else []
     found = kept | {r.id: r for r in made}
     results = [found[c.id] for c in chosen]
     if asked.json:
@@ -93,14 +108,14 @@ def run(arguments: list[str]) -> int:
         console.print(summary(results))
     if asked.markdown is not None:  # last: a disk that is full takes no result with it
         every = [found.get(c.id, not_asked(c)) for c in claims.values()]
-        write_file(asked.markdown, markdown(claims, every, provenance()))
+        write_file(asked.markdown, markdown(claims, every, provenance(asked.threads)))
     failed = [r.id for r in results if r.failed]
     if failed:
         print(f"bptt claims: the code of {', '.join(failed)} failed", file=sys.stderr)
     return 1 if failed else 0
 
 
-def provenance() -> list[str]:
+def provenance(threads: int) -> list[str]:
     """When, with what, on which machine."""
     import platform
     from datetime import datetime, timezone
@@ -116,45 +131,5 @@ def provenance() -> list[str]:
         f"date: {today}",
         f"versions: bptt {__version__}, Python {platform.python_version()}, torch "
         f"{torch.__version__}, NumPy {numpy.__version__}; backend {ops.backend()}",
-        f"machine: {machine_name()}; one thread a claim",
+        f"machine: {machine_name()}; {threads} thread{'s' * (threads > 1)} a claim",
     ]
-
-
-def read_results(path: Path):
-    """Results out of a document that ``--json`` printed, by id."""
-    from bptt.errors import DataError
-    from bptt.experiments.claims import ledger
-    from bptt.files.read import read_plain
-
-    try:
-        rows = json.loads(read_plain(path))
-        found = {row["id"]: _result(row) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(
-            "a document printed by bptt claims --json",
-            f"{str(path)[:200]!r}: {error!s:.200}",
-            "name another file",
-        ) from None
-    return {id: result for id, result in found.items() if id in ledger()}
-
-
-def _result(row):
-    """One row as a result; ValueError, KeyError or TypeError where it is none."""
-    from bptt.experiments.claims import Result
-    from bptt.experiments.claims.registry import FAILS, HOLDS, IN_PART, NOT_RUN
-
-    kinds: dict[str, type | tuple[type, ...]] = {
-        "id": str,
-        "verdict": str,
-        "measured": str,
-        "where": str,
-        "instead": str,
-        "seconds": (int, float),
-        "figures": dict,
-    }
-    for name, kind in kinds.items():
-        if not isinstance(row[name], kind):
-            raise ValueError(f"{name} is {row[name]!r:.20}")
-    if row["verdict"] not in (HOLDS, IN_PART, FAILS, NOT_RUN):
-        raise ValueError(f"verdict is {row['verdict']!r:.20}")
-    return Result(**{name: row[name] for name in kinds})

@@ -4,23 +4,22 @@ from bptt.experiments.claims.registry import (
     FAILS,
     HOLDS,
     IN_PART,
+    NOT_JUDGED,
     NOT_RUN,
     Claim,
     Measurement,
     NotRun,
-    Result,
     claim,
     find,
     ledger,
-    not_asked,
-    run_claim,
-    run_claims,
 )
+from bptt.experiments.claims.run import Result, not_asked, run_claim, run_claims
 
 __all__ = [
     "FAILS",
     "HOLDS",
     "IN_PART",
+    "NOT_JUDGED",
     "NOT_RUN",
     "Claim",
     "Measurement",

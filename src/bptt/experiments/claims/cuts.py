@@ -23,7 +23,6 @@ from bptt.experiments.claims.learn import (
     percents,
     remember_first,
     sgd,
-    spread,
     tanh_rnn,
 )
 from bptt.experiments.claims.registry import Measurement, claim
@@ -47,17 +46,21 @@ def cut_before_end(model: Last, batch: tuple[Tensor, Tensor], k: int) -> Tensor:
 @claim(
     id="B8",
     source="B",
+    place="33.6",
     statement="With the loss at the end alone, truncated BPTT learns remember-first T=20 with K=20 and "
     "not with K=10 or K=5.",
     published="99.2, 20.3, 10.9 %",
-    rule="256 sequences, Adam 5e-3, clipped at 5, 150 epochs of one batch, 3 seeds: every seed within "
-    "10 points of the published figure (two standard errors of a difference at 20 % of 128)",
+    setting="remember-first T=20, 256 sequences in one batch, Adam 5e-3, clipped at 5, 150 "
+    "epochs, torch's seed 42",
+    rule="the source's seed 42: within 10 points of the published figures (two standard errors of a "
+    "difference at 20 % of 128); ours, beside: seeds 0 and 1",
+    why="the table is held to the accuracies that it states",
 )
 def truncation_at_the_end() -> Measurement:
     train, test = remember_first(256, 20, 42), remember_first(128, 20, 99)
     found: dict[int, list[float]] = {}
     for k in (20, 10, 5):
-        for seed in SEEDS:
+        for seed in (42, 0, 1):
             torch.manual_seed(seed)
             model = tanh_rnn()
             fit(
@@ -67,23 +70,30 @@ def truncation_at_the_end() -> Measurement:
     return Measurement(
         "; ".join(f"K={k}: {percents(v)}" for k, v in found.items()),
         {
-            "K=20 is 99.2 %": near(found[20], 0.992),
-            "K=10 is 20.3 %": near(found[10], 0.203),
-            "K=5 is 10.9 %": near(found[5], 0.109),
+            "K=20 is 99.2 %": near(found[20][:1], 0.992),
+            "K=10 is 20.3 %": near(found[10][:1], 0.203),
+            "K=5 is 10.9 %": near(found[5][:1], 0.109),
         },
         "A cut before the first symbol leaves nothing to learn from; how far the uncut run gets in 150 "
         "updates depends on the seed.",
         {str(k): v for k, v in found.items()},
+        beside={
+            "K=20 learns it with seeds 0 and 1": min(found[20][1:]) >= 0.9,
+            "K=10 and K=5 do not": max(found[10] + found[5]) <= 0.5,
+        },
     )
 
 
 @claim(
     id="B9",
     source="B",
+    place="33.6, the truncation trade-off",
     statement="Truncation cuts learning, not memory: the state still carries what lies before the cut.",
     published="as said",
+    setting="none",
     rule="float64: outputs with and without cuts are equal to the bit; inputs before the cut get a "
     "gradient of exactly 0; the input 5 steps back is read from the state across a cut (R² > 0.5)",
+    why="a state is the same to the bit or it is not, and a gradient is zero or it is not",
 )
 def cut_is_not_forgetting() -> Measurement:
     torch.manual_seed(0)
@@ -111,16 +121,20 @@ def cut_is_not_forgetting() -> Measurement:
             "nothing is learnt across the cut": before == 0.0,
             "the state holds what is before it": recall > 0.5,
         },
+        figures={"gradient": before, "recall": recall},
     )
 
 
 @claim(
     id="C11",
     source="C",
+    place="key idioms; common mistakes",
     statement="Carrying the state without detaching it makes memory grow with every chunk.",
     published="linear",
+    setting="chunks whose state is carried on without detach",
     rule="50 chunks of 20 steps, GRU of 64, bytes autograd holds after each chunk: without detach the "
     "fit to a line has R² > 0.999 and the 50th is 45 to 55 times the first; detached, it stays",
+    why="linear growth is a straight line through what is held after each chunk",
 )
 def carry_without_detach() -> Measurement:
     torch.manual_seed(0)
@@ -144,7 +158,8 @@ def carry_without_detach() -> Measurement:
     r2 = float(torch.corrcoef(torch.stack([line, at]))[0, 1] ** 2)
     ratio = found["kept"][-1] / found["kept"][0]
     return Measurement(
-        f"kept: {found['kept'][0] / 1e3:.0f} kB after the first chunk, {found['kept'][-1] / 1e3:.0f} kB "
+        f"kept: {found['kept'][0] / 1e3:.0f} kB after the first chunk, "
+        f"{found['kept'][-1] / 1e3:.0f} kB "
         f"after the 50th ({ratio:.1f}×, R² of a line {r2:.6f}); detached: "
         f"{max(found['detached']) / 1e3:.0f} kB at most",
         {
@@ -158,10 +173,14 @@ def carry_without_detach() -> Measurement:
 @claim(
     id="C10",
     source="C",
-    statement="Running over the padding of a batch corrupts the final state; lengths or packing do not.",
+    place="common mistakes, padding",
+    statement="Running over the padding of a batch corrupts the final state; lengths or packing do "
+    "not.",
     published="differs",
+    setting="a batch of sequences of different lengths",
     rule="GRU, float64, 16 lanes of 5 to 40 steps, against each lane alone: lengths and packing to "
     "1e-12; padded with zeros, some lane is off by over 1 % in norm",
+    why="a state is corrupted where it differs from that of the sequence alone",
 )
 def padding_corrupts() -> Measurement:
     torch.manual_seed(0)
@@ -178,7 +197,8 @@ def padding_corrupts() -> Measurement:
     off = ((padded - alone).norm(dim=-1) / alone.norm(dim=-1))[0]
     errors = [float((other - alone).abs().max()) for other in (marked, packed)]
     return Measurement(
-        f"padded: off by {100 * float(off.median()):.0f} % (median lane), {100 * float(off.max()):.0f} % "
+        f"padded: off by {100 * float(off.median()):.0f} % (median lane), "
+        f"{100 * float(off.max()):.0f} % "
         f"(worst); lengths: {errors[0]:.1g}; packed: {errors[1]:.1g}",
         {
             "padding corrupts": float(off.max()) > 0.01,
@@ -194,37 +214,39 @@ def padding_corrupts() -> Measurement:
 @claim(
     id="B7",
     source="B",
-    statement="Training clipped at 5, clipped at 1 and not at all shows what clipping does.",
-    published="final loss 2.0764 in all three",
-    rule="remember-first T=20, 256 sequences, SGD 0.01, batch 64, 100 epochs, 3 seeds: the three runs "
-    "differ, and each threshold was passed at least once",
+    place="33.5",
+    statement="Training clipped at 5, clipped at 1 and not at all ends at the same loss, which "
+    "shows what "
+    "clipping does.",
+    published="final loss 2.0764036178588867 in all three",
+    setting="remember-first T=20, all 256 sequences in one batch, SGD 0.01, 100 epochs, torch's "
+    "seed 42",
+    rule="the printed loss to 1e-6 in all three; each threshold was passed at least once",
+    why="a threshold that is never passed changes nothing, so a comparison shows clipping only if "
+    "one was passed",
 )
 def comparison_of_clips() -> Measurement:
     train = remember_first(256, 20, 42)
-    losses: dict[str, list[float]] = {}
-    acted = {5.0: 0, 1.0: 0}
-    largest = 0.0
-    for seed in SEEDS:
-        for clip in (5.0, 1.0, None):
-            torch.manual_seed(seed)
-            run = fit(
-                tanh_rnn(), *train, sgd(0.01), 100, batch=64, clip=ClipNorm(clip) if clip else None
-            )
-            losses.setdefault(str(clip), []).append(run.loss)
-            largest = max(largest, *run.norms)
-            if clip:
-                acted[clip] += run.acted
-    differ = any(len(set(values)) > 1 for values in zip(*losses.values(), strict=True))
+    losses: dict[str, float] = {}
+    acted, largest = 0, 0.0
+    for clip in (None, 5.0, 1.0):
+        torch.manual_seed(42)
+        run = fit(tanh_rnn(), *train, sgd(0.01), 100, clip=ClipNorm(clip) if clip else None)
+        losses[str(clip)] = run.loss
+        largest, acted = max(largest, *run.norms), acted + run.acted
     return Measurement(
-        f"final loss {spread(losses['None'], 5)}, the same to the last bit with all three: "
-        f"{not differ}; largest norm {largest:.3g}; updates in which a clip acted: {sum(acted.values())}",
+        f"final loss {losses['None']:.10f}, {losses['5.0']:.10f} and {losses['1.0']:.10f}; largest "
+        f"norm "
+        f"{largest:.3g}; updates in which a clip acted: {acted}",
         {
-            "the three differ": differ,
-            "clipping at 5 acted": acted[5.0] > 0,
-            "clipping at 1 acted": acted[1.0] > 0,
+            "the printed loss": all(abs(v - 2.0764036178588867) < 1e-6 for v in losses.values()),
+            "it shows what clipping does": acted > 0,
         },
-        f"No norm passed {largest:.2g}, so no threshold was ever reached and three equal runs were "
-        "compared: they show nothing about clipping. Count the updates in which a clip acts.",
+        f"The loss is the printed one. No norm passed {largest:.2g}, so no threshold was ever "
+        f"reached and "
+        "three equal runs were compared: they show nothing about clipping. Count the updates in "
+        "which a "
+        "clip acts.",
         {"losses": losses, "largest_norm": largest},
     )
 
@@ -232,10 +254,14 @@ def comparison_of_clips() -> Measurement:
 @claim(
     id="B7x",
     source="B, exercises",
-    statement="Rescaling every gradient to norm θ, in place of clipping those above it, trains as well.",
+    place="exercise 33.5",
+    statement="Rescaling every gradient to norm θ, in place of clipping those above it, trains as "
+    "well.",
     published="compare",
+    setting="θ in place of a threshold; no sizes are named",
     rule="remember-first T=20, 512 sequences, batch 64, 100 epochs, θ = 1, SGD 0.1 and Adam 5e-3, 3 "
     "seeds: the mean accuracy with rescaling is at most 2 points below that with clipping, each",
+    why="“as well” is a comparison of accuracies with two points of room for the test set",
 )
 def rescaling() -> Measurement:
     train, test = remember_first(512, 20, 42), remember_first(128, 20, 99)
@@ -265,13 +291,20 @@ def rescaling() -> Measurement:
 @claim(
     id="C14",
     source="C",
+    place="gradient norm monitoring in production",
     statement="The norm before clipping tells a run's health: always at the threshold means too high a "
     "rate or a bad start, always near zero means vanishing.",
     published="as said",
-    rule="runs of remember-first, θ = 1, 3 seeds; always is ≥ 95 % of the updates, at the threshold a "
-    "norm over θ, near zero one under θ/100: always at it on every seed with SGD at rate 10 and with "
-    "a ReLU start of radius 1.5 (T=30); always near zero where the gradient vanishes (T=50, start of "
-    "radius 0.06); neither in a healthy run (T=10, Adam 5e-3)",
+    setting="the norm before clipping, over a run",
+    rule="five kinds of runs of remember-first, θ = 1, 3 seeds: a healthy one (T=10, Adam 5e-3), "
+    "the same "
+    "after it has learned, SGD at rate 10, a ReLU start of radius 1.5 (T=30), a gradient that vanishes "
+    "(T=50, start of radius 0.06). The sign is a norm over θ, or under θ/100, in at least 95 % of the "
+    "updates; every run that shows the first has a rate or a start that is wrong, and every run "
+    "that shows "
+    "the second vanishes; some run shows each",
+    why="the statement goes from what is seen to what is the cause, so every run that shows the "
+    "sign must have that cause",
 )
 def health_by_norm() -> Measurement:
     over: dict[str, list[float]] = {}
@@ -286,30 +319,36 @@ def health_by_norm() -> Measurement:
             start_recurrent(layer, starts.get(name, "default"))
             model = Last(layer, 32, 8)
             optimizer = sgd(10.0) if name == "rate 10" else adam(5e-3)
-            run = fit(model, *train, optimizer, 60, batch=64, clip=ClipNorm(1.0))
-            norms = torch.tensor(run.norms)
-            over.setdefault(name, []).append(float((norms > 1).double().mean()))
-            small.setdefault(name, []).append(float((norms < 0.01).double().mean()))
+            run = fit(model, *train, optimizer, 120, batch=64, clip=ClipNorm(1.0))
+            norms = {name: torch.tensor(run.norms)}
             if name == "healthy":
                 solved.append(accuracy(model, *train))
+                norms = {name: norms[name][:480], "healthy, learned": norms[name][480:]}
+            for of, part in norms.items():
+                over.setdefault(of, []).append(float((part > 1).double().mean()))
+                small.setdefault(of, []).append(float((part < 0.01).double().mean()))
     words = "; ".join(
         f"{name}: over θ in {percents(o)}, under θ/100 in {percents(small[name])} of the updates"
         for name, o in over.items()
     )  # fmt: skip
+    high, low = ({n for n, v in shares.items() if max(v) >= 0.95} for shares in (over, small))
     return Measurement(
         f"{words}; the healthy run learned {percents(solved)}",
         {
-            "rate too high: always at the threshold": min(over["rate 10"]) >= 0.95,
-            "bad start: always at the threshold": min(over["radius 1.5"]) >= 0.95,
-            "vanishing: always near zero": min(small["vanishing"]) >= 0.95,
-            "healthy: neither": max(*over["healthy"], *small["healthy"]) < 0.95,
+            "at the threshold: a wrong rate or start": bool(high)
+            and high <= {"rate 10", "radius 1.5"},
+            "near zero: vanishing": bool(low) and low <= {"vanishing"},
         },
-        "A rate that is too high keeps the norm at the threshold; a bad start does so in most "
-        "updates only, since training repairs it while it goes on. And the norm over all parameters "
-        "does not go to zero when the gradient through time vanishes: the output layer and the last "
-        "steps go on getting theirs. A vanishing gradient has to be looked for by lag; the total norm "
-        "tells of explosion only.",
+        "A norm that is always at the threshold does tell of a rate or a start that is wrong. A "
+        "norm near "
+        "zero tells nothing of the kind: a run that has learned its task shows it, and the run whose "
+        "gradient vanishes does not, for the output layer and the last steps go on getting theirs. A "
+        "vanishing gradient has to be looked for by lag; the total norm tells of explosion only.",
         {"over": over, "small": small},
+        beside={
+            "a wrong rate is always at the threshold": min(over["rate 10"]) >= 0.95,
+            "a vanishing gradient is always near zero": min(small["vanishing"]) >= 0.95,
+        },
     )
 
 
@@ -330,11 +369,14 @@ def _median(step, times: int) -> float:
 @claim(
     id="C13",
     source="C",
+    place="streaming real-time inference",
     statement="An RNN streams at a constant cost per step; attention's grows with the context.",
     published="as said",
+    setting="one token at a time",
     rule="GRU and one attention layer of 64, one stream, contexts 16…4096: constant is a median time "
     "of a step at 4096 within a factor of 1.5 of that at 16, which leaves room for a shared "
     "machine's clock; growing is above that factor; multiply-adds counted beside",
+    why="constant and growing are told apart by the ratio of a late step's time to an early one's",
 )
 def cost_of_a_step() -> Measurement:
     torch.manual_seed(0)
