@@ -5,8 +5,8 @@
     ```
 
 runs ``docs/figures/lyapunov.py``, whose ``draw()`` returns the panels and the numbers of the caption. The
-panels stand in the page as SVG, in the page's own ink and letters, light and dark alike. A file with several
-figures is called with the name of one: ``said:adam`` runs ``draw("adam")`` of ``said.py``.
+panels stand in the page as SVG, in the page's own ink and letters, light and dark alike. A file with
+several figures is called with the name of one: ``said:adam`` runs ``draw("adam")`` of ``said.py``.
 """
 
 from __future__ import annotations

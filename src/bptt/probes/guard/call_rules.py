@@ -136,7 +136,7 @@ class Carry(Rule):
         "carry-over-unrelated": "The state tells of another text than the one that follows.",
         "lane-shuffled": "Each lane goes on with the state of another.",
     }
-    claim: ClassVar[dict[str, str]] = {"carry-dropped": "D4", "carry-over-unrelated": "D4"}
+    claim: ClassVar[dict[str, str]] = {"carry-dropped": "D4", "carry-over-unrelated": "C21"}
     _order: dict[str, _Order] = field(default_factory=dict, init=False)
     _runs: dict[str, int] = field(default_factory=dict, init=False)
     _returned: Places = field(default_factory=lambda: Places(16), init=False)
