@@ -96,7 +96,7 @@ def test_reset_at_the_first_step_ignores_the_initial_state(kind):
 def test_one_step_with_resets_is_a_step_of_the_kernels(
     kind, layers, batch_first, dtype, which, monkeypatch, backend
 ):
-    """Lanes that start anew do not see what stood in their state, NaN included, nor send a gradient there."""
+    """Lanes that start anew do not see their state, NaN or not, nor send a gradient there."""
     layer = LAYERS[kind](3, 4, layers, batch_first=batch_first, dtype=dtype)
     first = torch.tensor({"none": [0, 0, 0], "some": [0, 1, 0], "all": [1, 1, 1]}[which]).bool()
     x = torch.randn(1, 3, 3, dtype=dtype)
