@@ -4,7 +4,8 @@ python benchmarks/rl.py [--json]        needs the optional part rl
 
 Each pair runs in turns on one thread, and each row is the median of the turns, in time of the processor:
 other work on the machine does not count. The first rows are a forward and backward pass over one batch
-with resets, and one of them the steps of a rollout; the last is frames a second of whole training runs, environment and optimiser included.
+with resets, and one of them the steps of a rollout; the last is frames a second of whole training runs,
+environment and optimiser included.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def one_sequence() -> Row:
 
 
 def one_step(lanes: int = 8) -> Row:
-    """RecurrentPPO's _process_sequence as a rollout calls it: a step of several environments, no gradient."""
+    """RecurrentPPO's _process_sequence as a rollout calls it, eight environments a step."""
     torch.manual_seed(0)
     made = RecurrentPPO(
         "MlpLstmPolicy", "CartPole-v1", device="cpu", policy_kwargs={"lstm_hidden_size": HIDDEN}
