@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, pad, scaled_dot_product_attention
+from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from bptt.errors import ArgumentError, DtypeError, ShapeError, describe
 from bptt.models.window import check_dropout, check_sizes, check_tokens
@@ -301,4 +301,6 @@ def _last(x: Tensor, size: int, dim: int) -> Tensor:
     have = x.shape[dim]
     if have >= size:
         return x.narrow(dim, have - size, size)
-    return pad(x, (0, 0) * (x.ndim - 1 - dim) + (size - have, 0))
+    # Not F.pad: torch 2.7 to 2.9 has it refuse a batch without a lane.
+    shape = [*x.shape[:dim], size - have, *x.shape[dim + 1 :]]
+    return torch.cat([x.new_zeros(shape), x], dim)
