@@ -4,7 +4,8 @@ python benchmarks/rl.py [--json]        needs the optional part rl
 
 Each pair runs in turns on one thread, and each row is the median of the turns, in time of the processor:
 other work on the machine does not count. The first rows are a forward and backward pass over one batch
-with resets; the last is frames a second of whole training runs, environment and optimiser included.
+with resets, and one of them the steps of a rollout; the last is frames a second of whole training runs,
+environment and optimiser included.
 """
 
 from __future__ import annotations
@@ -76,6 +77,28 @@ def one_sequence() -> Row:
     return timed("sb3-contrib, LSTM", run(made.policy), run(ours))
 
 
+def one_step(lanes: int = 8) -> Row:
+    """RecurrentPPO's _process_sequence as a rollout calls it, eight environments a step."""
+    torch.manual_seed(0)
+    made = RecurrentPPO(
+        "MlpLstmPolicy", "CartPole-v1", device="cpu", policy_kwargs={"lstm_hidden_size": HIDDEN}
+    )
+    features, starts = torch.randn(lanes, 4), (torch.arange(lanes) == 1).float()
+    states = (torch.randn(1, lanes, HIDDEN), torch.randn(1, lanes, HIDDEN))
+    ours = sb3.convert(copy.deepcopy(made.policy))
+
+    def run(policy: Any) -> Callable[[], Any]:
+        def go() -> Any:
+            with torch.no_grad():
+                for _ in range(1000):
+                    y, ended = policy._process_sequence(features, states, starts, policy.lstm_actor)
+            return [y, *ended]
+
+        return go
+
+    return timed("sb3-contrib, 1,000 steps of a rollout", run(made.policy), run(ours))
+
+
 def one_batch(kind: Any, python_based: bool) -> Row:
     """A TorchRL module over a batch of trajectories."""
     torch.manual_seed(0)
@@ -127,6 +150,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     rows = [
         one_sequence(),
+        one_step(),
         *(one_batch(kind, based) for kind in (GRUModule, LSTMModule) for based in (False, True)),
         training(),
     ]

@@ -81,12 +81,17 @@ public:
     }
 
 private:
+    // Here and below only what the stable ABI of Python 3.12 has: no macros that look into a tuple or list.
+    static PyObject* call_method(nb::handle given, PyObject* name) {
+        PyObject* const arguments[] = {given.ptr()};
+        return PyObject_VectorcallMethod(name, arguments, 1, nullptr);
+    }
     static bool ask(nb::handle given, PyObject* name, PyObject* wanted) {
         const nb::object value = nb::steal(PyObject_GetAttr(given.ptr(), name));
         return value.ptr() == wanted;
     }
     static bool call(nb::handle given, PyObject* name, PyObject* wanted) {
-        const nb::object value = nb::steal(PyObject_CallMethodNoArgs(given.ptr(), name));
+        const nb::object value = nb::steal(call_method(given, name));
         return value.ptr() == wanted;
     }
     bool read_kind(nb::handle given, const Torch& torch) {
@@ -97,17 +102,17 @@ private:
     bool read_shape(nb::handle given, const Torch& torch) {
         const nb::object value = nb::steal(PyObject_GetAttr(given.ptr(), torch.shape));
         if (!value.ptr() || !PyTuple_Check(value.ptr())) return false;
-        axes_ = int(PyTuple_GET_SIZE(value.ptr()));
+        axes_ = int(PyTuple_Size(value.ptr()));
         if (axes_ < 1 || axes_ > 3) return false;
         for (int i = 0; i < axes_; ++i) {
-            size_[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(value.ptr(), i));
+            size_[i] = PyLong_AsLongLong(PyTuple_GetItem(value.ptr(), i));
             // No product of two sizes and 6 gates overflows. An empty tensor has no memory to check.
             if (size_[i] < 1 || size_[i] > std::numeric_limits<int32_t>::max() / 8) return false;
         }
         return true;
     }
     bool read_address(nb::handle given, const Torch& torch) {
-        const nb::object value = nb::steal(PyObject_CallMethodNoArgs(given.ptr(), torch.data_ptr));
+        const nb::object value = nb::steal(call_method(given, torch.data_ptr));
         if (!value.ptr()) return false;
         address_ = uintptr_t(PyLong_AsUnsignedLongLong(value.ptr()));
         return address_ != 0 && !PyErr_Occurred();
@@ -340,13 +345,13 @@ inline PyObject* own_value(nb::dict own, const char* name) { return PyDict_GetIt
 inline nb::object own_weights(nb::dict own) {
     PyObject *const parameters = own_value(own, "_parameters"), *const names = own_value(own, "_flat_weights_names");
     if (!parameters || !PyDict_Check(parameters) || !names || !PyList_Check(names)) return {};
-    const Py_ssize_t count = PyList_GET_SIZE(names);
+    const Py_ssize_t count = PyList_Size(names);
     nb::object found = nb::steal(PyTuple_New(count));
     for (Py_ssize_t i = 0; i < count; ++i) {
-        PyObject* const name = PyList_GET_ITEM(names, i);
+        PyObject* const name = PyList_GetItem(names, i);
         PyObject* const held = PyDict_GetItem(parameters, name);
         if (!held || held == Py_None || PyDict_Contains(own.ptr(), name) != 0) return {};
-        PyTuple_SET_ITEM(found.ptr(), i, Py_NewRef(held));
+        PyTuple_SetItem(found.ptr(), i, Py_NewRef(held));
     }
     return found;
 }

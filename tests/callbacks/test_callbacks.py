@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import sys
 
@@ -155,6 +156,52 @@ def test_lightning(tmp_path) -> None:
     norm, clipped = float(logged["bptt/norm"]), float(logged["bptt/norm_clipped"])
     assert norm > 1e-3
     assert math.isclose(clipped, 1e-3, rel_tol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("parts", "every", "steps"), [(1, 3, [0, 3]), (3, 2, [0, 0, 1, 2, 2, 3])])
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_lightnings_loggers_are_told_of_measured_steps_and_no_others(
+    parts, every, steps, tmp_path
+) -> None:
+    """Lightning itself writes a row every fifty steps; norms are those of a step's whole gradient."""
+    import lightning
+    from lightning.pytorch.loggers import CSVLogger
+
+    norms: list[float] = []
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = Classifier()
+
+        def training_step(self, batch, index):
+            return self.model(batch[0]).square().mean()
+
+        def on_before_optimizer_step(self, optimizer):
+            norms.append(float(nn.utils.get_total_norm([p.grad for p in self.parameters()])))
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    data = torch.utils.data.TensorDataset(torch.randn(16 * parts, 6, 3))
+    logger = CSVLogger(tmp_path)
+    trainer = lightning.Trainer(
+        max_epochs=1, accelerator="cpu", logger=logger, callbacks=[for_lightning(every=every)],
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        gradient_clip_val=1e-3, accumulate_grad_batches=parts,
+    )  # fmt: skip
+    trainer.fit(Module(), torch.utils.data.DataLoader(data, batch_size=4))
+    logger.save()
+    with open(f"{logger.log_dir}/metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == steps
+    assert all(1 <= float(row["bptt/horizon"]) <= 6 for row in rows)
+    whole = [row for row in rows if row["bptt/norm"]]
+    assert [int(row["step"]) for row in whole] == sorted(set(steps))
+    for row in whole:
+        assert math.isclose(float(row["bptt/norm"]), norms[int(row["step"])], rel_tol=1e-5)
+        assert math.isclose(float(row["bptt/norm_clipped"]), 1e-3, rel_tol=1e-3)
 
 
 @pytest.mark.slow

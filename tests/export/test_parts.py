@@ -404,3 +404,91 @@ def test_a_chain_in_double(cell):
     stream = bptt.Stream(module, 2)
     assert_close(torch.stack([stream.step(x_t).clone() for x_t in x]), by_parts(module, x), 1e-12)
     assert features_of(module[1]) == 5
+
+
+class Through(nn.Module):
+    """A forward of the caller's over parts."""
+
+    def __init__(self, way, **parts):
+        super().__init__()
+        self.way = way
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x):
+        return self.way(self, x)
+
+
+def diverged():
+    model = nn.Sequential(nn.GRU(3, 4), nn.Tanh())
+    model[0].weight_hh_l0.data[1, 1] = float("nan")
+    return model
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+def test_a_window_of_a_forward_that_takes_lanes_first(kind, batch_first):
+    model = Through(
+        lambda m, x: m.head(torch.tanh(m.cell(x)[0])),
+        cell=kind(3, 4, bidirectional=True, batch_first=batch_first),
+        head=nn.Linear(8, 2),
+    ).eval()
+    x = torch.randn(9, 2, 3)
+    stream, axes = bptt.Stream(model, 2, window=4), (0, 1) if batch_first else (0, 0)
+    for t in range(9):
+        seen = x[max(0, t - 3) : t + 1]
+        want = model(seen.transpose(*axes)).transpose(*axes).detach()
+        assert_close(stream.step(x[t]), want, TOL, f"step {t}")
+
+
+@pytest.mark.parametrize("axis", [-1, 2])
+def test_a_softmax_over_the_features_however_they_are_counted(axis):
+    model = Through(lambda m, x: torch.softmax(m.gru(x)[0], axis), gru=nn.GRU(3, 4))
+    x = torch.randn(5, 2, 3)
+    stream = bptt.Stream(model, 2)
+    assert_close(torch.stack([stream.step(x_t).clone() for x_t in x]), model(x).detach(), TOL)
+    export_c(model, x)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -2])
+@pytest.mark.parametrize("make", [bptt.Stream, lambda m: export_c(m, torch.randn(5, 2, 3))])
+def test_a_softmax_over_anything_else_is_refused(axis, make):
+    model = Through(lambda m, x: torch.softmax(m.gru(x)[0], axis), gru=nn.GRU(3, 4))
+    with pytest.raises(ArgumentError, match="not that of gru, softmax"):
+        make(model)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (
+            Through(
+                lambda m, x: (m.policy(m.gru(x)[0]), m.value(m.gru(x)[0])),
+                gru=nn.GRU(3, 4),
+                policy=nn.Linear(4, 2),
+                value=nn.Linear(4, 1),
+            ),
+            r"received value\.weight, which no",
+        ),
+        (
+            nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.GRU(4, 5)),
+            "BatchNorm1d without running statistics at 1",
+        ),
+        (Through(lambda m, x: 2 * m.gru(x)[0], gru=nn.GRU(3, 4)), "also computes mul:"),
+        (Through(lambda m, x: m.gru(x)[0] + x, gru=nn.GRU(3, 3)), "also computes add:"),
+        (nn.Sequential(nn.GRU(3, 4), nn.Tanh()).half(), "float32 or float64.*received 0.weight_ih"),
+        (nn.Sequential(nn.GRU(3, 4), nn.Tanh()).bfloat16(), "torch.bfloat16"),
+        (diverged(), "finite weights.*in 0.weight_hh_l0"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_named_alike_by_a_stream_and_an_export(model, words):
+    for make in (bptt.Stream, lambda m: export_c(m, torch.randn(5, 2, 3))):
+        with pytest.raises(ArgumentError, match=words):
+            make(model)
+
+
+def test_two_directions_without_a_window_say_where_one_is_given():
+    model, x = nn.GRU(3, 4, bidirectional=True), torch.randn(5, 1, 3)
+    for make in (export_c, export_onnx):
+        with pytest.raises(ArgumentError, match=r"in C and float32 .*window=STEPS"):
+            make(model, x)

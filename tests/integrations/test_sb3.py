@@ -17,6 +17,7 @@ from torch import nn
 import bptt
 from bptt.errors import ArgumentError, ConvertWarning, DependencyError
 from bptt.integrations import sb3
+from bptt.ops import native
 
 
 class Echo(gymnasium.Env):
@@ -118,11 +119,18 @@ def test_an_agent_is_one_call(monkeypatch) -> None:
         return forward(self, x, *rest, **options)
 
     monkeypatch.setattr(bptt.nn.LSTM, "forward", counted)
+    stepped, step = [], native.step
+    monkeypatch.setattr(
+        native, "step", lambda *given: stepped.append(found := step(*given)) or found
+    )
     made = sb3.convert(agent())
     made.learn(32)
     steps = [shape for shape in calls if shape[0] == 1]
     batches = [shape for shape in calls if shape[0] > 1]
     assert len(steps) == 32 * 2 + 1  # actor and critic, and the value after the last step
+    # Each of them in one native call, where an episode begins too.
+    assert len(stepped) == len(steps)
+    assert all(found is not None for found in stepped)
     # Two epochs of two batches, each once through the actor and once through the critic.
     assert len(batches) == 2 * 2 * 2
 

@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bptt
+from bptt.errors import DtypeError, ShapeError
+from bptt.ops import native
 from compare import assert_close
 
 LAYERS = {"rnn": bptt.nn.RNN, "gru": bptt.nn.GRU, "lstm": bptt.nn.LSTM}
@@ -84,6 +86,65 @@ def test_reset_at_the_first_step_ignores_the_initial_state(kind):
     (grad,) = torch.autograd.grad(y.sum(), h)
     assert torch.count_nonzero(grad[0, 1]) == 0
     assert torch.count_nonzero(grad[0, 0]) == 4
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("which", ["none", "some", "all"])
+def test_one_step_with_resets_is_a_step_of_the_kernels(
+    kind, layers, batch_first, dtype, which, monkeypatch, backend
+):
+    """Lanes that start anew do not see their state, NaN or not, nor send a gradient there."""
+    layer = LAYERS[kind](3, 4, layers, batch_first=batch_first, dtype=dtype)
+    first = torch.tensor({"none": [0, 0, 0], "some": [0, 1, 0], "all": [1, 1, 1]}[which]).bool()
+    x = torch.randn(1, 3, 3, dtype=dtype)
+    given = torch.randn(2, layers, 3, 4, dtype=dtype)
+    clean = given.masked_fill(first[:, None], 0.0)
+    given[:, :, first] = float("nan")
+    if batch_first:
+        x = x.transpose(0, 1)
+
+    def run(state, **marks):
+        layer.zero_grad()
+        h = state.requires_grad_()
+        y, final = layer(x, (h[0], h[1]) if kind == "lstm" else h[0], **marks)
+        (y.square().sum() + sum(part.sum() for part in parts(final))).backward()
+        return [y, *parts(final), h.grad, *(p.grad for p in layer.parameters())]
+
+    expected = run(clean.clone())
+    expected[-1 - len(list(layer.parameters()))][:, :, first] = 0.0
+    taken = []
+    step = native.step
+    monkeypatch.setattr(native, "step", lambda *given: taken.append(1) or step(*given))
+    reset = first[:, None] if batch_first else first[None]
+    found = run(given.clone(), reset=reset)
+    assert bool(taken) == (backend == "auto")
+    assert len(found) == len(expected)
+    tol = 1e-6 if dtype == torch.float32 else TOL
+    for mine, other in zip(found, expected, strict=True):
+        assert_close(mine, other, tol)
+    with torch.no_grad():  # a state left out is zeros, whatever is marked
+        assert_close(layer(x, reset=reset)[0], layer(x)[0], tol)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(
+    ("reset", "error", "said"),
+    [
+        (torch.zeros(1, 3), DtypeError, "reset as a bool tensor"),
+        (torch.zeros(3, dtype=torch.bool), ShapeError, "reset of the input's leading axes"),
+        (torch.zeros(1, 2, dtype=torch.bool), ShapeError, "reset of the input's leading axes"),
+    ],
+)
+def test_a_step_with_marks_that_do_not_fit_is_refused(kind, reset, error, said):
+    layer = make(kind)
+    state = torch.zeros(1, 3, 4, dtype=torch.float64)
+    with pytest.raises(error, match=said):
+        layer(
+            torch.zeros(1, 3, 3).double(), (state, state) if kind == "lstm" else state, reset=reset
+        )
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -81,6 +81,14 @@ def read_network(module: nn.Module, example_input: Any, *, both_ways: bool = Fal
             type(example_input).__name__,
             "pass what the model takes",
         )
+    for name, parameter in module.named_parameters():
+        if parameter.dtype not in (torch.float32, torch.float64):
+            # What such a model computes is too coarse to be compared with.
+            raise ArgumentError(
+                "a model in float32 or float64",
+                f"{name} of {parameter.dtype}",
+                "convert it: model.float()",
+            )
     used: set[int] = set()
     layers: list[Layer] = []
     chain = read_chain(module)
@@ -158,11 +166,11 @@ def _first_size(chain: Chain) -> int:
     return 0
 
 
-def _refuse(path: str, module: nn.Module, why: str = "") -> None:
+def _refuse(path: str, module: nn.Module, why: str = "", remedy: str = "") -> None:
     raise ArgumentError(
         f"modules among {NAMES}",
         f"{type(module).__name__}{why} at {path or 'the top of the model'}",
-        "export the part of the model without it and run the rest beside it",
+        remedy + "export the part of the model without it and run the rest beside it",
     )
 
 
@@ -221,7 +229,10 @@ def _read(path: str, module: nn.Module, used: set[int], size: int, both_ways: bo
     if kind not in _RECURRENT:
         _refuse(path, module)
     if layer.bidirectional and not both_ways:
-        _refuse(path, module, " (bidirectional)")
+        _refuse(
+            path, module, " (bidirectional)",
+            "in C and float32 give the steps that it shall run over, export_c(..., window=STEPS); else ",
+        )  # fmt: skip
     cell = layer.mode.lower()
 
     def cell_of(k: int, end: str) -> Recurrent:

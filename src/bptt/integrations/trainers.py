@@ -259,9 +259,10 @@ def for_lightning(every: int = 50, **options: Any) -> Any:
     """A callback for ``lightning.Trainer(callbacks=[...])``.
 
     It logs ``bptt/horizon``, ``bptt/decay``, ``bptt/verdict``, ``bptt/norm`` and
-    ``bptt/norm_clipped`` to whatever logger the trainer has, after each measured step, and keeps
-    everything in its ``flow``. The norms are those of the gradient of all parameters, before and after
-    the trainer clips it. A verdict is a number there: -1 vanishing, 0 healthy, 1 exploding.
+    ``bptt/norm_clipped`` to whatever logger the trainer has, at each measured step and at no other,
+    whatever ``log_every_n_steps`` says, and keeps everything in its ``flow``. The norms are those of
+    the gradient of all parameters, before and after the trainer clips it. A verdict is a number there:
+    -1 vanishing, 0 healthy, 1 exploding.
 
     Limits: with manual optimisation there are no norms, because the trainer does not see the clipping.
 
@@ -295,7 +296,7 @@ def for_lightning(every: int = 50, **options: Any) -> Any:
             return None if self.watcher is None else self.watcher.flow
 
         def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-            self.stepped = pl_module.automatic_optimization
+            self.stepped = True
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             self.watcher = Watcher(pl_module, every, **options)
@@ -309,14 +310,23 @@ def for_lightning(every: int = 50, **options: Any) -> Any:
                     "a step before on_train_start",
                     "give the trainer the callback before it starts",
                 )
-            if self.stepped:  # the gradient stays, clipped, until the next batch sets it to zero
-                self.watcher.clipped()
+            if pl_module.automatic_optimization:
+                if not self.stepped:  # a part of a gradient: its norm comes with the step
+                    return
+                self.watcher.clipped()  # the gradient stays until the next batch sets it to zero
                 self.stepped = False
             for numbers in self.watcher.news():
-                for name, value in numbers.items():
-                    value = VERDICTS[value] if isinstance(value, str) else value
-                    if math.isfinite(value):
-                        pl_module.log(f"bptt/{name}", float(value), on_step=True, on_epoch=False)
+                found = {
+                    f"bptt/{name}": VERDICTS[value] if isinstance(value, str) else float(value)
+                    for name, value in numbers.items()
+                }
+                found = {name: value for name, value in found.items() if math.isfinite(value)}
+                # Lightning repeats what a hook has logged at every later step that it logs; so the
+                # loggers are told here, and callbacks that monitor a name there.
+                pl_module.log_dict(found, on_step=True, on_epoch=False, logger=False)
+                trainer.logged_metrics.update(found)
+                for logger in trainer.loggers:
+                    logger.log_metrics(found, step=max(trainer.global_step - 1, 0))
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             if self.watcher is not None:

@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, pad, scaled_dot_product_attention
+from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from bptt.errors import ArgumentError, DtypeError, ShapeError, describe
 from bptt.models.window import check_dropout, check_sizes, check_tokens
@@ -359,12 +359,14 @@ def _last(x: Tensor, size: int, dim: int) -> Tensor:
     have = x.shape[dim]
     if have >= size:
         return x.narrow(dim, have - size, size)
-    return pad(x, (0, 0) * (x.ndim - 1 - dim) + (size - have, 0))
+    # Not F.pad: torch 2.7 to 2.9 has it refuse a batch without a lane.
+    shape = [*x.shape[:dim], size - have, *x.shape[dim + 1 :]]
+    return torch.cat([x.new_zeros(shape), x], dim)
 
 
 def _until(x: Tensor, ends: Tensor, size: int) -> Tensor:
     """Of x ``(B, heads, S, d)`` the ``size`` entries of each lane before its end ``(B,)``, zeros
     before the first."""
-    padded = pad(x, (0, 0, size, 0))
+    padded = torch.cat([x.new_zeros(*x.shape[:2], size, x.shape[3]), x], 2)
     index = ends[:, None] + torch.arange(size, device=x.device)
     return padded.gather(2, index[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))

@@ -244,7 +244,7 @@ def _from_graph(model: nn.Module) -> Chain:
         while isinstance(node, tuple | list) and node:
             node = node[0]
         if not isinstance(node, fx.Node) or node.op == "get_attr":
-            others.append(str(getattr(node, "target", type(node).__name__)))
+            others.append(str(getattr(node, "target", "a constant")))
             break
         if node.op == "placeholder":
             break
@@ -259,7 +259,9 @@ def _from_graph(model: nn.Module) -> Chain:
                 others.append(_called(node))
             else:
                 found.append(Part(_called(node), module))
-        node = node.args[0] if node.args else node.kwargs.get("input")
+        # ``2 * x`` has the number first.
+        given = (*node.args, node.kwargs.get("input"))
+        node = next((a for a in given if isinstance(a, fx.Node | tuple | list)), None)
     return Chain(tuple(reversed(found)), tuple(reversed(others)))
 
 

@@ -288,7 +288,6 @@ class _Called:
     """A recurrent part that no kernel steps: its own forward, a step at a time."""
 
     def __init__(self, layer: Any, batch: int) -> None:
-        layer.batch_first = False
         self.layer = layer
         weight = next(layer.parameters())
         if isinstance(layer, LinearRecurrent):
@@ -331,10 +330,11 @@ class _Called:
 def _check_parts(model: nn.Module, chain: Chain, window: int | None) -> None:
     for part in chain.parts:
         module, where = part.module, part.path or "the top of the model"
-        if not isinstance(module, PARTS):
+        averaged = isinstance(module, nn.BatchNorm1d) and module.running_mean is None
+        if averaged or not isinstance(module, PARTS):
             raise ArgumentError(
                 f"parts among {NAMES}",
-                f"{type(module).__name__} at {where}",
+                f"{type(module).__name__}{' without running statistics' * averaged} at {where}",
                 "make a Stream of the rest of the model and call this part yourself",
             )
         if getattr(module, "bidirectional", False) and window is None:
@@ -350,6 +350,13 @@ def _check_parts(model: nn.Module, chain: Chain, window: int | None) -> None:
             "make one stream for each recurrent layer and call the other modules yourself",
         )
     recurrent = next(p for p in chain.parts if isinstance(p.module, RECURRENT))
+    held = {id(weight) for part in chain.parts for weight in part.module.parameters()}
+    if left := [name for name, weight in model.named_parameters() if id(weight) not in held]:
+        raise ArgumentError(
+            "every parameter in a part that is stepped",
+            f"{left[0]}, which no part of the stream would hold",
+            "make a Stream of the model without it, and call the rest yourself",
+        )
     for part in chain.parts:
         for name, weight in part.module.named_parameters():
             known = weight.dtype in (torch.float32, torch.float64)
@@ -365,16 +372,27 @@ def _check_parts(model: nn.Module, chain: Chain, window: int | None) -> None:
                     f"{part.path}.{name} of {first.dtype}, like {recurrent.path}", f"{weight.dtype}",
                     "convert the whole model, e.g. model.float()",
                 )  # fmt: skip
+            if not bool(torch.isfinite(weight).all()):
+                raise ArgumentError(
+                    "finite weights", f"NaN or infinity in {part.path + '.' if part.path else ''}{name}",
+                    "take an earlier checkpoint, from before the training diverged",
+                )  # fmt: skip
 
 
 def _copy_of(part: Part) -> nn.Module:
+    """A part as a stream calls it: time first, and without a time axis between two layers."""
+    if isinstance(part.module, nn.Softmax):
+        return nn.Softmax(-1)  # another axis is found out by the comparison
     try:
-        return copy.deepcopy(part.module).requires_grad_(False).eval()
+        copied: Any = copy.deepcopy(part.module).requires_grad_(False).eval()
     except RuntimeError as error:
         raise ArgumentError(
             "parts that can be copied", f"{part.path}: {(str(error).splitlines() or [''])[0]}",
             "take the hook off, e.g. torch.nn.utils.remove_weight_norm",
         ) from None  # fmt: skip
+    if isinstance(copied, RECURRENT):
+        copied.batch_first = False
+    return copied
 
 
 def _input_of(

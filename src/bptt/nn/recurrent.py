@@ -95,11 +95,11 @@ class _Recurrent(nn.RNNBase):
         recorder = tools.recorder(self, lengths, reset, cut)
         if recorder == "trace":
             return super().forward(input, hx)
-        plain = lengths is None and reset is None and cut is None
+        plain = lengths is None and cut is None
         if plain and not torch.compiler.is_compiling() and _reads_plainly(cast(Any, type(self))):
             # A step of one layer takes less time than all that follows. Only calls with nothing
             # special about them come back from there with an answer, and it is the same.
-            found = ops.step(self, input, hx)
+            found = ops.step(self, input, hx, reset)
             if found is not None:
                 return found
         weights = self._read_weights()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -105,7 +106,9 @@ def recur_tokens(
     return recur(cell, F.embedding(tokens, embedding), state, weights, **options)
 
 
-def step(module: nn.RNNBase, x: Any, hx: Any) -> tuple[Tensor, Tensor | State] | None:
+def step(
+    module: nn.RNNBase, x: Any, hx: Any, reset: Any = None
+) -> tuple[Tensor, Tensor | State] | None:
     """A module's call over one time step, the shortest way; None where the usual one has to be gone.
 
     Args:
@@ -113,12 +116,17 @@ def step(module: nn.RNNBase, x: Any, hx: Any) -> tuple[Tensor, Tensor | State] |
             while it is compiled.
         x: its input, whatever was passed.
         hx: its initial state, whatever was passed.
+        reset: its marks, whatever was passed. At one step they only say which lanes start from zeros.
     """
     if is_eager() or is_triton() or type(x) is not Tensor or x.dim() != 3:
         return None
     own = module.__dict__
     if x.shape[1 if own["batch_first"] else 0] != 1:
         return None
+    if reset is not None:
+        if not native.steps(own) or not _marks_lanes(reset, x, hx):
+            return None
+        hx = _zeroed(hx, reset.flatten())
     if own["mode"] != "LSTM":
         found = native.step(own, x, (hx, None))
     elif hx is None:
@@ -131,6 +139,30 @@ def step(module: nn.RNNBase, x: Any, hx: Any) -> tuple[Tensor, Tensor | State] |
         return None
     note_native()
     return (found[0], found[1:]) if len(found) == 3 else found
+
+
+def _marks_lanes(reset: Any, x: Tensor, hx: Any) -> bool:
+    """Whether this is a mark for each lane of a step, and the state one that it can be applied to."""
+    states = hx if type(hx) is tuple else () if hx is None else (hx,)
+    return (
+        type(reset) is Tensor
+        and reset.dtype == torch.bool
+        and reset.shape == x.shape[:2]
+        and reset.is_cpu
+        and all(
+            type(s) is Tensor and s.is_cpu and s.dim() == 3 and s.shape[1] == reset.numel()
+            for s in states
+        )
+    )
+
+
+def _zeroed(hx: Any, lanes: Tensor) -> Any:
+    """The state with zeros in some lanes, whatever stood there; hx itself where there are none."""
+    if hx is None or not lanes.any():
+        return hx
+    if type(hx) is tuple:
+        return tuple(s.masked_fill(lanes[:, None], 0.0) for s in hx)
+    return hx.masked_fill(lanes[:, None], 0.0)
 
 
 def leaves_to_torch(

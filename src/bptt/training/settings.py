@@ -231,9 +231,10 @@ class Settings:
     def _check_threads(self) -> None:
         if self.threads is None:
             object.__setattr__(self, "threads", "auto")
-        elif self.threads != "auto":
-            if not isinstance(self.threads, int):
-                self._refuse("threads", "a whole number or auto", self.threads)
+        elif not (isinstance(self.threads, str) and self.threads == "auto"):
+            if isinstance(self.threads, bool) or not isinstance(self.threads, int):
+                told = f"{self.threads!r:.40} of type {type(self.threads).__name__}"
+                self._refuse("threads", "a whole number or auto", told)
             self._at_least("threads", 1)
             if self.threads > MOST_THREADS:
                 self._refuse("threads", f"at most {MOST_THREADS} threads", self.threads)

@@ -9,6 +9,7 @@ from bptt.ops.native.seam import (
     recur,
     recur_tokens,
     step,
+    steps,
     transformed,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "recur",
     "recur_tokens",
     "step",
+    "steps",
     "transformed",
 ]

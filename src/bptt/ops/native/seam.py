@@ -183,6 +183,22 @@ def _watched() -> bool:
     )
 
 
+def steps(own: dict[str, Any]) -> bool:
+    """Whether :func:`step` may be asked for this layer, in this moment."""
+    # Functions that are transformed, replaced or timed must be torch's own.
+    return not (
+        missing is not None
+        or torch.is_autocast_enabled("cpu")
+        or _dispatched()
+        or _traced() is not None
+        or _transforms()
+        or forward_ad._current_level >= 0
+        or _replaced()
+        or _timed()
+        or (own["num_layers"] > 1 and own["dropout"] > 0 and own["training"])
+    )
+
+
 def step(own: dict[str, Any], x: Tensor, state: Sequence[Tensor | None]) -> Any:
     """A whole stack of layers over one time step, or None where the call is not of the plainest kind.
 
@@ -198,21 +214,9 @@ def step(own: dict[str, Any], x: Tensor, state: Sequence[Tensor | None]) -> Any:
     Returns:
         ``y, h_n`` and for an LSTM ``c_n``, as the module returns them.
     """
-    # Functions that are transformed, replaced or timed must be torch's own.
-    if (
-        missing is not None
-        or torch.is_autocast_enabled("cpu")
-        or _dispatched()
-        or _traced() is not None
-        or _transforms()
-        or forward_ad._current_level >= 0
-        or _replaced()
-        or _timed()
-    ):
+    if not steps(own):
         return None
     layers, cell = own["num_layers"], _NUMBERS[own["mode"]]
-    if layers > 1 and own["dropout"] > 0 and own["training"]:
-        return None
     h0, c0 = state
     found = extension.step(
         cell, layers, own, torch.get_num_threads(), torch.is_grad_enabled(), x, h0, c0
