@@ -7,7 +7,8 @@ from torch import nn
 import bptt
 from bptt.data import CharVocabulary, Lanes, RandomChunks
 from bptt.data import Stream as Text
-from bptt.experiments.claims import run_claims
+from bptt.experiments import claims
+from bptt.experiments.claims import registry, run_claims
 from bptt.experiments.trials import model_variants, try_remedies
 from bptt.models.language import generate
 from bptt.recurrence import Recorder, assemble, trace
@@ -23,6 +24,15 @@ def layer():
 
 def recurrence():
     return trace(layer(), X)[0]
+
+
+def entered(**options):
+    """A row of the ledger that is taken out again."""
+    words = dict.fromkeys(
+        ("source", "place", "statement", "published", "setting", "rule", "why"), "x"
+    )
+    claims.claim(id="X9", **words, **options)(lambda: None)
+    return registry._REGISTERED.pop("X9").share
 
 
 def drawn(**options):
@@ -265,6 +275,8 @@ WHOLE = {
     ),
 }  # fmt: skip
 REAL = {
+    "claims.Measurement": (lambda **n: claims.Measurement("", {"a": True}, **n), {"share": 0.5}),
+    "claims.claim": (entered, {"share": 0.5}),
     "diagnose": (diagnosed, {"try_for": 0.01}),
     "data.Corpus.from_text": (corpus, {"valid_fraction": 0.25}),
     "gradients.Adaptive": (g.Adaptive, {"bias": 0.125, "shrink": 0.5}),

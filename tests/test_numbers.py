@@ -121,7 +121,8 @@ def test_torchs_constructors_take_numpys_numbers(kind):
 
 # Classes whose instances are handed out, and never made by a caller.
 RESULTS = {
-    "Diagnosis", "claims.Result", "data.Chunk", "data.Corpus", "export.Cost", "export.QNetwork",
+    "Diagnosis", "claims.Claim", "claims.Result", "data.Chunk", "data.Corpus", "export.Cost",
+    "export.QNetwork",
     "gradients.Decision", "gradients.Step", "probes.Capacity", "probes.Gate", "probes.JacobianProducts",
     "probes.LagSpectrum", "probes.Lyapunov", "probes.Saturation", "probes.Unit", "recurrence.Found",
     "recurrence.Graded",

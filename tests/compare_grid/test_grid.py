@@ -25,7 +25,7 @@ from bptt.experiments.compare.results import AXES, cells_of, run_grid, varying
 from bptt.models import CELLS
 from bptt.remedies import Clip
 from bptt.report.chart_figure import draw_figure, to_svg, write_figure
-from bptt.report.pages import chart_comparison, chart_progress, comparison_page
+from bptt.report.compared import chart_comparison, chart_progress, comparison_page
 from bptt.tasks import RememberFirst
 
 SMALL = Budget(hidden=8, batch=8, updates=6, every=3)

@@ -15,8 +15,9 @@ from bptt.experiments.compare.results import Row
 from bptt.report.chart import COLORS, Band, Bars, Chart, Heat, Label, Line, Mark, drawable, fit
 from bptt.report.chart_figure import draw_figure
 from bptt.report.chart_svg import draw_svg
+from bptt.report.compared import chart_comparison
 from bptt.report.figures import chart_course
-from bptt.report.pages import chart_comparison, module_charts
+from bptt.report.pages import module_charts
 from report_cases import of
 
 

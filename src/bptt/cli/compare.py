@@ -131,7 +131,7 @@ def run(arguments: list[str]) -> int:
         write_file(asked.csv, table(rows))
     if asked.figure is not None or asked.html is not None:
         from bptt.report.chart_figure import draw_figure, write_figure
-        from bptt.report.pages import chart_comparison, chart_progress, comparison_page
+        from bptt.report.compared import chart_comparison, chart_progress, comparison_page
 
         charts = [chart_comparison(rows, title, task.metric, levels)]
         charts += chart_progress(records, rows, task.metric, levels)

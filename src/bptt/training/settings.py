@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, cast, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -231,12 +231,9 @@ class Settings:
     def _check_threads(self) -> None:
         if self.threads is None:
             object.__setattr__(self, "threads", "auto")
-        elif not (isinstance(self.threads, str) and self.threads == "auto"):
-            if isinstance(self.threads, bool) or not isinstance(self.threads, int):
-                told = f"{self.threads!r:.40} of type {type(self.threads).__name__}"
-                self._refuse("threads", "a whole number or auto", told)
+        elif self.threads != "auto":
             self._at_least("threads", 1)
-            if self.threads > MOST_THREADS:
+            if cast(int, self.threads) > MOST_THREADS:
                 self._refuse("threads", f"at most {MOST_THREADS} threads", self.threads)
 
     def _check_k(self) -> None:
@@ -321,10 +318,13 @@ class Settings:
         given = getattr(self, name)
         value = plain(given)
         object.__setattr__(self, name, value)
-        if value is None or str in kinds or not kinds & {int, float}:
+        if value is None or not kinds & {int, float} or {str, float} <= kinds:
+            return
+        if str in kinds and isinstance(value, str) and value == "auto":
             return
         if type(value) is not int and not (type(value) is float and float in kinds):
             expected = "a number" if float in kinds else "a whole number"
+            expected += " or auto" if str in kinds else ""
             self._refuse(name, expected, f"{value!r:.80} of type {type(given).__name__}")
 
     def _at_least(self, name: str, least: int) -> None:

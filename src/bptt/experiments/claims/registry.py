@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
-from bptt.errors import ArgumentError, BpttError
+from bptt.errors import ArgumentError, BpttError, real
 
 HOLDS, IN_PART, FAILS = "holds", "holds in part", "does not hold"
 NOT_JUDGED, NOT_RUN = "not judged", "not run"
@@ -79,6 +79,8 @@ class Measurement:
             for part, held in self.parts.items()
         }
         object.__setattr__(self, "parts", plain)
+        if self.share is not None:
+            object.__setattr__(self, "share", real("share", self.share))
 
     @property
     def verdict(self) -> str:
@@ -172,7 +174,7 @@ def claim(
         if known is not None and known.measure.__qualname__ != measure.__qualname__:
             raise ArgumentError("one function a claim", f"{id} twice", "give the second its own id")
         words = (source, place, statement, published, setting, rule, why)
-        _REGISTERED[id] = Claim(id, *words, share, quick, measure)
+        _REGISTERED[id] = Claim(id, *words, real("share", share), quick, measure)
         return measure
 
     return enter
