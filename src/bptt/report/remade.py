@@ -15,7 +15,7 @@ from bptt.shown.text import as_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# A second round through the colours has another dash.
+# Lines differ by dash as well as by colour, and of two that are equal both are seen.
 DASHES = ("", "dashed", "dotted")
 
 
@@ -32,7 +32,7 @@ def chart(panel: Panel) -> Chart:
     for curve in panel.curves:
         place = plain.index(curve) if not curve.tone else 0
         color = cast(Color, curve.tone or CYCLE[place % len(CYCLE)])
-        dash = cast(Any, curve.dash or DASHES[place // len(CYCLE) % len(DASHES)])
+        dash = cast(Any, curve.dash or DASHES[place % len(DASHES)])
         if curve.kind == "bars":
             width = 0.7 if len(curve.x) > 1 else 0.8
             parts.append(Bars(curve.x, curve.y, color, width))
@@ -40,9 +40,8 @@ def chart(panel: Panel) -> Chart:
             dots = curve.kind == "dots"
             parts.append(Line(curve.name, curve.x, curve.y, color, "none" if dots else dash, dots))
     for level in panel.levels:
-        parts.append(
-            Mark(level.word, level.x, level.y, cast(Color, level.tone), True, dash="dotted")
-        )
+        tone = cast(Color, level.tone)
+        parts.append(Mark(level.word, level.x, level.y, tone, level.start, "dotted"))
     parts += [Label(note.word, note.x, note.y, cast(Color, note.tone)) for note in panel.notes]
     return Chart(
         panel.title, parts, x=panel.x, y=panel.y, log=panel.log, xlim=panel.xlim, ylim=panel.ylim,

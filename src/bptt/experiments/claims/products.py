@@ -138,7 +138,7 @@ def memory_by_radius() -> Measurement:
     words = []
     for kind in ("linear", "tanh"):
         for radius in (0.5, 0.7, 1.15):
-            runs = [_norms(radius, kind, seed) for seed in range(3)]
+            runs = [product_norms(radius, kind, seed) for seed in range(3)]
             ends = [lag_below(norms, 1e-4) for norms in runs]
             last = [float(norms[99]) for norms in runs]
             if radius > 1:
@@ -157,7 +157,8 @@ def memory_by_radius() -> Measurement:
     )
 
 
-def _norms(radius: float, kind: str, seed: int, H: int = 64, T: int = 120) -> np.ndarray:
+def product_norms(radius: float, kind: str, seed: int, H: int = 64, T: int = 120) -> np.ndarray:
+    """Spectral norms ``(T,)`` of products of 1 to T Jacobians, a Gaussian W scaled to a radius."""
     rng = np.random.default_rng(seed)
     w = rng.standard_normal((H, H))
     w *= radius / np.abs(np.linalg.eigvals(w)).max()

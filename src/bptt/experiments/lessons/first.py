@@ -106,8 +106,9 @@ LENGTHS = (5, 10, 20, 50)
 @remake(
     name="remember-first",
     lesson="S1",
-    lines=(405, 529),
-    shows="three panels: loss, accuracy and final accuracy of a tanh RNN that must name the first of T symbols",
+    lines=(398, 588),
+    shows="three panels: loss, accuracy and final accuracy of a tanh RNN that must name the first of T "
+    "symbols",
     settings="T = 5, 10, 20, 50; 8 symbols; 512 training and 128 test sequences (default_rng(42), (99)); "
     "32 units, Adam 5e-3, batches of 64, 200 epochs, nothing clipped; torch.manual_seed(42)",
     seconds=35,
@@ -135,11 +136,14 @@ def remember() -> Made:
     return Made(
         numbers,
         [
-            f"The lesson's table comes out: T = 20 is learned to {100 * runs[20].shares[-1]:.0f} %. Its text, "
+            f"The lesson's table comes out: T = 20 is learned to {100 * runs[20].shares[-1]:.0f} %. "
+            "Its text, "
             "which says that accuracy collapses at T = 20 and 50, is right for T = 50 alone.",
             f"At T = 50 the training loss falls to {runs[50].losses[-1]:.2f}, far below chance "
-            f"({CHANCE:.2f}), while the test stays at chance: 512 sequences can be learned by heart, so a "
-            "falling loss is no sign that the first symbol is remembered. On fresh sequences nothing falls.",
+            f"({CHANCE:.2f}), while the test stays at chance: 512 sequences can be learned by heart, "
+            "so a "
+            "falling loss is no sign that the first symbol is remembered. On fresh sequences nothing "
+            "falls.",
         ],
         [
             *curves_of({f"T={T}": run for T, run in runs.items()}),
@@ -173,9 +177,12 @@ def wider() -> Made:
             for h, run in runs.items()
         ],
         [
-            "No. The wider state learns the 512 training sequences by heart, faster and to a lower loss, and "
-            "names the first symbol of new ones no better than chance. What the gradient is multiplied by at "
-            "each step is the recurrent matrix's Jacobian, and torch's start draws it with the same spectral "
+            "No. The wider state learns the 512 training sequences by heart, faster and to a lower "
+            "loss, and "
+            "names the first symbol of new ones no better than chance. What the gradient is multiplied "
+            "by at "
+            "each step is the recurrent matrix's Jacobian, and torch's start draws it with the same "
+            "spectral "
             "radius, about 0.58, at every width: more units do not make the factor larger.",
         ],
         curves_of({f"{h} units": run for h, run in runs.items()}),
@@ -188,7 +195,7 @@ PUBLISHED_CLIP = 2.0764036178588867
 @remake(
     name="clipping",
     lesson="S1",
-    lines=(735, 845),
+    lines=(708, 808),
     shows="training with no clip, clipped at norm 5 and at norm 1: three equal runs, and why",
     settings="T = 20; 256 sequences (default_rng(42)) as one batch; 32 units, SGD 0.01, 100 epochs; "
     "torch.manual_seed(42)",
@@ -218,7 +225,8 @@ def clipping() -> Made:
         ],
         [
             "The published loss comes out to the last digit printed, three times: the three runs are one "
-            f"run. The largest norm is {largest:.2f}, so neither threshold is ever reached, and the figure "
+            f"run. The largest norm is {largest:.2f}, so neither threshold is ever reached, and the "
+            "figure "
             "says nothing about clipping.",
             "SGD at rate 0.01 barely moves in 100 updates: the loss ends just below chance, "
             f"{CHANCE:.4f}. A threshold of 0.05 acts; it makes these updates smaller still, and training "
@@ -250,8 +258,10 @@ def clipping() -> Made:
     name="exercise-33.5",
     lesson="S1",
     lines=(1001, 1001),
-    shows="exercise 33.5: every gradient rescaled to one norm, beside clipping, on remember-first with T = 20",
-    settings="512 training and 128 test sequences, 32 units, batches of 64, 100 epochs, θ = 1, SGD 0.1 and "
+    shows="exercise 33.5: every gradient rescaled to one norm, beside clipping, on remember-first with "
+    "T = 20",
+    settings="512 training and 128 test sequences, 32 units, batches of 64, 100 epochs, θ = 1, SGD 0.1 "
+    "and "
     "Adam 5e-3 (the exercise leaves optimiser and budget open: these are ours); torch.manual_seed(42)",
     seconds=15,
 )
@@ -276,9 +286,12 @@ def rescaling() -> Made:
         ]
         + [Number("smallest_norm", "smallest norm before either", smallest, again=0.9)],
         [
-            "A clip leaves a small gradient small, and training comes to rest. Rescaling blows every gradient "
-            "up to norm 1: under SGD it leaves the plateau at chance sooner, because there the norms are far "
-            "below 1; where the task is solved it goes on kicking the weights with a gradient that is noise, "
+            "A clip leaves a small gradient small, and training comes to rest. Rescaling blows every "
+            "gradient "
+            "up to norm 1: under SGD it leaves the plateau at chance sooner, because there the norms "
+            "are far "
+            "below 1; where the task is solved it goes on kicking the weights with a gradient that is "
+            "noise, "
             "and the accuracy jumps.",
             "Adam divides each coordinate by its own recent size, so a common factor that changes slowly "
             "cancels: what rescaling changes there is the weight of large batches against small ones.",
@@ -309,9 +322,10 @@ def cut_by_hand(model: Last, batch: tuple[Tensor, Tensor], k: int) -> Tensor:
 @remake(
     name="truncation",
     lesson="S1",
-    lines=(847, 963),
+    lines=(841, 966),
     shows="loss curves of truncated BPTT on remember-first, T = 20: K = full, 20, 10, 5",
-    settings="256 sequences (default_rng(42)) as one batch, 128 to test (default_rng(99)); 32 units, Adam 5e-3, "
+    settings="256 sequences (default_rng(42)) as one batch, 128 to test (default_rng(99)); 32 units, "
+    "Adam 5e-3, "
     "clipped at 5, 150 epochs; the loss at the last step alone; torch.manual_seed(42)",
     seconds=12,
 )
@@ -335,10 +349,12 @@ def truncation() -> Made:
     return Made(
         numbers,
         [
-            "All four come out. With the loss at the end alone a cut at K < T leaves the first symbol without "
+            "All four come out. With the loss at the end alone a cut at K < T leaves the first symbol "
+            "without "
             "any gradient: not a small one, none.",
             "The training loss falls with K = 10 and 5 too, far below chance: the last K symbols of 256 "
-            "sequences tell one sequence from another, and their answers are learned by heart. The loss curve "
+            "sequences tell one sequence from another, and their answers are learned by heart. The "
+            "loss curve "
             "alone would let truncation look slow; the accuracy on new sequences shows that nothing was "
             "learned that carries over.",
         ],

@@ -20,7 +20,7 @@ from bptt.errors import ArgumentError, BpttError, optional
 from bptt.experiments import count_cores, run_in_processes
 
 # The files that hold remakes, in the order of the lessons.
-SECTIONS = ("first",)
+SECTIONS = ("memory", "unrolled", "jacobians", "first", "programs", "text", "sentence")
 
 LESSONS = {
     "S0": "“BPTT: backprop on the unrolled graph” (tinkering course); the ledger's A",
@@ -83,6 +83,16 @@ class Number:
         return abs(self.measured - self.published) <= self.within
 
 
+def rounding(key: str, what: str, error: float, under: float = 1e-11) -> Number:
+    """A difference that is rounding and nothing else: how small it is, and not its digits.
+
+    Example:
+        >>> rounding("error", "largest difference", 3e-16).measured
+        'under 1e-11'
+    """
+    return Number(key, what, f"under {under:g}" if error < under else f"{error:.2g}")
+
+
 @dataclass(frozen=True)
 class Curve:
     """Points in a panel: joined by a line, as dots, as bars, or as the outline of a shape.
@@ -100,12 +110,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Level:
-    """A straight line across, at ``x`` or at ``y``, with a word to it."""
+    """A straight line across, at ``x`` or at ``y``, with a word to it, on the left if ``start``."""
 
     word: str
     x: float | None = None
     y: float | None = None
     tone: str = "ink"
+    start: bool = False
 
 
 @dataclass(frozen=True)
@@ -343,9 +354,9 @@ def run_remakes(
 
     Cost: some seconds for each process to import torch.
     """
-    jobs = count_cores() if optional("jobs", jobs, "leave it out for one a core") is None else jobs
+    jobs = optional("jobs", jobs, 1, "leave it out for one a core") or count_cores()
     found: dict[str, Remade] = {}
-    for one in _run_all(asked, jobs or 1):
+    for one in _run_all(asked, jobs):
         found[one.name] = one
         done(one)
     return [found[one.name] for one in asked]
