@@ -219,9 +219,18 @@ def clipping() -> Made:
         ]
         + [
             Number("largest_norm", "largest gradient norm of any update", largest, again=1e-3),
-            Number("acted", "updates in which a clip at 5 or 1 acted", runs["norm 5"].acted + runs["norm 1"].acted),
-            Number("acted_low", "clipped at 0.05 instead: updates, of 100, in which it acted", low.acted, again=0.1),
-            Number("loss_low", "clipped at 0.05 instead: loss of the last epoch, nats", low.losses[-1], again=1e-3),
+            Number(
+                "acted", "updates in which a clip at 5 or 1 acted",
+                runs["norm 5"].acted + runs["norm 1"].acted,
+            ),
+            Number(
+                "acted_low", "clipped at 0.05 instead: updates, of 100, in which it acted", low.acted,
+                again=0.1,
+            ),
+            Number(
+                "loss_low", "clipped at 0.05 instead: loss of the last epoch, nats", low.losses[-1],
+                again=1e-3,
+            ),
         ],
         [
             "The published loss comes out to the last digit printed, three times: the three runs are one "
@@ -343,7 +352,9 @@ def truncation() -> Made:
         for name, run in runs.items()
     ]
     numbers += [
-        Number(f"{name.replace('K=', 'k')}_loss", f"{name}: training loss, nats", run.losses[-1], again=0.5)
+        Number(
+            f"{name.replace('K=', 'k')}_loss", f"{name}: training loss, nats", run.losses[-1], again=0.5,
+        )
         for name, run in runs.items()
     ]  # fmt: skip
     return Made(

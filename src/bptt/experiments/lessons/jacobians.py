@@ -289,7 +289,10 @@ def starts() -> Made:
     }
     keys["identity + 0.01"] = "near_identity"
     numbers = [
-        Number(f"{keys[name]}_{kind.lower()}", f"{name}, {kind}: median norm at step 0", of[name][0], again=1e-2)
+        Number(
+            f"{keys[name]}_{kind.lower()}", f"{name}, {kind}: median norm at step 0", of[name][0],
+            again=1e-2,
+        )
         for kind, of in left.items()
         for name in STARTS
     ]  # fmt: skip
@@ -302,7 +305,8 @@ def starts() -> Made:
     def panel(kind: str) -> Panel:
         curves = [Curve(name, range(STEPS), of) for name, of in left[kind].items()]
         return Panel(
-            f"{kind}: median of 20 trials", curves, x="time step", y="gradient norm", log=True, ylim=(1e-12, 1e3),
+            f"{kind}: median of 20 trials", curves, x="time step", y="gradient norm", log=True,
+            ylim=(1e-12, 1e3),
         )  # fmt: skip
 
     return Made(

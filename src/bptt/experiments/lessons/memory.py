@@ -121,11 +121,23 @@ def slider() -> Made:
     for (kind, r), end in ends.items():
         key = f"{kind}_{round(100 * r)}"
         if r < 1:
-            numbers.append(Number(f"{key}_end", f"{kind}, ρ = {r}: measured end of memory", end or math.inf,
-                                  again=0.1))  # fmt: skip
+            numbers.append(
+                Number(
+                    f"{key}_end",
+                    f"{kind}, ρ = {r}: measured end of memory",
+                    end or math.inf,
+                    again=0.1,
+                )
+            )
         else:
-            numbers.append(Number(f"{key}_100", f"{kind}, ρ = {r}: measured norm at step 100",
-                                  measured[kind, r][99], again=1e-2))  # fmt: skip
+            numbers.append(
+                Number(
+                    f"{key}_100",
+                    f"{kind}, ρ = {r}: measured norm at step 100",
+                    measured[kind, r][99],
+                    again=1e-2,
+                )
+            )
 
     def panel(title: str, kind: str | None) -> Panel:
         radii = RADII if kind is None else (0.5, 0.7, 1.15)

@@ -100,8 +100,14 @@ def in_numpy() -> Made:
             Number("loss_end", "loss at the last epoch, nats", losses[-1]),
             Number("entropy", "loss of the letters' frequencies alone, nats", by_count),
             Number("largest_norm", "largest gradient norm; the clip is at 5", max(norms)),
-            Number("rate_5", "scale 0.01, rate 0.5: first epoch with a loss under 0.1", learned["scale 0.01, rate 0.5"] or -1, again=0.05),
-            Number("scale_1", "scale 0.1, rate 0.05: first epoch with a loss under 0.1", learned["scale 0.1, rate 0.05"] or -1, again=0.05),
+            Number(
+                "rate_5", "scale 0.01, rate 0.5: first epoch with a loss under 0.1",
+                learned["scale 0.01, rate 0.5"] or -1, again=0.05,
+            ),
+            Number(
+                "scale_1", "scale 0.1, rate 0.05: first epoch with a loss under 0.1",
+                learned["scale 0.1, rate 0.05"] or -1, again=0.05,
+            ),
             Number(
                 "rate_20",
                 "scale 0.01, rate 2: learned within 300 epochs?",
@@ -122,8 +128,8 @@ def in_numpy() -> Made:
         ],
         [
             Panel(
-                "Loss", [Curve(name, range(EPOCHS), of) for name, of in runs.items()], x="epoch", y="nats",
-                ylim=(0, 3), levels=[Level("frequencies alone", y=by_count)],
+                "Loss", [Curve(name, range(EPOCHS), of) for name, of in runs.items()], x="epoch",
+                y="nats",                 ylim=(0, 3), levels=[Level("frequencies alone", y=by_count)],
             ),
             Panel(
                 "Gradient norm, the lesson's run", [Curve("", range(EPOCHS), norms)], x="epoch", y="norm",
@@ -279,12 +285,24 @@ def embedding_proxy() -> Made:
     )
     return Made(
         [
-            Number("later", "do later positions dominate?", "yes" if late > 2 * early else "no", "yes", why=why),
+            Number(
+                "later", "do later positions dominate?", "yes" if late > 2 * early else "no", "yes",
+                why=why,
+            ),
             Number("early", "mean gradient norm, first ten positions", early, again=1e-2),
             Number("late", "mean gradient norm, last ten positions", late, again=1e-2),
-            Number("with_count", "correlation of a row's norm with how often its symbol comes", with_count, again=2e-2),
-            Number("with_last", "correlation of a row's norm with its symbol's last position", with_last, again=5e-2),
-            Number("last_share", "loss of the last step alone: first position over last", float(falling[0] / falling[-1]), again=1e-2),
+            Number(
+                "with_count", "correlation of a row's norm with how often its symbol comes",
+                with_count, again=2e-2,
+            ),
+            Number(
+                "with_last", "correlation of a row's norm with its symbol's last position", with_last,
+                again=5e-2,
+            ),
+            Number(
+                "last_share", "loss of the last step alone: first position over last",
+                float(falling[0] / falling[-1]), again=1e-2,
+            ),
         ],
         [
             "A row's gradient is a sum over all places where its symbol stands. It says how often the "

@@ -20,8 +20,10 @@ from bptt.remedies import ClipNorm, start_recurrent
 from bptt.training import fit
 
 SENTENCE = "the cat that sat on the mat by the window in the old kitchen was hungry"
-SUBJECTS = {"cat": "hungry", "dog": "tired", "bird": "happy", "boy": "late", "girl": "ready", "fox": "quick",
-            "king": "proud", "nurse": "kind"}  # fmt: skip
+SUBJECTS = {
+    "cat": "hungry", "dog": "tired", "bird": "happy", "boy": "late", "girl": "ready", "fox": "quick",
+    "king": "proud", "nurse": "kind",
+}  # fmt: skip
 VERBS = ("sat", "slept", "stood", "waited")
 PLACES = ("mat", "window", "kitchen", "table", "garden", "door", "river", "chair")
 NEAR = ("on", "by", "in", "under")
@@ -55,7 +57,7 @@ class WordModel(nn.Module):
 
 
 def sentences(rng: np.random.Generator, count: int, places: int) -> Tensor:
-    """``(T, count)`` words of sentences with so many places in the clause, the last of them with a kind."""
+    """``(T, count)`` words of sentences with so many places in the clause, a kind before the last."""
 
     def one() -> list[str]:
         subject = rng.choice(list(SUBJECTS))

@@ -206,7 +206,10 @@ def equations() -> Made:
             "one W at all steps; a loss joins in at each",
         ),
         ("BP3", "∂C/∂b^l = δ^l", "∂L/∂b_h = Σ_t δ_t", "a sum, as b_h is used T times"),
-        ("BP4", "∂C/∂W^l = δ^l (a^(l−1))ᵀ", "∂L/∂W_h = Σ_t δ_t h_(t−1)ᵀ, ∂L/∂W_x = Σ_t δ_t x_tᵀ", "likewise"),
+        (
+            "BP4", "∂C/∂W^l = δ^l (a^(l−1))ᵀ", "∂L/∂W_h = Σ_t δ_t h_(t−1)ᵀ, ∂L/∂W_x = Σ_t δ_t x_tᵀ",
+            "likewise",
+        ),
     )  # fmt: skip
     numbers = []
     for n in ("1", "2", "3", "4"):
@@ -269,7 +272,10 @@ def input_weights() -> Made:
             ),
             Number("factor_x", "factor a step, ∂ℓ_T/∂W_x, over 35 steps", factors["∂ℓ_T/∂W_x"]),
             Number("factor_h", "factor a step, ∂ℓ_T/∂W_h, over 35 steps", factors["∂ℓ_T/∂W_h"]),
-            Number("left_x", "∂ℓ_T/∂W_x: 35 steps back over the last step", sizes["∂ℓ_T/∂W_x"][35] / sizes["∂ℓ_T/∂W_x"][0]),
+            Number(
+                "left_x", "∂ℓ_T/∂W_x: 35 steps back over the last step",
+                sizes["∂ℓ_T/∂W_x"][35] / sizes["∂ℓ_T/∂W_x"][0],
+            ),
         ],
         [
             "W_x enters the loss of step t through every earlier z_k = W_h h_(k−1) + W_x x_k + b. The "
@@ -330,12 +336,17 @@ def linear() -> Made:
     return Made(
         [
             rounding("error", "product of 20 Jacobians and W_h^20 differ by at most", error),
-            rounding("eigen", "its largest eigenvalue differs from ρ^20 by a share", abs(radius - 1), 1e-9),
+            rounding(
+                "eigen", "its largest eigenvalue differs from ρ^20 by a share", abs(radius - 1), 1e-9,
+            ),
             *(
                 Number(f"norm_{key}", f"{name}: norm of the 60th power", of[-1])
                 for key, (name, of) in zip(names, norms.items(), strict=True)
             ),
-            Number("peak_shear", "shear, ρ = 0.6: largest norm of any power", max(norms["shear, ρ = 0.6"]), again=1e-3),
+            Number(
+                "peak_shear", "shear, ρ = 0.6: largest norm of any power",
+                max(norms["shear, ρ = 0.6"]), again=1e-3,
+            ),
         ],
         [
             "∂h_t/∂h_(t−1) is W_h itself, whatever the states, so the product is W_h^(t−k), and with "
