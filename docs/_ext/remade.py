@@ -4,8 +4,8 @@
     The loss ends at {loss_none} nats; the largest norm is {largest_norm}.
     ```
 
-draws the panels of that remake from ``docs/remade.json`` as SVG, in the page's own ink and letters, with a
-caption whose words in braces are its numbers by their keys.
+draws the panels of that remake from ``docs/remade.json`` as SVG, in the page's own ink and letters, with
+a caption whose words in braces are its numbers by their keys.
 
     ```{remakes} S1
     ```
