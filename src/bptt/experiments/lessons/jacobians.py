@@ -303,7 +303,7 @@ def starts() -> Made:
     ]
 
     def panel(kind: str) -> Panel:
-        curves = [Curve(name, range(STEPS), of) for name, of in left[kind].items()]
+        curves = [Curve(name, range(STEPS), of.tolist()) for name, of in left[kind].items()]
         return Panel(
             f"{kind}: median of 20 trials", curves, x="time step", y="gradient norm", log=True,
             ylim=(1e-12, 1e3),

@@ -118,7 +118,7 @@ def slider() -> Made:
         Number("grown_115", "ρ = 1.15: grown after 50 steps", 1.15**50),
         Number("grown_115_100", "ρ = 1.15: grown after 100 steps", 1.15**100),
     ]
-    for (kind, r), end in ends.items():
+    for (kind, r), found in ends.items():
         key = f"{kind}_{round(100 * r)}"
         if r < 1:
             numbers.append(

@@ -74,7 +74,7 @@ def numpy_run(scale: float, rate: float) -> tuple[list[float], list[float], list
     settings="three times “hello world!”, 37 steps, 64 units, all weights 0.01·N(0,1) (NumPy's older "
     "generator, seed "
     "42), clipped at 5, SGD 0.05, 300 epochs",
-    seconds=6,
+    seconds=2,
 )
 def in_numpy() -> Made:
     losses, norms, predictions, lines = numpy_run(0.01, 0.05)

@@ -8,6 +8,7 @@ for, however long the clause between them was.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ COUNT, UPDATES, HIDDEN = 64, 1500, 64
 class WordModel(nn.Module):
     """An embedding of 32, a recurrent layer of 64 units, one linear map: logits of the next word."""
 
-    def __init__(self, cell: type[nn.RNNBase], start: str = "default") -> None:
+    def __init__(self, cell: Callable[[int, int], nn.RNNBase], start: str = "default") -> None:
         super().__init__()
         self.embedding = nn.Embedding(len(WORDS), 32)
         self.recurrent = cell(32, HIDDEN)
@@ -76,7 +77,7 @@ def next_word(model: nn.Module, batch: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), batch[1:].flatten())
 
 
-def trained(cell: type[nn.RNNBase], start: str) -> tuple[WordModel, list[float]]:
+def trained(cell: Callable[[int, int], nn.RNNBase], start: str) -> tuple[WordModel, list[float]]:
     """A word model after sentences of one, two and three places in turn, and its losses."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
@@ -105,7 +106,7 @@ def answered(model: WordModel, places: int) -> float:
 
 
 # What is trained: name, cell and start by a key.
-KINDS_OF_MODEL: dict[str, tuple[str, type[nn.RNNBase], str]] = {
+KINDS_OF_MODEL: dict[str, tuple[str, Callable[[int, int], nn.RNNBase], str]] = {
     "rnn": ("tanh RNN", nn.RNN, "default"),
     "gru": ("GRU", nn.GRU, "default"),
     "chrono": ("GRU, chrono:15", nn.GRU, "chrono:15"),

@@ -149,11 +149,12 @@ def _feedforward(rng: np.random.Generator, L: int, H: int) -> tuple[dict[str, fl
     for layer in range(L - 1, 0, -1):  # BP2
         delta[layer] = (W[layer].T @ delta[layer + 1]) * (1 - a[layer] ** 2)
     tw, tb = ([torch.tensor(v, requires_grad=True) for v in of] for of in (W, b))
-    z, h = [], torch.tensor(x)
-    for w, bias in zip(tw, tb, strict=True):
-        z.append(w @ h + bias)
-        h = torch.tanh(z[-1])
-    cost = 0.5 * (h - torch.tensor(y)).square().sum()
+    z: list[torch.Tensor] = []
+    state = torch.tensor(x)
+    for matrix, shift in zip(tw, tb, strict=True):
+        z.append(matrix @ state + shift)
+        state = torch.tanh(z[-1])
+    cost = 0.5 * (state - torch.tensor(y)).square().sum()
     grads = [g.numpy() for g in torch.autograd.grad(cost, [*z, *tb, *tw])]
     dz, db, dw = grads[:L], grads[L : 2 * L], grads[2 * L :]
 
@@ -393,7 +394,7 @@ def three_steps() -> Made:
     for t in (2, 1):
         delta[t] = (W.T @ delta[t + 1]) * (1 - h[t] ** 2)
     terms = {t: np.outer(delta[t], h[t - 1]) + 0.0 for t in (3, 2, 1)}
-    by_hand = sum(terms.values())
+    by_hand = np.sum([*terms.values()], axis=0)
 
     weight = torch.tensor(W, requires_grad=True)
     state = torch.zeros(2, dtype=torch.float64)
