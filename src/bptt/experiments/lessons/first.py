@@ -294,7 +294,7 @@ def rescaling() -> Made:
             Number(f"{name.lower().replace(' ', '_')}_best", f"{name}: best of any epoch, %",
                    100 * max(run.shares), again=0.2)
             for name, run in runs.items()
-        ]
+        ],
         [
             "A clip leaves a small gradient small. Rescaling blows every gradient up to norm 1: under "
             "SGD, whose "

@@ -125,7 +125,7 @@ def slider() -> Made:
                 Number(
                     f"{key}_end",
                     f"{kind}, ρ = {r}: measured end of memory",
-                    end or math.inf,
+                    found or math.inf,
                     again=0.1,
                 )
             )

@@ -278,7 +278,8 @@ def warm_up() -> Made:
                 again=0.2,
             ),
             rounding(
-                "last_16", "bits more for each of characters 49 to 64, cold", abs(float(gap[48:].mean())), 1e-3,
+                "last_16", "bits more for each of characters 49 to 64, cold",
+                abs(float(gap[48:].mean())), 1e-3,
             ),
         ],
         [
