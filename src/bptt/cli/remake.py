@@ -85,10 +85,9 @@ def _folder(path: str) -> Path:
     from bptt.errors import ArgumentError
 
     place = Path(path)
-    if place.exists() and not place.is_dir():
-        raise ArgumentError(
-            "a folder to write into with --out", f"{path}, a file", "choose another place"
-        )
+    if not path or (place.exists() and not place.is_dir()):
+        what = f"{path!r:.200}, a file" if path else "an empty name"
+        raise ArgumentError("a folder to write into with --out", what, "choose another place")
     try:
         place.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:

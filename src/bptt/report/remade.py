@@ -104,7 +104,7 @@ def said(value: float | str | None, digits: int = 5) -> str:
     """
     if value is None or isinstance(value, str):
         return value or ""
-    if value == round(value) and abs(value) < 1e6:
+    if abs(value) < 1e6 and value == round(value):
         return f"{value:.0f}"
     return number(value, digits)
 

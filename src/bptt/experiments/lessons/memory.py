@@ -1,26 +1,33 @@
-"""What a state can hold and carry: the first lesson's sums, slider, bottleneck."""
+"""The first lesson: its sums, its slider, the bottleneck of a state, the ladder of models."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from bptt import nn as layers
 from bptt.experiments.claims.exact import random_language
+from bptt.experiments.claims.ladder import bits_by_position, held_out, train_text
 from bptt.experiments.claims.learn import SYMBOLS
 from bptt.experiments.claims.products import lag_below, product_norms
 from bptt.experiments.lessons.registry import (
     Curve,
     Level,
     Made,
+    Note,
     Number,
     Panel,
     Table,
     remake,
     rounding,
 )
+from bptt.experiments.lessons.text import letters
+from bptt.models import AttentionModel, CountModel, LanguageModel, WindowModel
 from bptt.probes import capacity
 from bptt.recurrence import trace
 from bptt.reference import language
@@ -229,5 +236,116 @@ def bottleneck() -> Made:
                 ],
                 x="tokens read", y="numbers", log=True,
             ),
+        ],
+    )  # fmt: skip
+
+
+# The ladder of models, from a table of counts to attention.
+
+
+@remake(
+    name="ladder",
+    lesson="S0",
+    lines=(37, 40),
+    shows="the ladder of models on one text: a 27 × 27 table, a window, an RNN, attention; gated cells "
+    "beside it",
+    settings="text of 27 symbols made of the topics of CPython's documentation, last tenth held out; "
+    "about 100,000 "
+    "parameters each, Adam 2e-3, 800 updates of 32 × 64 characters, attention 2,400 too; seed 0 (the "
+    "lesson "
+    "trains on names and prints no scores: text and budget are ours)",
+    seconds=230,
+)
+def ladder() -> Made:
+    corpus = letters()
+    V = corpus.vocabulary.size
+    x, y = held_out(corpus, 64, 256)
+
+    def score(model: nn.Module) -> float:
+        return float(bits_by_position(model, x, y)[64:].mean())
+
+    found = {
+        "27 × 27 table": score(CountModel(V, order=2).fit(*corpus.train)),
+        "6-gram table": score(CountModel(V, order=6).fit(*corpus.train)),
+    }
+    kinds: dict[str, tuple[Any, int]] = {
+        "window of 8": (
+            lambda: WindowModel(V, window=8, embedding=24, hidden=300, dropout=0.0),
+            800,
+        ),
+        "RNN": (lambda: LanguageModel(V, cell="rnn", hidden=220, embedding=64), 800),
+        "GRU": (lambda: LanguageModel(V, cell="gru", hidden=128, embedding=64), 800),
+        "LSTM": (lambda: LanguageModel(V, cell="lstm", hidden=112, embedding=64), 800),
+        "attention": (lambda: AttentionModel(V, width=64, heads=4, layers=2, context=64), 800),
+        "attention, 2,400 updates": (
+            lambda: AttentionModel(V, width=64, heads=4, layers=2, context=64),
+            2400,
+        ),
+    }
+    sizes = {}
+    for name, (kind, updates) in kinds.items():
+        torch.manual_seed(0)
+        model = kind()
+        sizes[name] = sum(p.numel() for p in model.parameters())
+        found[name] = score(train_text(model, corpus, updates, rate=2e-3))
+    rungs = ("27 × 27 table", "window of 8", "RNN", "attention")
+    climbs = all(found[b] < found[a] for a, b in pairwise(rungs))
+    best = min(found, key=lambda name: found[name])
+    keys = ("table", "ngram", "window", "rnn", "gru", "lstm", "attention", "attention_longer")
+    order = list(found)
+    return Made(
+        [
+            Number(key, f"{name}: bits a character", bits, again=0.03)
+            for key, (name, bits) in zip(keys, found.items(), strict=True)
+        ]
+        + [
+            Number(
+                "climbs", "is each rung better than the one before?", "yes" if climbs else "no", "yes",
+                why="" if climbs else "at this budget "
+                + "; ".join(
+                    f"{b} ({found[b]:.3f}) is not below {a} ({found[a]:.3f})"
+                    for a, b in pairwise(rungs)
+                    if found[b] >= found[a]
+                ),
+            )
+        ],
+        [
+            f"A 6-gram table, which the lesson leaves out, has {found['6-gram table']:.3f} bits, and "
+            "the lowest of all "
+            f"has {best}: what was counted need not be learned, and the text is small.",
+            f"Attention goes from {found['attention']:.3f} to {found['attention, 2,400 updates']:.3f} "
+            "bits with three times "
+            "the updates: the ladder is one of budgets as much as of architectures.",
+        ],
+        [
+            Panel(
+                "Bits a character, held out",
+                [
+                    Curve("", [i], [found[name]], "bars", "orange" if name in rungs else "blue")
+                    for i, name in enumerate(order)
+                ],
+                y="bits", ylim=(0, 4.2), xlim=(-0.6, len(order) - 0.4),
+                xticks=[
+                    (i, word)
+                    for i, word in enumerate(
+                        ("27×27", "6-gram", "window", "RNN", "GRU", "LSTM", "att.", "att.\n2,400")
+                    )
+                ],
+                notes=[
+                    Note(f"{bits:.2f}", i - 0.35, bits + 0.05)
+                    for i, bits in enumerate(found.values())
+                ],
+            )
+        ],
+        [
+            Table(
+                "The ladder",
+                ("model", "parameters", "bits a character", "perplexity"),
+                [
+                    (name, f"{sizes[name]:,}" if name in sizes else "counted",
+                     f"{bits:.3f}", f"{2**bits:.2f}")
+                    for name, bits in found.items()
+                ],
+            )
         ],
     )  # fmt: skip
