@@ -21,6 +21,7 @@ extensions = [
     "course",
     "formulas",
     "offline",
+    "remade",
 ]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 napoleon_use_ivar = True  # a dataclass documents its fields once, in its own docstring

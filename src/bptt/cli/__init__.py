@@ -20,6 +20,7 @@ COMMANDS = {
     "bench": "measure our layers beside torch's, equal results checked first",
     "export": "write a trained model as C99 or ONNX, with its state",
     "claims": "re-make published claims and say which hold",
+    "remake": "make the lessons' programs, figures and exercises again",
     "lab": "open the interactive pages in a browser",
     "data": "list the data sets, or fetch one",
 }

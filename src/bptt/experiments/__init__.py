@@ -1,4 +1,4 @@
-"""What is tried with the library and never needed by it: trials, comparisons, claims, benchmarks.
+"""What is tried with the library, never needed by it: trials, comparisons, claims, lessons, benchmarks.
 
 Here stands the one pool of processes that they share: independent pieces of work on all cores, one torch
 thread each.

@@ -45,8 +45,8 @@ def orthogonal(rng: np.random.RandomState) -> np.ndarray:
     return q * np.sign(np.diag(r))
 
 
-def trials(start, count: int = 20, inputs: int = 1) -> np.ndarray:
-    """``(count, 80)``: ‖∂L/∂h_t‖ for a unit cotangent at the last step, under N(0,1) input, tanh.
+def trials(start, count: int = 20, inputs: int = 1, relu: bool = False) -> np.ndarray:
+    """``(count, 80)``: ‖∂L/∂h_t‖ for a unit cotangent at the last step, under N(0,1) input, tanh or ReLU.
 
     Drawn as the source draws: NumPy's older generator, seed 7; W, W_x, then all inputs of a trial.
     """
@@ -56,12 +56,13 @@ def trials(start, count: int = 20, inputs: int = 1) -> np.ndarray:
         w, w_x, x = start(rng), 0.1 * rng.randn(UNITS, inputs), rng.randn(STEPS, inputs)
         h, states = np.zeros(UNITS), []
         for t in range(STEPS):
-            h = np.tanh(w @ h + w_x @ x[t])
+            z = w @ h + w_x @ x[t]
+            h = np.maximum(z, 0) if relu else np.tanh(z)
             states.append(h)
         d = np.full(UNITS, 1 / math.sqrt(UNITS))
         for t in range(STEPS - 1, -1, -1):
             trial[t] = np.linalg.norm(d)
-            d = w.T @ ((1 - states[t] ** 2) * d)
+            d = w.T @ ((states[t] > 0 if relu else 1 - states[t] ** 2) * d)
     return norms
 
 

@@ -191,8 +191,7 @@ def lag_below(norms: np.ndarray, share: float) -> int | None:
     setting="a factor of ρ a step, 0.5, 0.7 and 1.15; no network is named",
     rule="64 units, 3 random matrices, a linear recurrence; memory ends where the product's norm stays "
     "under 1e-4: by step 20 at 0.5, by 50 at 0.7; explodes: over 100 at step 100; ours, beside: the "
-    "same "
-    "with tanh under N(0,1) input",
+    "same with tanh under N(0,1) input",
     why="the slider multiplies by ρ at every step, which a linear recurrence of that radius does "
     "in the long run",
 )
@@ -202,7 +201,7 @@ def memory_by_radius() -> Measurement:
     words = []
     for kind, told in (("linear", parts), ("tanh", beside)):
         for radius in (0.5, 0.7, 1.15):
-            runs = [_norms(radius, kind, seed) for seed in range(3)]
+            runs = [product_norms(radius, kind, seed) for seed in range(3)]
             ends = [lag_below(norms, MEMORY_LEFT) for norms in runs]
             last = [float(norms[99]) for norms in runs]
             if radius > 1:
@@ -222,7 +221,8 @@ def memory_by_radius() -> Measurement:
     )
 
 
-def _norms(radius: float, kind: str, seed: int, H: int = 64, T: int = 120) -> np.ndarray:
+def product_norms(radius: float, kind: str, seed: int, H: int = 64, T: int = 120) -> np.ndarray:
+    """Spectral norms ``(T,)`` of products of 1 to T Jacobians, a Gaussian W scaled to a radius."""
     rng = np.random.default_rng(seed)
     w = rng.standard_normal((H, H))
     w *= radius / np.abs(np.linalg.eigvals(w)).max()
