@@ -20,8 +20,8 @@ ORDER = [
 FILES = sorted(ROOT.rglob("*.py"))
 
 
-# The product as it stood had to fit 210 files. The lessons, the course's pages, the ledger's new rows, the
-# tokens, the threads and the kernels of a GPU are rooms of their own beside it and have forty between them.
+# The product as it stood had to fit 210 files. The lessons, the course's pages, the ledger's new rows,
+# tokens, threads and the kernels of a GPU are rooms of their own beside it: forty between them.
 MOST_LINES, MOST_FILES, MOST_NAMES = 450, 250, 21
 
 
