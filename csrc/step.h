@@ -185,8 +185,8 @@ void step(int64_t B, int64_t H, int threads, const Step<typename C::T>& f) {
                                 product + g * B * NR, panel);
             }
             const Units<T> units{j, n, product, B * NR};
-            if (n == NR) C::template epilogue<true>(s, 0, B, units);
-            else C::template epilogue<false>(s, 0, B, units);
+            if (n == NR) C::template epilogue<true, false>(s, 0, B, units);
+            else C::template epilogue<false, false>(s, 0, B, units);
         }
     });
     if (C::kind == Cell::lstm)

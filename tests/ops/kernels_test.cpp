@@ -73,7 +73,7 @@ void check_step(Cell cell, int64_t B, int64_t I, int64_t H) {
         }
     const Problem p{1, B, H, B, 1, nullptr, nullptr, nullptr, false, 1};
     const Buffer<E> y(B * H), kept(B * S * H), hn(B * H), cn(lstm ? B * H : 0);
-    const Buffer<uint8_t> room(int64_t(k.workspace(p, false)));
+    const Buffer<uint8_t> room(int64_t(k.workspace(p, false, 0)));
     k.forward(p, {xp, G * H, nullptr, b_ih, b_hh, w_hh, nullptr, h0, c0, y, kept, S * H, hn, cn, room});
     const double near = tolerance<E>(2, H + I);
     same_all("h", h, hn.doubles(B * H), near);
@@ -89,7 +89,7 @@ void check_step(Cell cell, int64_t B, int64_t I, int64_t H) {
                        back});
     const int64_t D = dz_of(cell), hidden = cell == Cell::gru ? 3 * H : 2 * H;  // GRU: dn * r, not dn
     const Buffer<E> dz(B * D * H), want_h0(B * H), want_c0(lstm ? B * H : 0), db(D * H);
-    const Buffer<uint8_t> more(int64_t(k.workspace(p, true)));
+    const Buffer<uint8_t> more(int64_t(k.workspace(p, true, 0)));
     k.backward(p, {dy, B * H, H, dhn, dcn, kept, S * H, h0, c0, w_hh, dz, want_h0, want_c0, db, nullptr, more});
     same_all("dh0", dh0, want_h0.doubles(B * H), tolerance<E>(4, G * H));
     same_all("dc0", dc0, want_c0.doubles(B * H), near);
@@ -199,7 +199,7 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     E* const saved = in_place && keep ? x : saved_own;
     const Buffer<R> hn(B * H), cn(lstm ? B * H : 0);
     {
-        const Buffer<uint8_t> work(int64_t(k.workspace(p, false)));
+        const Buffer<uint8_t> work(int64_t(k.workspace(p, false, 0)));
         Forward<E> f{x, ldx, tokens, b_ih, b_hh, w, nullptr, h0, c0, y, saved, lds, hn, cn, work};
         if (packed) f.b_ih = f.b_hh = f.w_hh = nullptr, f.packed = panels;
         k.forward(p, f);
@@ -245,7 +245,7 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     const Buffer<R> dh0(initial ? B * H : 0), dc0(initial && lstm ? B * H : 0);
     const Buffer<R> db(coin() ? D * H : 0), norms(coin() ? T * B : 0);
     {
-        const Buffer<uint8_t> work(int64_t(k.workspace(p, true)));
+        const Buffer<uint8_t> work(int64_t(k.workspace(p, true, 0)));
         k.backward(p, {dy, dy_step, dy_lane, dhn, dcn, saved, lds, h0, c0, w, dz, dh0, dc0, db, norms, work});
     }
     same_all("dh0", dh0, ref.dh0, near);
@@ -355,7 +355,7 @@ void check_stream(Cell lower, Cell upper, int64_t B, bool with_tokens) {
         input = ref.y;
 
         const Problem p{1, B, H[l], B, 1, nullptr, nullptr, nullptr, false, 1};
-        work.emplace_back(int64_t(k.workspace(p, false)));
+        work.emplace_back(int64_t(k.workspace(p, false, 0)));
         layers.push_back({cells[l], I[l], H[l], projected ? nullptr : keep(columns(width, I[l], w_ih)),
                           keep(panels), keep(h), keep(c),
                           keep(Buffer<E>(projected ? 0 : B * k.columns_padded(width))),

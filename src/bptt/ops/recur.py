@@ -90,7 +90,7 @@ def recur_tokens(
 
 
 def step(module: nn.RNNBase, x: Any, hx: Any) -> tuple[Tensor, Tensor | State] | None:
-    """A module's call over one time step, the shortest way; None where the usual one has to be gone.
+    """A module's call, the shortest way; None where the usual one has to be gone.
 
     Args:
         module: a layer whose parameters are its own and whose forward is that of :mod:`bptt.nn`; not
@@ -101,8 +101,6 @@ def step(module: nn.RNNBase, x: Any, hx: Any) -> tuple[Tensor, Tensor | State] |
     if is_eager() or type(x) is not Tensor or x.dim() != 3:
         return None
     own = module.__dict__
-    if x.shape[1 if own["batch_first"] else 0] != 1:
-        return None
     if own["mode"] != "LSTM":
         found = native.step(own, x, (hx, None))
     elif hx is None:
