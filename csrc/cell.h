@@ -11,7 +11,7 @@ namespace BPTT_ISA {
 
 template <class C>
 bool takes_input(int64_t B, int64_t I, int64_t H) {
-    constexpr int64_t most = 1 << 20;
+    constexpr int64_t most = 1 << 21;
     // Fewer lanes than this would fetch a weight for each few multiply-adds, step after step.
     return !is_bf16<typename C::T> && B >= 4 &&
            I > 0 && gates_of(C::kind) * H * (H + I) <= most / int64_t(sizeof(typename C::T));

@@ -148,7 +148,7 @@ inline void pack_panel<bf16>(const float* w, int64_t sk, int64_t sn, int64_t K, 
 // c[p][r][:] (+)= sum_k a[r][k] * panel[p][k][:]; with Across the left factor lies the other way, a[k][r].
 template <class T, int R, int P, bool Across = false>
 BPTT_INLINE void tile(const Unit<T>* a, int64_t lda, const Unit<T>* panel, int64_t panel_stride, int64_t K,
-                      Real<T>* c, int64_t c_stride, bool add) {
+                      Real<T>* c, int64_t c_stride, bool add, const Unit<T>* next) {
     using F = Factor<T>;
     constexpr int L = Tile<T>::L, NR = Tile<T>::NR;
     Vec<T> acc[P][R][2];
@@ -161,6 +161,9 @@ BPTT_INLINE void tile(const Unit<T>* a, int64_t lda, const Unit<T>* panel, int64
                 acc[p][r][i] = add ? load(c + p * c_stride + r * NR + i * L) : Vec<T>{};
     for (int64_t k = 0; k < K; ++k) {
         typename F::Wide w[P][2];
+        // As much of the panel that comes after this one, from the second cache or beyond.
+        BPTT_UNROLL
+        for (int64_t i = 0; i < NR; i += 64 / int64_t(sizeof(*next))) __builtin_prefetch(next + k * NR + i);
         BPTT_UNROLL
         for (int p = 0; p < P; ++p) {
             w[p][0] = F::read(panel + p * panel_stride + k * NR);
@@ -187,14 +190,15 @@ BPTT_INLINE void tile(const Unit<T>* a, int64_t lda, const Unit<T>* panel, int64
 // Chooses the instance for `rows` lanes (1 .. MR) at run time.
 template <class T, int P, bool Across = false, int R = Tile<T>::MR>
 BPTT_INLINE void tile_rows(int64_t rows, const Unit<T>* a, int64_t lda, const Unit<T>* panel,
-                           int64_t panel_stride, int64_t K, Real<T>* c, int64_t c_stride, bool add) {
+                           int64_t panel_stride, int64_t K, Real<T>* c, int64_t c_stride, bool add,
+                           const Unit<T>* next) {
     if constexpr (R > 1) {
         if (rows < R) {
-            tile_rows<T, P, Across, R - 1>(rows, a, lda, panel, panel_stride, K, c, c_stride, add);
+            tile_rows<T, P, Across, R - 1>(rows, a, lda, panel, panel_stride, K, c, c_stride, add, next);
             return;
         }
     }
-    tile<T, R, P, Across>(a, lda, panel, panel_stride, K, c, c_stride, add);
+    tile<T, R, P, Across>(a, lda, panel, panel_stride, K, c, c_stride, add, next);
 }
 
 // c[p][r][:] = sum_k a[r][k] * panel[p][k][:] for `panels` panels one after the other; with `more`, added to
@@ -214,17 +218,19 @@ __attribute__((noinline)) void multiply(const Unit<T>* a, int64_t lda, int64_t r
         if (rows == 1)
             for (; p + 4 <= panels; p += 4)
                 tile<T, 1, 4>(a + k, lda, w + p * panel_stride, panel_stride, depth,
-                              c + p * c_stride, c_stride, more || k > 0);
+                              c + p * c_stride, c_stride, more || k > 0, w + p * panel_stride);
         if (rows <= 3)
             for (; p + 2 <= panels; p += 2)
                 tile_rows<T, 2, false, 3>(rows, a + k, lda, w + p * panel_stride, panel_stride, depth,
-                                   c + p * c_stride, c_stride, more || k > 0);
+                                   c + p * c_stride, c_stride, more || k > 0, w + p * panel_stride);
         for (; p < panels; ++p) {
             const int64_t tiles = (rows + MR - 1) / MR;
+            const Unit<T>* const now = w + p * panel_stride;
+            const Unit<T>* const next = p + 1 < panels ? now + panel_stride : packed + (k + depth) * NR;
             for (int64_t i = 0; i < tiles; ++i) {
                 const int64_t r = rows * i / tiles, end = rows * (i + 1) / tiles;
-                tile_rows<T, 1>(end - r, a + r * lda + k, lda, w + p * panel_stride, 0, depth,
-                                c + p * c_stride + r * NR, 0, more || k > 0);
+                tile_rows<T, 1>(end - r, a + r * lda + k, lda, now, 0, depth,
+                                c + p * c_stride + r * NR, 0, more || k > 0, i ? now : next);
             }
         }
     }
@@ -240,7 +246,8 @@ __attribute__((noinline)) void add_outer(const T* a, int64_t lda, int64_t M, con
         const int64_t depth = K - k < Tile<T>::KC ? K - k : Tile<T>::KC;
         for (int64_t i = 0; i < tiles; ++i) {
             const int64_t m = M * i / tiles, end = M * (i + 1) / tiles;
-            tile_rows<T, 1, true>(end - m, a + k * lda + m, lda, panel + k * NR, 0, depth, c + m * NR, 0, true);
+            tile_rows<T, 1, true>(end - m, a + k * lda + m, lda, panel + k * NR, 0, depth, c + m * NR, 0, true,
+                                  panel + k * NR);
         }
     }
 }

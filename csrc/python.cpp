@@ -178,7 +178,7 @@ struct Binding {
         def("backward", &backward, "cell"_a, "problem"_a, "dy"_a, "dy_step"_a, "dy_lane"_a, "dhn"_a,
             "dcn"_a, "saved"_a, "lds"_a, "h0"_a, "c0"_a, "w_hh"_a, "dz"_a, "dh0"_a, "dc0"_a, "db"_a,
             "norms"_a, "work"_a, "w_ih"_a = 0, "I"_a = 0, "x"_a = 0, "dx"_a = 0, "dw_ih"_a = 0, "dw_hh"_a = 0);
-        def("workspace", &workspace);
+        def("workspace", &workspace, "cell"_a, "problem"_a, "backward"_a, "I"_a = 0);
         def("takes_input", &takes_input);
         def("scatter_add", &scatter_add);
         if constexpr (!std::is_same_v<T, bptt::bf16>) define_stream(m, suffix);
