@@ -76,9 +76,9 @@ public:
         }
         if (f_->db)
             by_vector<T>(D * H_, [&](int64_t j, auto part) {
-                Vec<T> sum = load(db_ + j, part);
+                Vec<T> sum{};
                 for (int64_t r = 0; r < filled_; ++r) sum += load(left_ + r * lda_ + j, part);
-                store(db_ + j, sum, part);
+                store(db_ + j, load(db_ + j, part) + sum, part);
             });
         filled_ = 0;
     }

@@ -158,7 +158,7 @@ BPTT_INLINE void tile(const Unit<T>* a, int64_t lda, const Unit<T>* panel, int64
         for (int r = 0; r < R; ++r)
             BPTT_UNROLL
             for (int i = 0; i < 2; ++i)
-                acc[p][r][i] = add ? load(c + p * c_stride + r * NR + i * L) : Vec<T>{};
+                acc[p][r][i] = Vec<T>{};
     for (int64_t k = 0; k < K; ++k) {
         typename F::Wide w[P][2];
         // As much of the panel that comes after this one, from the second cache or beyond.
@@ -184,7 +184,11 @@ BPTT_INLINE void tile(const Unit<T>* a, int64_t lda, const Unit<T>* panel, int64
         BPTT_UNROLL
         for (int r = 0; r < R; ++r)
             BPTT_UNROLL
-            for (int i = 0; i < 2; ++i) store(c + p * c_stride + r * NR + i * L, acc[p][r][i]);
+            for (int i = 0; i < 2; ++i) {
+                // Added at the end: long sums are then sums of short ones, and their errors those of both.
+                Real<T>* const to = c + p * c_stride + r * NR + i * L;
+                store(to, add ? load(to) + acc[p][r][i] : acc[p][r][i]);
+            }
 }
 
 // Chooses the instance for `rows` lanes (1 .. MR) at run time.

@@ -320,8 +320,8 @@ class Steps(torch.autograd.Function):
         if not any(map(_is_batched, (dy, dh_n, dc_n))):
             x, h0, c0, *weights = tensors
             found = extension.step_back(
-                *ctx.form, torch.get_num_threads(), dense(dy), dense(dh_n), dense(dc_n), saved, needs, x, h0, c0,
-                tuple(weights),
+                *ctx.form, torch.get_num_threads(), dense(dy), dense(dh_n), dense(dc_n), saved, needs,
+                x, h0, c0, tuple(weights),
             )  # fmt: skip
         if found is None:
             with torch.autocast("cpu", enabled=False):  # as forward, which ran without
