@@ -8,7 +8,8 @@
 // and adds them to a sum in float.
 //
 // Every element of C is summed in the order of k, whatever R, P or the blocking: a result does
-// not depend on how lanes are split over tiles and threads.
+// not depend on how lanes are split over tiles and threads. The gradients of weights alone are sums
+// of blocks.
 #pragma once
 
 #include "simd.h"
@@ -158,7 +159,7 @@ BPTT_INLINE void tile(const Unit<T>* a, int64_t lda, const Unit<T>* panel, int64
         for (int r = 0; r < R; ++r)
             BPTT_UNROLL
             for (int i = 0; i < 2; ++i)
-                acc[p][r][i] = Vec<T>{};
+                acc[p][r][i] = add && !Across ? load(c + p * c_stride + r * NR + i * L) : Vec<T>{};
     for (int64_t k = 0; k < K; ++k) {
         typename F::Wide w[P][2];
         // As much of the panel that comes after this one, from the second cache or beyond.
@@ -185,9 +186,9 @@ BPTT_INLINE void tile(const Unit<T>* a, int64_t lda, const Unit<T>* panel, int64
         for (int r = 0; r < R; ++r)
             BPTT_UNROLL
             for (int i = 0; i < 2; ++i) {
-                // Added at the end: long sums are then sums of short ones, and their errors those of both.
+                // Sums over all steps are long. As sums of short ones their errors are those of both.
                 Real<T>* const to = c + p * c_stride + r * NR + i * L;
-                store(to, add ? load(to) + acc[p][r][i] : acc[p][r][i]);
+                store(to, add && Across ? load(to) + acc[p][r][i] : acc[p][r][i]);
             }
 }
 
