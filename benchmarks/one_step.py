@@ -3,8 +3,8 @@
     python benchmarks/one_step.py [--rounds 40] [--threads 1] [--steps 1 16 30]
 
 Outputs, final states and all gradients are compared first. The sides take turns; each ratio is the median
-of paired ratios, with its quartiles, so that what other programs do meanwhile meets both sides alike. A
-ratio above 1 means that the converted layer is faster.
+of paired ratios of the processor's time, with its quartiles, so that what other programs do meanwhile
+counts for little. A ratio above 1 means that the converted layer is faster.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def measure(theirs: Callable[[], None], ours: Callable[[], None], rounds: int) -
     for turn in range(rounds + 3):
         seconds = []
         for run in (theirs, ours) if turn % 2 else (ours, theirs):
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.process_time() - start)
         first, second = seconds if turn % 2 else seconds[::-1]
         ratios.append(first / second)
     low, middle, high = statistics.quantiles(ratios[3:], n=4)

@@ -3,15 +3,15 @@
 //
 // Per step: the cell turns the gradient that arrives at h_t (dy_t plus what came back from later
 // steps) into dz_t; then dh_{t-1} = dz_t W_hh, plus what the cell passes on directly. Weight and
-// input gradients are products over all steps, which the caller takes from dz.
+// input gradients are products over all steps, which the caller takes from dz; or, where he gives x and
+// W_ih, blocks of steps make them here.
 //
 // A cell has
 //   T, kind
 //   dz_lane<B>(...) one lane's H units: from `carry` and dy to dz, and to `carry`'s direct part
 #pragma once
 
-#include "lanes.h"
-#include "panel.h"
+#include "block.h"
 
 namespace bptt {
 namespace BPTT_ISA {
@@ -33,6 +33,9 @@ struct BackwardLanes {
     // Row of `base` (rows of ld elements) at the step that forward took before t; the initial
     // state, or zeros, where there is none.
     const T* before(int64_t t, int64_t b, const T* base, int64_t ld_base) const {
+        return before(t, b, base, ld_base, initial);
+    }
+    const T* before(int64_t t, int64_t b, const T* base, int64_t ld_base, const T* initial) const {
         const T* zeros = static_cast<const T*>(this->zeros);
         if (p.reset && p.reset[t * p.B + b]) return zeros;
         const bool is_first = p.reverse ? t == p.length(b) - 1 : t == 0;
@@ -51,8 +54,10 @@ struct LaneStep {
     Real<T>* db;
 };
 
+// A block, if there is one, is handed the step's factors.
 template <class C>
-void dz_step(BackwardLanes<typename C::T>& s, int64_t t, int64_t live) {
+void dz_step(BackwardLanes<typename C::T>& s, int64_t t, int64_t live,
+             [[maybe_unused]] Block<typename C::T, C::kind>* block = nullptr) {
     using T = typename C::T;
     const Problem& p = s.p;
     const auto& f = s.f;
@@ -65,7 +70,7 @@ void dz_step(BackwardLanes<typename C::T>& s, int64_t t, int64_t live) {
         LaneStep<T, Y> lane{t, b, r, row,
                          !dy ? static_cast<const Y*>(s.zeros) : p.starts ? dy + row * f.dy_step
                                          : dy + t * f.dy_step + b * f.dy_lane,
-                         s.carry + r * s.ld, f.dz + row * D * p.H, s.a + r * s.lda,
+                         s.carry + r * s.ld, f.dz ? f.dz + row * D * p.H : nullptr, s.a + r * s.lda,
                          s.db ? s.db + r * D * p.H : nullptr};
         if (f.norms) {
             Vec<T> sum{};
@@ -80,6 +85,8 @@ void dz_step(BackwardLanes<typename C::T>& s, int64_t t, int64_t live) {
         }
         if (s.db) C::template dz_lane<true>(s, lane);
         else C::template dz_lane<false>(s, lane);
+        if constexpr (!is_bf16<T>)
+            if (block) block->keep(r, row, s.before(t, b, f.saved + (saved_of(C::kind) - 1) * p.H, f.lds, f.h0));
     }
 }
 
@@ -121,7 +128,9 @@ void carry_step(BackwardLanes<typename C::T>& s, int64_t live, const Unit<typena
 }
 
 template <class C>
-void backward_lanes(BackwardLanes<typename C::T>& s, const Unit<typename C::T>* packed) {
+void backward_lanes(BackwardLanes<typename C::T>& s, const Unit<typename C::T>* packed,
+                    [[maybe_unused]] Block<typename C::T, C::kind>* block) {
+    using T = typename C::T;
     const Problem& p = s.p;
     const auto& f = s.f;
     const int64_t H = p.H, D = dz_of(C::kind);
@@ -136,10 +145,16 @@ void backward_lanes(BackwardLanes<typename C::T>& s, const Unit<typename C::T>* 
         live = ahead;
         for (int64_t r = live; r < s.slice.count; ++r) {  // padding
             const int64_t b = s.slice.lane[r];
-            if (!p.starts) __builtin_memset(f.dz + p.row(t, b) * D * H, 0, size_t(D * H) * sizeof(*f.dz));
+            if (!p.starts && f.dz)
+                __builtin_memset(f.dz + p.row(t, b) * D * H, 0, size_t(D * H) * sizeof(*f.dz));
+            if (!p.starts && f.dx) __builtin_memset(f.dx + p.row(t, b) * f.I, 0, size_t(f.I) * sizeof(*f.dx));
             if (f.norms) f.norms[t * p.B + b] = 0;
         }
-        dz_step<C>(s, t, live);
+        if constexpr (!is_bf16<T>)
+            if (block) s.a = block->begin(live);
+        dz_step<C>(s, t, live, block);
+        if constexpr (!is_bf16<T>)
+            if (block) block->end(live);
         if (live > 0 && (i + 1 < p.T || f.dh0)) carry_step<C>(s, live, packed);
         stop_at_marks(s, t, live);
         ahead = i + 1 < p.T ? live_at(p, s.slice, p.reverse ? t + 1 : t - 1, live) : 0;
@@ -150,6 +165,8 @@ void backward_lanes(BackwardLanes<typename C::T>& s, const Unit<typename C::T>* 
         }
         if (ahead < live) live = ahead;
     }
+    if constexpr (!is_bf16<T>)
+        if (block) block->flush();
 }
 
 template <class C>
@@ -159,22 +176,29 @@ struct BackwardPlan {
     int64_t ld, lda, lanes, left, product, per_thread;
     int64_t* order;
     Real<T>*zeros, *db, *buffers;
-    Unit<T>* packed;
+    Unit<T>*packed, *input;  // W_hh, and W_ih where the kernel is given it, as panels of their columns
     T* initial;  // in bfloat16: the initial state as it would have been saved
+    Block<T, C::kind>* blocks;
+    int64_t* rows;
 
-    BackwardPlan(const Problem& p, Arena& arena)
+    BackwardPlan(const Problem& p, int64_t I, Arena& arena)
         : threads(threads_for(p, gates_of(C::kind))), ld(padded<Real<T>>(p.H)),
-          lda(padded<Unit<T>>(units_of<T>(gates_of(C::kind) * p.H)) * Factor<T>::each),
+          lda(padded<Unit<T>>(units_of<T>((I ? dz_of(C::kind) : gates_of(C::kind)) * p.H)) * Factor<T>::each),
           lanes(slice_size(p.B, threads, 0)) {
         using R = Real<T>;
         constexpr int64_t G = gates_of(C::kind), NR = Tile<T>::NR;
         product = padded<R>(product_size<T>(lanes));
         left = padded<R>(lanes * lda / Factor<T>::each);
+        if constexpr (!is_bf16<T>)
+            if (I) left = padded<T>(Block<T, C::kind>::size(lanes, I, p.H, lda));
         per_thread = padded<R>(lanes * ld) * (C::kind == Cell::lstm ? 2 : 1) + left + product;
         order = order_buffer(arena, p);
         zeros = arena.take<R>(ld);
         packed = arena.take<Unit<T>>(panels_of<T>(p.H) * units_of<T>(G * p.H) * NR);
-        db = arena.take<R>(p.B * dz_of(C::kind) * p.H);
+        input = arena.take<Unit<T>>(I ? panels_of<T>(I) * G * p.H * NR : 0);
+        blocks = arena.take<Block<T, C::kind>>(I ? threads : 0);
+        rows = arena.take<int64_t>(I ? threads * block_rows<T>(lanes) : 0);
+        db = arena.take<R>(I ? 0 : p.B * dz_of(C::kind) * p.H);
         initial = is_bf16<T> ? arena.take<T>(p.B * p.H) : nullptr;
         buffers = arena.take<R>(per_thread * threads);
     }
@@ -186,7 +210,7 @@ void backward(const Problem& p, const Backward<typename C::T>& f) {
     using R = Real<T>;
     constexpr int64_t NR = Tile<T>::NR, G = gates_of(C::kind), D = dz_of(C::kind);
     Arena arena(f.work);
-    BackwardPlan<C> plan(p, arena);
+    BackwardPlan<C> plan(p, f.I, arena);
     const int64_t blocks = panels_of<T>(p.H), K = G * p.H, depth = units_of<T>(K);
     __builtin_memset(plan.zeros, 0, size_t(plan.ld) * sizeof(R));
     const T* initial = nullptr;
@@ -204,6 +228,9 @@ void backward(const Problem& p, const Backward<typename C::T>& f) {
                           plan.packed + u * depth * NR);
         }
     });
+    if constexpr (!is_bf16<T>)
+        for (int64_t j = 0; j < f.I; j += NR)
+            pack_panel<T>(f.w_ih + j, f.I, 1, K, f.I - j < NR ? f.I - j : NR, plan.input + j * K);
     order_lanes(p, plan.threads, plan.order);
     parallel(plan.threads, [&](int i) {
         R* mine = plan.buffers + i * plan.per_thread;
@@ -211,14 +238,27 @@ void backward(const Problem& p, const Backward<typename C::T>& f) {
         const Slice slice = slice_of(p, plan.threads, i, plan.order);
         R* const cell = C::kind == Cell::lstm ? mine + area : nullptr;
         R* const a = mine + area * (C::kind == Cell::lstm ? 2 : 1);
-        R* const db = f.db ? plan.db + (slice.lane - plan.order) * D * p.H : nullptr;
+        R* const db = f.db && !f.w_ih ? plan.db + (slice.lane - plan.order) * D * p.H : nullptr;
         if (db) __builtin_memset(db, 0, size_t(slice.count * D * p.H) * sizeof(R));
         // Where the last unit is half empty, nothing writes to its other half.
         if (is_bf16<T>) __builtin_memset(a, 0, size_t(plan.left) * sizeof(R));
         BackwardLanes<T> s{p, f, slice, plan.ld, plan.lda, mine, cell, reinterpret_cast<T*>(a), db,
                            a + plan.left, plan.zeros, initial};
-        backward_lanes<C>(s, plan.packed);
+        Block<T, C::kind>* block = nullptr;
+        if constexpr (!is_bf16<T>)
+            if (f.w_ih) {
+                block = plan.blocks + i;
+                *block = {f, plan.lanes, p.H, plan.lda, plan.input, plan.rows + i * block_rows<T>(plan.lanes), a};
+            }
+        backward_lanes<C>(s, plan.packed, block);
     });
+    if constexpr (!is_bf16<T>)
+        if (f.w_ih) {
+            const int n = plan.threads;
+            parallel(n, [&](int i) { Block<T, C::kind>::add_up(plan.blocks, n, K * i / n, K * (i + 1) / n); });
+            if (f.db) Block<T, C::kind>::add_up_bias(plan.blocks, n);
+            return;
+        }
     if (!f.db) return;
     // Each lane summed its own steps; adding the lanes up here, in their own order, keeps the
     // result independent of how they were dealt out.

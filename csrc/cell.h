@@ -10,10 +10,18 @@ namespace bptt {
 namespace BPTT_ISA {
 
 template <class C>
-size_t workspace(const Problem& p, bool is_backward) {
+bool takes_input(int64_t B, int64_t I, int64_t H) {
+    constexpr int64_t most = 1 << 21;
+    // Fewer lanes than this would fetch a weight for each few multiply-adds, step after step.
+    return !is_bf16<typename C::T> && B >= 4 &&
+           I > 0 && gates_of(C::kind) * H * (H + I) <= most / int64_t(sizeof(typename C::T));
+}
+
+template <class C>
+size_t workspace(const Problem& p, bool is_backward, int64_t I) {
     Arena arena(nullptr);
-    if (is_backward) BackwardPlan<C>(p, arena);
-    else ForwardPlan<C>(p, arena);
+    if (is_backward) BackwardPlan<C>(p, I, arena);
+    else ForwardPlan<C>(p, I, arena);
     return arena.used();
 }
 
@@ -38,12 +46,12 @@ template <class C>
 Kernels<typename C::T> kernels_of() {
     using T = typename C::T;
     if constexpr (is_bf16<T>)  // a sequence's alone: a step in bfloat16 goes the way of a sequence
-        return {forward<C>, backward<C>, packed_size<C>, pack_forward<C>, workspace<C>, nullptr,
-                nullptr,    nullptr,     nullptr,        nullptr,         nullptr};
+        return {forward<C>, backward<C>, packed_size<C>, pack_forward<C>, takes_input<C>, workspace<C>,
+                nullptr,    nullptr,     nullptr,        nullptr,         nullptr,        nullptr};
     else
-        return {forward<C>,        backward<C>,     packed_size<C>, pack_forward<C>, workspace<C>,
-                columns_padded<T>, pack_columns<T>, row_product<T>, step<C>,         step_back<C>,
-                step_workspace<C>};
+        return {forward<C>,   backward<C>,       packed_size<C>,  pack_forward<C>, takes_input<C>,
+                workspace<C>, columns_padded<T>, pack_columns<T>, row_product<T>,  step<C>,
+                step_back<C>, step_workspace<C>};
 }
 
 // What a cell's file compiles: with the instructions for bfloat16 that alone, the rest lies beside it.

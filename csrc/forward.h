@@ -34,11 +34,13 @@ struct ForwardLanes {
     Real<T>* next;       // written
     Real<T>* cell;       // LSTM: c, updated in place
     Real<T>* product;
-    const Real<T>* bias; // [4][ld]: input and hidden side combined; GRU's fourth is b_hn
+    const Real<T>* bias; // [4][padded(H)]: input and hidden side combined; GRU's fourth is b_hn
     // In bfloat16, the same states rounded: the left factor of the product.
     int64_t ld_rounded;
     T *rounded, *next_rounded;
+    const int64_t ld_bias = padded<Real<T>>(p.H);
 
+    // Row of the projected input, or of x where the kernel projects it.
     const T* input(int64_t t, int64_t b) const {
         return f.xp + (f.tokens ? f.tokens[t * p.B + b] : p.row(t, b)) * f.ldx;
     }
@@ -67,12 +69,41 @@ struct ForwardLanes {
     }
 };
 
+// The step where the kernel projects the input: its rows stand behind those of the state, and one product
+// takes both. A GRU's candidate alone needs them apart: the state's share, then, as a fourth gate, the input's.
+template <class C>
+void joint_step(ForwardLanes<typename C::T>& s, int64_t t, int64_t live, const typename C::T* packed) {
+    using T = typename C::T;
+    constexpr int64_t NR = Tile<T>::NR, G = gates_of(C::kind);
+    constexpr bool gru = C::kind == Cell::gru;
+    const int64_t H = s.p.H, I = s.f.I, K = H + I, blocks = panels_of<T>(H);
+    for (int64_t r = 0; r < live; ++r) copy(s.state + r * s.ld + H, s.input(t, s.slice.lane[r]), I);
+    const int64_t at_once = gru ? 1 : blocks_at_once(live), gates = gru ? 4 : G;
+    for (int64_t u = 0; u < blocks; u += at_once) {
+        const int64_t n = blocks - u < at_once ? blocks - u : at_once;
+        const T* const panels = packed + u * G * K * NR;
+        multiply<T>(s.state, s.ld, live, panels, gru ? 2 : n * G, K, s.product, live * NR);
+        if (gru) {
+            multiply<T>(s.state, s.ld, live, panels + 2 * K * NR, 1, H, s.product + 2 * live * NR, 0);
+            multiply<T>(s.state + H, s.ld, live, panels + (2 * K + H) * NR, 1, I, s.product + 3 * live * NR, 0);
+        }
+        for (int64_t v = 0; v < n; ++v) {
+            const int64_t j = (u + v) * NR;
+            const Units<T> units{j, H - j < NR ? H - j : NR, s.product + v * gates * live * NR, live * NR};
+            if (units.n == NR) C::template epilogue<true, true>(s, t, live, units);
+            else C::template epilogue<false, true>(s, t, live, units);
+        }
+    }
+}
+
 template <class C>
 void forward_step(ForwardLanes<typename C::T>& s, int64_t t, int64_t live, const Unit<typename C::T>* packed) {
     using T = typename C::T;
     constexpr int64_t NR = Tile<T>::NR, G = gates_of(C::kind);
     const Unit<T>* left;
     int64_t lda = s.ld;
+    if constexpr (!is_bf16<T>)
+        if (s.f.w_ih) return joint_step<C>(s, t, live, packed);
     if constexpr (is_bf16<T>) {
         left = reinterpret_cast<const Unit<T>*>(s.rounded);
         lda = s.ld_rounded / Factor<T>::each;
@@ -87,8 +118,8 @@ void forward_step(ForwardLanes<typename C::T>& s, int64_t t, int64_t live, const
         for (int64_t v = 0; v < n; ++v) {
             const int64_t j = (u + v) * NR;
             const Units<T> units{j, H - j < NR ? H - j : NR, s.product + v * G * live * NR, live * NR};
-            if (units.n == NR) C::template epilogue<true>(s, t, live, units);
-            else C::template epilogue<false>(s, t, live, units);
+            if (units.n == NR) C::template epilogue<true, false>(s, t, live, units);
+            else C::template epilogue<false, false>(s, t, live, units);
         }
     }
 }
@@ -102,6 +133,13 @@ BPTT_INLINE auto inside(const Units<T>& u, int i) {
         const int64_t left = u.n - i * Simd<T>::L;
         return Part{int(left < 0 ? 0 : left > Simd<T>::L ? Simd<T>::L : left)};
     }
+}
+
+// A pre-activation with its share of the input, if that is not in it already.
+template <bool Joint, class T, class P>
+BPTT_INLINE Vec<T> with_input(Vec<T> product, const T* x, P part) {
+    if constexpr (Joint) return product;
+    else return product + load(x, part);
 }
 
 template <class C>
@@ -144,10 +182,11 @@ void forward_lanes(ForwardLanes<typename C::T>& s, const Unit<typename C::T>* pa
     }
 }
 
+// Elements of the panels of W_hh, and of W_ih below it where the kernel projects I columns of input.
 template <class C>
-int64_t panels_size(int64_t H) {
+int64_t panels_size(int64_t H, int64_t I = 0) {
     using T = typename C::T;
-    return panels_of<T>(H) * gates_of(C::kind) * units_of<T>(H) * Tile<T>::NR;
+    return panels_of<T>(H) * gates_of(C::kind) * units_of<T>(H + I) * Tile<T>::NR;
 }
 
 template <class C>
@@ -171,24 +210,31 @@ void pack_bias(int64_t H, const Real<typename C::T>* b_ih, const Real<typename C
     }
 }
 
-// W_hh (G*H, H) as panels: for each block of NR units, one panel a gate. Behind them the biases as
-// ForwardLanes takes them.
+// W_hh (G*H, H) as panels: for each block of NR units, one panel a gate; in each, below the rows of the
+// state, I rows of the input. Behind them the biases as ForwardLanes takes them.
 template <class C>
-void pack_forward(int64_t H, const Real<typename C::T>* w, const Real<typename C::T>* b_ih,
-                  const Real<typename C::T>* b_hh, Real<typename C::T>* out, int threads) {
+void pack_joint(int64_t H, int64_t I, const Real<typename C::T>* w, const Real<typename C::T>* w_ih,
+                const Real<typename C::T>* b_ih, const Real<typename C::T>* b_hh, Real<typename C::T>* out,
+                int threads) {
     using T = typename C::T;
     constexpr int64_t NR = Tile<T>::NR, G = gates_of(C::kind);
-    const int64_t panels = panels_of<T>(H) * G, depth = units_of<T>(H);
+    const int64_t panels = panels_of<T>(H) * G, depth = units_of<T>(H + I);
     Unit<T>* const units = reinterpret_cast<Unit<T>*>(out);
     if (panels * H * NR < smallest_parallel) threads = 1;
     parallel(threads, [&](int i) {
         for (int64_t q = panels * i / threads; q < panels * (i + 1) / threads; ++q) {
-            const int64_t j = q / G * NR, left = H - j;
-            pack_panel<T>(w + (q % G * H + j) * H, 1, H, H, left < NR ? left : NR,
-                          units + q * depth * NR);
+            const int64_t j = q / G * NR, n = H - j < NR ? H - j : NR, first = q % G * H + j;
+            pack_panel<T>(w + first * H, 1, H, H, n, units + q * depth * NR);
+            if (I) pack_panel<T>(w_ih + first * I, 1, I, I, n, units + (q * depth + H) * NR);
         }
     });
-    pack_bias<C>(H, b_ih, b_hh, out + panels_size<C>(H));
+    pack_bias<C>(H, b_ih, b_hh, out + panels_size<C>(H, I));
+}
+
+template <class C>
+void pack_forward(int64_t H, const Real<typename C::T>* w, const Real<typename C::T>* b_ih,
+                  const Real<typename C::T>* b_hh, Real<typename C::T>* out, int threads) {
+    pack_joint<C>(H, 0, w, nullptr, b_ih, b_hh, out, threads);
 }
 
 // The workspace, in one place: what is counted is what is used.
@@ -201,15 +247,15 @@ struct ForwardPlan {
     int64_t* order;
     R *packed, *buffers;
 
-    ForwardPlan(const Problem& p, Arena& arena)
-        : threads(threads_for(p, gates_of(C::kind))), ld(padded<R>(p.H)),
+    ForwardPlan(const Problem& p, int64_t I, Arena& arena)
+        : threads(threads_for(p, gates_of(C::kind))), ld(padded<R>(p.H + I)),
           ld_rounded(is_bf16<T> ? 2 * padded<R>(units_of<T>(p.H)) : 0), lanes(slice_size(p.B, threads, 0)) {
         constexpr int64_t G = gates_of(C::kind);
         rounded = padded<R>(lanes * ld_rounded);  // two of half the size each
         per_thread = (C::kind == Cell::lstm ? 3 : 2) * padded<R>(lanes * ld) +
-                     padded<R>(G * product_size<T>(lanes)) + rounded;
+                     padded<R>((G == 3 && I ? 4 : G) * product_size<T>(lanes)) + rounded;
         order = order_buffer(arena, p);
-        packed = arena.take<R>(int64_t(packed_size<C>(p.H)));
+        packed = arena.take<R>(panels_size<C>(p.H, I) + 4 * padded<R>(p.H));
         buffers = arena.take<R>(per_thread * threads);
     }
 };
@@ -219,9 +265,9 @@ void forward(const Problem& p, const Forward<typename C::T>& f) {
     using T = typename C::T;
     using R = Real<T>;
     Arena arena(f.work);
-    ForwardPlan<C> plan(p, arena);
+    ForwardPlan<C> plan(p, f.I, arena);
     const R* packed = f.packed ? f.packed : plan.packed;
-    if (!f.packed) pack_forward<C>(p.H, f.w_hh, f.b_ih, f.b_hh, plan.packed, plan.threads);
+    if (!f.packed) pack_joint<C>(p.H, f.I, f.w_hh, f.w_ih, f.b_ih, f.b_hh, plan.packed, plan.threads);
     order_lanes(p, plan.threads, plan.order);
     parallel(plan.threads, [&](int i) {
         const int64_t area = padded<R>(plan.lanes * plan.ld);
@@ -234,7 +280,7 @@ void forward(const Problem& p, const Forward<typename C::T>& f) {
         }
         ForwardLanes<T> s{p, f, slice_of(p, plan.threads, i, plan.order), plan.ld,
                           mine, mine + area, C::kind == Cell::lstm ? mine + 2 * area : nullptr,
-                          product, packed + panels_size<C>(p.H),
+                          product, packed + panels_size<C>(p.H, f.I),
                           plan.ld_rounded, rounded, rounded + plan.lanes * plan.ld_rounded};
         forward_lanes<C>(s, reinterpret_cast<const Unit<T>*>(packed));
     });

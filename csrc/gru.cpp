@@ -14,14 +14,14 @@ struct Gru {
     static constexpr Cell kind = Cell::gru;
     using Y = typename OutputOf<T, kind>::type;
 
-    template <bool All>
+    template <bool All, bool Joint>
     static void epilogue(ForwardLanes<T>& s, int64_t t, int64_t live, const Units<T>& u) {
         constexpr int L = Simd<T>::L, NR = Tile<T>::NR;
         const int64_t H = s.p.H;
         const R* bias = s.bias + u.j;
         for (int64_t k = 0; k < live; ++k) {
             const int64_t b = s.slice.lane[k], row = s.p.row(t, b);
-            const T* x = s.input(t, b) + u.j;
+            const T* x = Joint ? nullptr : s.input(t, b) + u.j;
             const R* product = u.product + k * NR;
             Y* y = static_cast<Y*>(s.f.y) + s.p.output_row(t, b) * H + u.j;
             T* saved = s.f.saved ? s.f.saved + row * s.f.lds + u.j : nullptr;
@@ -29,11 +29,14 @@ struct Gru {
             for (int i = 0; i < 2; ++i) {
                 const auto part = inside<All>(u, i);
                 const int v = i * L;
-                const Vec<T> r = sigmoid<R>(load(product + v) + load(x + v, part) + load(bias + v));
-                const Vec<T> z = sigmoid<R>(load(product + u.gate + v) + load(x + H + v, part) +
-                                            load(bias + s.ld + v));
-                const Vec<T> hn = load(product + 2 * u.gate + v) + load(bias + 3 * s.ld + v);
-                const Vec<T> n = tanh<R>(load(x + 2 * H + v, part) + load(bias + 2 * s.ld + v) + r * hn);
+                const Vec<T> r = sigmoid<R>(with_input<Joint>(load(product + v), x + v, part) + load(bias + v));
+                const Vec<T> z = sigmoid<R>(with_input<Joint>(load(product + u.gate + v), x + H + v, part) +
+                                            load(bias + s.ld_bias + v));
+                const Vec<T> hn = load(product + 2 * u.gate + v) + load(bias + 3 * s.ld_bias + v);
+                Vec<T> xn;
+                if constexpr (Joint) xn = load(product + 3 * u.gate + v);
+                else xn = load(x + 2 * H + v, part);
+                const Vec<T> n = tanh<R>(xn + load(bias + 2 * s.ld_bias + v) + r * hn);
                 const Vec<T> h = (R(1) - z) * n + z * load(s.state + k * s.ld + u.j + v);
                 if (saved) {
                     store(saved + v, r, part);
@@ -63,13 +66,16 @@ struct Gru {
             const Vec<T> dr = dn * hn * r * (R(1) - r);
             const Vec<T> dhn = dn * r;
             store(lane.carry + j, dh * z, part);
-            store(lane.dz + j, dr, part);
-            store(lane.dz + H + j, dz, part);
-            store(lane.dz + 2 * H + j, dn, part);
-            store(lane.dz + 3 * H + j, dhn, part);
+            if (lane.dz) {
+                store(lane.dz + j, dr, part);
+                store(lane.dz + H + j, dz, part);
+                store(lane.dz + 2 * H + j, dn, part);
+                store(lane.dz + 3 * H + j, dhn, part);
+            }
             store(lane.a + j, dr, part);
             store(lane.a + H + j, dz, part);
             store(lane.a + 2 * H + j, dhn, part);
+            if (s.f.w_ih) store(lane.a + 3 * H + j, dn, part);
             if (Bias) {
                 store(lane.db + j, load(lane.db + j, part) + dr, part);
                 store(lane.db + H + j, load(lane.db + H + j, part) + dz, part);

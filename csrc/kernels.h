@@ -90,6 +90,10 @@ struct Forward {
     Real<T>* hn;            // (B, H) state at each lane's last step
     Real<T>* cn;
     void* work;
+    // (G*H, I) or null. With it xp is not projected yet but x itself, rows of I, ldx apart: the kernel
+    // multiplies each step's input together with its state. Where `takes_input` says so.
+    const Real<T>* w_ih = nullptr;
+    int64_t I = 0;
 };
 
 template <class T>
@@ -104,12 +108,20 @@ struct Backward {
     const Real<T>* h0;
     const Real<T>* c0;
     const Real<T>* w_hh;  // (G*H, H)
-    T* dz;                // rows of dz_of(cell)*H, zero beyond a lane's length
+    T* dz;                // rows of dz_of(cell)*H, zero beyond a lane's length; or, with w_ih, null
     Real<T>* dh0;         // (B, H) or null
     Real<T>* dc0;
     Real<T>* db;          // (dz_of(cell)*H) sum of dz over steps and lanes, before any rounding; or null
     Real<T>* norms;       // (T, B) ‖dL/dh_t‖ of each lane, or null
     void* work;
+    // As Forward's: then the kernel makes these gradients too, each of them if it is not null.
+    const Real<T>* w_ih = nullptr;  // (G*H, I)
+    int64_t I = 0;
+    const T* x = nullptr;   // rows of I, ldx apart
+    int64_t ldx = 0;
+    T* dx = nullptr;        // rows of I, zero beyond a lane's length
+    Real<T>* dw_ih = nullptr;
+    Real<T>* dw_hh = nullptr;
 };
 
 // One time step of one layer, on weights as torch holds them; all arrays are contiguous.
@@ -145,8 +157,11 @@ struct Kernels {
     size_t (*packed_size)(int64_t H);
     void (*pack)(int64_t H, const Real<T>* w_hh, const Real<T>* b_ih, const Real<T>* b_hh, Real<T>* out,
                  int threads);
-    // Bytes of work that forward (or backward) needs for this problem.
-    size_t (*workspace)(const Problem&, bool backward);
+    // Whether forward and backward may be given w_ih, and x of I columns: where all weights fit beside
+    // what a block of steps needs, in the second cache. Elsewhere products over all steps are faster.
+    bool (*takes_input)(int64_t B, int64_t I, int64_t H);
+    // Bytes of work that forward (or backward) needs for this problem; I as there.
+    size_t (*workspace)(const Problem&, bool backward, int64_t I);
     // One row times a matrix (N, K) that was packed before: c = W a, c with room for
     // columns_padded(N) elements. What a streaming step needs and a whole sequence leaves to BLAS.
     // Null for bf16.

@@ -13,14 +13,14 @@ struct Lstm {
     static constexpr Cell kind = Cell::lstm;
     using Y = typename OutputOf<T, kind>::type;
 
-    template <bool All>
+    template <bool All, bool Joint>
     static void epilogue(ForwardLanes<T>& s, int64_t t, int64_t live, const Units<T>& u) {
         constexpr int L = Simd<T>::L, NR = Tile<T>::NR;
         const int64_t H = s.p.H;
         const R* bias = s.bias + u.j;
         for (int64_t k = 0; k < live; ++k) {
             const int64_t b = s.slice.lane[k], row = s.p.row(t, b);
-            const T* x = s.input(t, b) + u.j;
+            const T* x = Joint ? nullptr : s.input(t, b) + u.j;
             const R* product = u.product + k * NR;
             Y* y = static_cast<Y*>(s.f.y) + s.p.output_row(t, b) * H + u.j;
             T* saved = s.f.saved ? s.f.saved + row * s.f.lds + u.j : nullptr;
@@ -30,8 +30,8 @@ struct Lstm {
                 const auto part = inside<All>(u, v2);
                 const int v = v2 * L;
                 const auto gate = [&](int64_t q) {
-                    return load(product + q * u.gate + v) + load(x + q * H + v, part) +
-                           load(bias + q * s.ld + v);
+                    return with_input<Joint>(load(product + q * u.gate + v), x + q * H + v, part) +
+                           load(bias + q * s.ld_bias + v);
                 };
                 const Vec<T> i = sigmoid<R>(gate(0)), f = sigmoid<R>(gate(1));
                 const Vec<T> g = tanh<R>(gate(2)), o = sigmoid<R>(gate(3));
@@ -69,7 +69,7 @@ struct Lstm {
             store(carry_c + j, dc * f, part);
             BPTT_UNROLL
             for (int q = 0; q < 4; ++q) {
-                store(lane.dz + q * H + j, d[q], part);
+                if (lane.dz) store(lane.dz + q * H + j, d[q], part);
                 store(lane.a + q * H + j, d[q], part);
                 if (Bias) store(lane.db + q * H + j, load(lane.db + q * H + j, part) + d[q], part);
             }

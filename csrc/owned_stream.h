@@ -96,7 +96,7 @@ public:
         layer.c = c_.empty() ? nullptr : c_.data() + added_ * B_ * H_;
         layer.y = room(B_, H_);
         const Problem step{1, B_, H_, B_, 1, nullptr, nullptr, nullptr, false, 1};
-        work_.emplace_back(k.workspace(step, false));
+        work_.emplace_back(k.workspace(step, false, 0));
         layer.work = work_.back().data();
         stream_.add(layer);
         y_ = layer.y;

@@ -8,7 +8,8 @@
 // and adds them to a sum in float.
 //
 // Every element of C is summed in the order of k, whatever R, P or the blocking: a result does
-// not depend on how lanes are split over tiles and threads.
+// not depend on how lanes are split over tiles and threads. The gradients of weights alone are sums
+// of blocks.
 #pragma once
 
 #include "simd.h"
@@ -145,10 +146,10 @@ inline void pack_panel<bf16>(const float* w, int64_t sk, int64_t sn, int64_t K, 
     pack_panel_bf16(w, sk, sn, K, n, out);
 }
 
-// c[p][r][:] (+)= sum_k a[r][k] * panel[p][k][:]
-template <class T, int R, int P>
+// c[p][r][:] (+)= sum_k a[r][k] * panel[p][k][:]; with Across the left factor lies the other way, a[k][r].
+template <class T, int R, int P, bool Across = false>
 BPTT_INLINE void tile(const Unit<T>* a, int64_t lda, const Unit<T>* panel, int64_t panel_stride, int64_t K,
-                      Real<T>* c, int64_t c_stride, bool add) {
+                      Real<T>* c, int64_t c_stride, bool add, const Unit<T>* next) {
     using F = Factor<T>;
     constexpr int L = Tile<T>::L, NR = Tile<T>::NR;
     Vec<T> acc[P][R][2];
@@ -158,9 +159,12 @@ BPTT_INLINE void tile(const Unit<T>* a, int64_t lda, const Unit<T>* panel, int64
         for (int r = 0; r < R; ++r)
             BPTT_UNROLL
             for (int i = 0; i < 2; ++i)
-                acc[p][r][i] = add ? load(c + p * c_stride + r * NR + i * L) : Vec<T>{};
+                acc[p][r][i] = add && !Across ? load(c + p * c_stride + r * NR + i * L) : Vec<T>{};
     for (int64_t k = 0; k < K; ++k) {
         typename F::Wide w[P][2];
+        // As much of the panel that comes after this one, from the second cache or beyond.
+        BPTT_UNROLL
+        for (int64_t i = 0; i < NR; i += 64 / int64_t(sizeof(*next))) __builtin_prefetch(next + k * NR + i);
         BPTT_UNROLL
         for (int p = 0; p < P; ++p) {
             w[p][0] = F::read(panel + p * panel_stride + k * NR);
@@ -168,7 +172,7 @@ BPTT_INLINE void tile(const Unit<T>* a, int64_t lda, const Unit<T>* panel, int64
         }
         BPTT_UNROLL
         for (int r = 0; r < R; ++r) {
-            const typename F::Wide x = F::spread(a[r * lda + k]);
+            const typename F::Wide x = F::spread(Across ? a[k * lda + r] : a[r * lda + k]);
             BPTT_UNROLL
             for (int p = 0; p < P; ++p) {
                 F::multiply_add(acc[p][r][0], x, w[p][0]);
@@ -181,27 +185,33 @@ BPTT_INLINE void tile(const Unit<T>* a, int64_t lda, const Unit<T>* panel, int64
         BPTT_UNROLL
         for (int r = 0; r < R; ++r)
             BPTT_UNROLL
-            for (int i = 0; i < 2; ++i) store(c + p * c_stride + r * NR + i * L, acc[p][r][i]);
+            for (int i = 0; i < 2; ++i) {
+                // Sums over all steps are long. As sums of short ones their errors are those of both.
+                Real<T>* const to = c + p * c_stride + r * NR + i * L;
+                store(to, add && Across ? load(to) + acc[p][r][i] : acc[p][r][i]);
+            }
 }
 
 // Chooses the instance for `rows` lanes (1 .. MR) at run time.
-template <class T, int P, int R = Tile<T>::MR>
+template <class T, int P, bool Across = false, int R = Tile<T>::MR>
 BPTT_INLINE void tile_rows(int64_t rows, const Unit<T>* a, int64_t lda, const Unit<T>* panel,
-                           int64_t panel_stride, int64_t K, Real<T>* c, int64_t c_stride, bool add) {
+                           int64_t panel_stride, int64_t K, Real<T>* c, int64_t c_stride, bool add,
+                           const Unit<T>* next) {
     if constexpr (R > 1) {
         if (rows < R) {
-            tile_rows<T, P, R - 1>(rows, a, lda, panel, panel_stride, K, c, c_stride, add);
+            tile_rows<T, P, Across, R - 1>(rows, a, lda, panel, panel_stride, K, c, c_stride, add, next);
             return;
         }
     }
-    tile<T, R, P>(a, lda, panel, panel_stride, K, c, c_stride, add);
+    tile<T, R, P, Across>(a, lda, panel, panel_stride, K, c, c_stride, add, next);
 }
 
-// c[p][r][:] = sum_k a[r][k] * panel[p][k][:] for `panels` panels one after the other.
-// c has c_stride elements between panels and NR between lanes; lda and K count units.
+// c[p][r][:] = sum_k a[r][k] * panel[p][k][:] for `panels` panels one after the other; with `more`, added to
+// what stands in c. c has c_stride elements between panels and NR between lanes; lda and K count units.
 template <class T>
 __attribute__((noinline)) void multiply(const Unit<T>* a, int64_t lda, int64_t rows, const Unit<T>* packed,
-                                        int64_t panels, int64_t K, Real<T>* c, int64_t c_stride) {
+                                        int64_t panels, int64_t K, Real<T>* c, int64_t c_stride,
+                                        bool more = false) {
     constexpr int MR = Tile<T>::MR, NR = Tile<T>::NR;
     const int64_t panel_stride = K * NR;
     for (int64_t k = 0; k < K; k += Tile<T>::KC) {
@@ -213,18 +223,36 @@ __attribute__((noinline)) void multiply(const Unit<T>* a, int64_t lda, int64_t r
         if (rows == 1)
             for (; p + 4 <= panels; p += 4)
                 tile<T, 1, 4>(a + k, lda, w + p * panel_stride, panel_stride, depth,
-                              c + p * c_stride, c_stride, k > 0);
+                              c + p * c_stride, c_stride, more || k > 0, w + p * panel_stride);
         if (rows <= 3)
             for (; p + 2 <= panels; p += 2)
-                tile_rows<T, 2, 3>(rows, a + k, lda, w + p * panel_stride, panel_stride, depth,
-                                   c + p * c_stride, c_stride, k > 0);
+                tile_rows<T, 2, false, 3>(rows, a + k, lda, w + p * panel_stride, panel_stride, depth,
+                                   c + p * c_stride, c_stride, more || k > 0, w + p * panel_stride);
         for (; p < panels; ++p) {
             const int64_t tiles = (rows + MR - 1) / MR;
+            const Unit<T>* const now = w + p * panel_stride;
+            const Unit<T>* const next = p + 1 < panels ? now + panel_stride : packed + (k + depth) * NR;
             for (int64_t i = 0; i < tiles; ++i) {
                 const int64_t r = rows * i / tiles, end = rows * (i + 1) / tiles;
-                tile_rows<T, 1>(end - r, a + r * lda + k, lda, w + p * panel_stride, 0, depth,
-                                c + p * c_stride + r * NR, 0, k > 0);
+                tile_rows<T, 1>(end - r, a + r * lda + k, lda, now, 0, depth,
+                                c + p * c_stride + r * NR, 0, more || k > 0, i ? now : next);
             }
+        }
+    }
+}
+
+// c[m][:] += sum_k a[k][m] * panel[k][:] for M columns of a and K of its rows, lda apart: a share of the
+// gradient of a weight.
+template <class T>
+__attribute__((noinline)) void add_outer(const T* a, int64_t lda, int64_t M, const T* panel, int64_t K, T* c) {
+    constexpr int MR = Tile<T>::MR, NR = Tile<T>::NR;
+    const int64_t tiles = (M + MR - 1) / MR;
+    for (int64_t k = 0; k < K; k += Tile<T>::KC) {
+        const int64_t depth = K - k < Tile<T>::KC ? K - k : Tile<T>::KC;
+        for (int64_t i = 0; i < tiles; ++i) {
+            const int64_t m = M * i / tiles, end = M * (i + 1) / tiles;
+            tile_rows<T, 1, true>(end - m, a + k * lda + m, lda, panel + k * NR, 0, depth, c + m * NR, 0, true,
+                                  panel + k * NR);
         }
     }
 }

@@ -1,6 +1,6 @@
-// One time step of a stack of layers, from torch's tensors as Python holds them.
+// A stack of layers over one time step, or over some, from torch's tensors as Python holds them.
 //
-// A call of one step takes less time than checking it in Python would. So here a tensor's own attributes
+// A call of one step takes less time than checking it in Python would, and a short one hardly more. So here a tensor's own attributes
 // are asked, and its address is taken, in one place: what is plain, dense, of one dtype and of shapes that
 // fit is run, and nothing else. For all else the answer is None, nothing was done, and the caller goes the
 // usual way, which runs the call or says what is wrong with it.
@@ -14,121 +14,17 @@
 #include <vector>
 
 #include "kernels.h"
+#include "plain_tensor.h"
 
 namespace bptt {
 
 namespace nb = nanobind;
 
-// What torch calls the things that are asked for; made at the first call, and never freed.
-struct Torch {
-    nb::object tensor, parameter, float32, float64;
-    PyObject *dtype, *is_cpu, *is_contiguous, *is_neg, *shape, *data_ptr, *new_empty, *requires_grad;
-
-    static const Torch& get() {
-        static const Torch* const torch = new Torch();
-        return *torch;
-    }
-
-private:
-    Torch() {
-        const nb::module_ torch = nb::module_::import_("torch");
-        tensor = torch.attr("Tensor");
-        parameter = torch.attr("nn").attr("Parameter");
-        float32 = torch.attr("float32");
-        float64 = torch.attr("float64");
-        dtype = PyUnicode_InternFromString("dtype");
-        is_cpu = PyUnicode_InternFromString("is_cpu");
-        is_contiguous = PyUnicode_InternFromString("is_contiguous");
-        is_neg = PyUnicode_InternFromString("is_neg");
-        shape = PyUnicode_InternFromString("shape");
-        data_ptr = PyUnicode_InternFromString("data_ptr");
-        new_empty = PyUnicode_InternFromString("new_empty");
-        requires_grad = PyUnicode_InternFromString("requires_grad");
-    }
-};
-
-// A tensor that a kernel may read: no subclass, on the CPU, dense, as its address shows it.
-class PlainTensor {
-public:
-    // False where it is anything else; an error that torch raises on the way is the usual way's to tell.
-    bool read(nb::handle given) {
-        const Torch& torch = Torch::get();
-        const auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(given.ptr()));
-        if (type != torch.tensor.ptr() && type != torch.parameter.ptr()) return false;
-        // Sparse, nested and opaque tensors, and those inside a transform, have no address to give.
-        const bool plain = read_kind(given, torch) && ask(given, torch.is_cpu, Py_True) &&
-                           call(given, torch.is_contiguous, Py_True) && call(given, torch.is_neg, Py_False) &&
-                           read_shape(given, torch) && read_address(given, torch);
-        if (!plain) PyErr_Clear();
-        return plain;
-    }
-    // The address alone, of what x.new_empty has made here.
-    bool find(nb::handle made) {
-        if (read_address(made, Torch::get())) return true;
-        PyErr_Clear();
-        return false;
-    }
-    bool is(bool wide, int64_t a, int64_t b = -1, int64_t c = -1) const {
-        return wide == wide_ && axes_ == (b < 0 ? 1 : c < 0 ? 2 : 3) && size_[0] == a &&
-               (b < 0 || size_[1] == b) && (c < 0 || size_[2] == c);
-    }
-    bool wide() const { return wide_; }
-    int axes() const { return axes_; }
-    int64_t size(int axis) const { return size_[axis]; }
-    template <class T>
-    T* at() const {
-        return reinterpret_cast<T*>(address_);
-    }
-
-private:
-    // Here and below only what the stable ABI of Python 3.12 has: no macros that look into a tuple or list.
-    static PyObject* call_method(nb::handle given, PyObject* name) {
-        PyObject* const arguments[] = {given.ptr()};
-        return PyObject_VectorcallMethod(name, arguments, 1, nullptr);
-    }
-    static bool ask(nb::handle given, PyObject* name, PyObject* wanted) {
-        const nb::object value = nb::steal(PyObject_GetAttr(given.ptr(), name));
-        return value.ptr() == wanted;
-    }
-    static bool call(nb::handle given, PyObject* name, PyObject* wanted) {
-        const nb::object value = nb::steal(call_method(given, name));
-        return value.ptr() == wanted;
-    }
-    bool read_kind(nb::handle given, const Torch& torch) {
-        const nb::object value = nb::steal(PyObject_GetAttr(given.ptr(), torch.dtype));
-        wide_ = value.ptr() == torch.float64.ptr();
-        return wide_ || value.ptr() == torch.float32.ptr();
-    }
-    bool read_shape(nb::handle given, const Torch& torch) {
-        const nb::object value = nb::steal(PyObject_GetAttr(given.ptr(), torch.shape));
-        if (!value.ptr() || !PyTuple_Check(value.ptr())) return false;
-        axes_ = int(PyTuple_Size(value.ptr()));
-        if (axes_ < 1 || axes_ > 3) return false;
-        for (int i = 0; i < axes_; ++i) {
-            size_[i] = PyLong_AsLongLong(PyTuple_GetItem(value.ptr(), i));
-            // No product of two sizes and 6 gates overflows. An empty tensor has no memory to check.
-            if (size_[i] < 1 || size_[i] > std::numeric_limits<int32_t>::max() / 8) return false;
-        }
-        return true;
-    }
-    bool read_address(nb::handle given, const Torch& torch) {
-        const nb::object value = nb::steal(call_method(given, torch.data_ptr));
-        if (!value.ptr()) return false;
-        address_ = uintptr_t(PyLong_AsUnsignedLongLong(value.ptr()));
-        return address_ != 0 && !PyErr_Occurred();
-    }
-
-    bool wide_ = false;
-    int axes_ = 0;
-    int64_t size_[3] = {};
-    uintptr_t address_ = 0;
-};
-
 // Memory for a kernel to work in; small pieces stay with the thread.
 class Room {
 public:
     explicit Room(size_t bytes) {
-        constexpr size_t most = 1 << 20;
+        constexpr size_t most = 1 << 22;
         static thread_local std::vector<uint8_t> kept;
         if (bytes > most) own_.reset(new uint8_t[bytes]);
         else if (kept.size() < bytes) kept.resize(bytes);
@@ -163,27 +59,28 @@ public:
     }
 
     nb::object forward(int threads, bool save, bool batch_first) const {
-        const int64_t shape[2][3] = {{1, B, H}, {B, 1, H}};
-        const nb::object y = make(shape[batch_first][0], shape[batch_first][1], H), h = make(layers, B, H);
+        const nb::object y = T == 1 && batch_first ? make(B, 1, H) : make(T, B, H), h = make(layers, B, H);
         const nb::object c = lstm() ? make(layers, B, H) : nb::object(nb::none());
-        const nb::object saved = save ? make(layers, B, saved_of(cell_) * H) : nb::object(nb::none());
+        const nb::object saved = save ? make(layers, T * B, saved_of(cell_) * H) : nb::object(nb::none());
         PlainTensor y_out, h_out, c_out, saved_out;
         if (!y_out.find(y) || !h_out.find(h) || (lstm() && !c_out.find(c)) || (save && !saved_out.find(saved)))
             return nb::none();
-        if (x_in.wide()) run<double>(threads, y_out, h_out, c_out, saved_out);
+        if (T > 1 && x_in.wide()) run_all<double>(threads, y_out, h_out, c_out, saved_out);
+        else if (T > 1) run_all<float>(threads, y_out, h_out, c_out, saved_out);
+        else if (x_in.wide()) run<double>(threads, y_out, h_out, c_out, saved_out);
         else run<float>(threads, y_out, h_out, c_out, saved_out);
         if (save) return nb::make_tuple(y, h, c, saved, weights_);
         return lstm() ? nb::make_tuple(y, h, c) : nb::make_tuple(y, h);
     }
 
     // Gradients of x, h0, c0 and each weight, None where needs says so; None for what does not fit.
-    nb::object backward(nb::handle dy, nb::handle dhn, nb::handle dcn, nb::handle saved, nb::tuple needs) const {
+    nb::object backward(int threads, nb::handle dy, nb::handle dhn, nb::handle dcn, nb::handle saved, nb::tuple needs) const {
         PlainTensor dy_in, dhn_in, dcn_in, saved_in;
         const bool wide = x_in.wide();
-        const bool fits = (dy.is_none() || (dy_in.read(dy) && (dy_in.is(wide, 1, B, H) || dy_in.is(wide, B, 1, H)))) &&
+        const bool fits = (dy.is_none() || (dy_in.read(dy) && (dy_in.is(wide, T, B, H) || (T == 1 && dy_in.is(wide, B, 1, H))))) &&
                           (dhn.is_none() || (dhn_in.read(dhn) && dhn_in.is(wide, layers, B, H))) &&
                           (dcn.is_none() || (lstm() && dcn_in.read(dcn) && dcn_in.is(wide, layers, B, H))) &&
-                          saved_in.read(saved) && saved_in.is(wide, layers, B, saved_of(cell_) * H) &&
+                          saved_in.read(saved) && saved_in.is(wide, layers, T * B, saved_of(cell_) * H) &&
                           nb::len(needs) == size_t(3 + layers * each_);
         if (!fits) return nb::none();
         const size_t count = nb::len(needs);
@@ -199,7 +96,9 @@ public:
             found[i] = x_.attr("new_empty")(shape);
             if (!out[i].find(found[i])) return nb::none();
         }
-        if (wide) run_back<double>(dy_in, dhn_in, dcn_in, saved_in, out);
+        if (T > 1 && wide) run_all_back<double>(threads, dy_in, dhn_in, dcn_in, saved_in, out);
+        else if (T > 1) run_all_back<float>(threads, dy_in, dhn_in, dcn_in, saved_in, out);
+        else if (wide) run_back<double>(dy_in, dhn_in, dcn_in, saved_in, out);
         else run_back<float>(dy_in, dhn_in, dcn_in, saved_in, out);
         nb::list all;
         for (const nb::object& gradient : found) all.append(gradient);
@@ -215,12 +114,14 @@ private:
     bool lstm() const { return cell_ == Cell::lstm; }
 
     bool read(bool batch_first) {
-        if (!x_in.read(x_) || x_in.axes() != 3 || x_in.size(batch_first) != 1) return false;
+        if (!x_in.read(x_) || x_in.axes() != 3) return false;
         const size_t count = nb::len(weights_);
         if (count == 0 || count % size_t(each_)) return false;
         layers = int64_t(count) / each_;
+        T = x_in.size(batch_first);
         B = x_in.size(!batch_first);
         I = x_in.size(2);
+        turned = batch_first;
         const bool wide = x_in.wide();
         weight.resize(count);
         for (size_t i = 0; i < count; ++i)
@@ -228,6 +129,7 @@ private:
         if (weight[1].axes() != 2) return false;
         H = weight[1].size(1);
         const int64_t width = gates_of(cell_) * H;
+        if (T > 1 && !takes_all()) return false;
         for (int64_t l = 0; l < layers; ++l) {
             const PlainTensor* const w = &weight[size_t(l * each_)];
             if (!w[0].is(wide, width, l ? H : I) || !w[1].is(wide, width, H)) return false;
@@ -248,7 +150,7 @@ private:
     // A step is mostly over before the interpreter's lock would have been handed over and back.
     template <class F>
     void unlocked(F&& body) const {
-        if (layers * B * H * gates_of(cell_) * (H + I) < 4000000) return body();
+        if (layers * T * B * H * gates_of(cell_) * (H + I) < 4000000) return body();
         const nb::gil_scoped_release released;
         body();
     }
@@ -285,6 +187,112 @@ private:
                 x = step.h;
             }
             __builtin_memcpy(y.at<T>(), x, size_t(state) * sizeof(T));
+        });
+    }
+
+    // Whether the kernels of a sequence take all layers with their inputs.
+    bool takes_all() const {
+        const auto fits = [&](auto takes_input) {
+            return takes_input(B, I, H) && (layers == 1 || takes_input(B, H, H));
+        };
+        if (T > std::numeric_limits<int32_t>::max() / 8 / B) return false;
+        return x_in.wide() ? fits(kernels<double>(cell_).takes_input) : fits(kernels<float>(cell_).takes_input);
+    }
+
+    Problem problem(bool batch_major, int threads) const {
+        return {T, B, H, batch_major ? 1 : B, batch_major ? T : 1, nullptr, nullptr, nullptr, false, threads};
+    }
+
+    // Of a layer: what is the same whether there is one step or many, forward or backward.
+    template <class E, class Call>
+    void fill(Call& call, int64_t l) const {
+        const PlainTensor* const w = &weight[size_t(l * each_)];
+        call.w_ih = w[0].at<E>();
+        call.w_hh = w[1].at<E>();
+        call.h0 = part<E>(h_in, l * B * H);
+        call.c0 = part<E>(c_in, l * B * H);
+        call.I = l ? H : I;
+    }
+
+    // All time steps. What is saved of a layer holds the input of the next one; where nothing is, two
+    // outputs take turns, so that the last is y.
+    template <class E>
+    void run_all(int threads, const PlainTensor& y, const PlainTensor& h, const PlainTensor& c,
+                 const PlainTensor& saved) const {
+        const Kernels<E>& k = kernels<E>(cell_);
+        const bool save = saved.at<E>() != nullptr;
+        const int64_t state = B * H, wide = saved_of(cell_) * H;
+        const Problem given = problem(turned, threads), own = problem(false, threads);
+        const size_t first = k.workspace(given, false, I), others = layers > 1 ? k.workspace(given, false, H) : 0;
+        const bool between = layers > 1 && !save;
+        const Room room((first > others ? first : others) + (between ? size_t(T * state) * sizeof(E) : 0));
+        E* const other = static_cast<E*>(room.at());
+        unlocked([&] {
+            const E* x = x_in.at<E>();
+            int64_t ldx = I;
+            for (int64_t l = 0; l < layers; ++l) {
+                const PlainTensor* const w = &weight[size_t(l * each_)];
+                Forward<E> call{};
+                fill<E>(call, l);
+                call.xp = x;
+                call.ldx = ldx;
+                if (each_ == 4) call.b_ih = w[2].at<E>(), call.b_hh = w[3].at<E>();
+                E* const out = between && (layers - 1 - l) % 2 ? other : y.at<E>();
+                call.y = out;
+                call.saved = part<E>(saved, l * T * B * wide);
+                call.lds = wide;
+                call.hn = part<E>(h, l * state);
+                call.cn = part<E>(c, l * state);
+                call.work = between ? other + T * state : other;
+                k.forward(l && !save ? own : given, call);
+                x = save ? call.saved + wide - H : out;
+                ldx = save ? wide : H;
+            }
+        });
+    }
+
+    template <class E>
+    void run_all_back(int threads, const PlainTensor& dy, const PlainTensor& dhn, const PlainTensor& dcn,
+                      const PlainTensor& saved, const std::vector<PlainTensor>& out) const {
+        const Kernels<E>& k = kernels<E>(cell_);
+        const int64_t state = B * H, wide = saved_of(cell_) * H, GH = gates_of(cell_) * H, D = dz_of(cell_);
+        const Problem p = problem(turned, threads);
+        const size_t first = k.workspace(p, true, I), others = layers > 1 ? k.workspace(p, true, H) : 0;
+        const int64_t between = layers > 1 ? T * state : 0;
+        const Room room((first > others ? first : others) + size_t(2 * between + D * H) * sizeof(E));
+        // Biases' gradients, and what goes back from a layer to the one below, in two places in turn.
+        E *const db = static_cast<E*>(room.at()), *const down = db + D * H;
+        unlocked([&] {
+            for (int64_t l = layers - 1; l >= 0; --l) {
+                const PlainTensor* const d = &out[size_t(3 + l * each_)];
+                const bool biased = each_ == 4 && (d[2].at<E>() || d[3].at<E>()), top = l == layers - 1;
+                Backward<E> call{};
+                fill<E>(call, l);
+                call.dy = top ? dy.at<E>() : down + ((l + 1) & 1) * between;
+                call.dy_step = top ? state : p.step * H;
+                call.dy_lane = top ? H : p.lane * H;
+                call.dhn = part<E>(dhn, l * state);
+                call.dcn = part<E>(dcn, l * state);
+                call.saved = part<E>(saved, l * T * B * wide);
+                call.lds = wide;
+                call.dh0 = part<E>(out[1], l * state);
+                call.dc0 = part<E>(out[2], l * state);
+                call.db = biased ? db : nullptr;
+                // The input of all layers but the first is the state of the one below.
+                call.x = l ? part<E>(saved, (l - 1) * T * B * wide + wide - H) : x_in.at<E>();
+                call.ldx = l ? wide : I;
+                call.dx = l ? down + (l & 1) * between : out[0].at<E>();
+                call.dw_ih = d[0].at<E>();
+                call.dw_hh = d[1].at<E>();
+                call.work = down + 2 * between;
+                k.backward(p, call);
+                if (!biased) continue;
+                if (d[2].at<E>()) __builtin_memcpy(d[2].at<E>(), db, size_t(GH) * sizeof(E));
+                if (!d[3].at<E>()) continue;
+                __builtin_memcpy(d[3].at<E>(), db, size_t(GH) * sizeof(E));
+                // A GRU's candidate has a share of its own on the side of the state.
+                if (cell_ == Cell::gru) __builtin_memcpy(d[3].at<E>() + 2 * H, db + 3 * H, size_t(H) * sizeof(E));
+            }
         });
     }
 
@@ -333,7 +341,8 @@ private:
     nb::tuple weights_;
     PlainTensor x_in, h_in, c_in;
     std::vector<PlainTensor> weight;
-    int64_t layers = 0, B = 0, I = 0, H = 0;
+    int64_t layers = 0, T = 0, B = 0, I = 0, H = 0;
+    bool turned = false;  // x is batch-major
     bool ok_ = false;
 };
 

@@ -58,27 +58,39 @@ template <class T>
 struct Binding {
     using R = bptt::Real<T>;
 
+    static void check_input(Ptr w_ih, int64_t I) {
+        if (w_ih ? I < 1 : I != 0) refuse("w_ih with I >= 1 columns, or neither", std::to_string(I), "use bptt.ops.recur");
+    }
+
     static void forward(int cell, const Problem& p, Ptr xp, int64_t ldx, Ptr tokens, Ptr b_ih, Ptr b_hh,
                         Ptr w_hh, Ptr h0, Ptr c0, Ptr y, Ptr saved, int64_t lds, Ptr hn,
-                        Ptr cn, Ptr work) {
+                        Ptr cn, Ptr work, Ptr w_ih, int64_t I) {
         if (p.T && p.B) need({xp, w_hh, y, hn, work});
+        check_input(w_ih, I);
         bptt::kernels<T>(cell_of(cell)).forward(
             p, {at<T>(xp), ldx, at<int64_t>(tokens), at<R>(b_ih), at<R>(b_hh), at<R>(w_hh), nullptr,
-                at<R>(h0), at<R>(c0), at<void>(y), at<T>(saved), lds, at<R>(hn), at<R>(cn), at<void>(work)});
+                at<R>(h0), at<R>(c0), at<void>(y), at<T>(saved), lds, at<R>(hn), at<R>(cn), at<void>(work), at<R>(w_ih),
+                I});
     }
 
     static void backward(int cell, const Problem& p, Ptr dy, int64_t dy_step, int64_t dy_lane, Ptr dhn,
                          Ptr dcn, Ptr saved, int64_t lds, Ptr h0, Ptr c0, Ptr w_hh, Ptr dz, Ptr dh0,
-                         Ptr dc0, Ptr db, Ptr norms, Ptr work) {
-        if (p.T && p.B) need({saved, w_hh, dz, work});
+                         Ptr dc0, Ptr db, Ptr norms, Ptr work, Ptr w_ih, int64_t I, Ptr x, Ptr dx, Ptr dw_ih,
+                         Ptr dw_hh) {
+        if (p.T && p.B) need({saved, w_hh, w_ih ? x : dz, work});
+        check_input(w_ih, I);
         bptt::kernels<T>(cell_of(cell)).backward(
             p, {at<void>(dy), dy_step, dy_lane, at<R>(dhn), at<R>(dcn), at<T>(saved), lds, at<R>(h0),
                 at<R>(c0), at<R>(w_hh), at<T>(dz), at<R>(dh0), at<R>(dc0), at<R>(db), at<R>(norms),
-                at<void>(work)});
+                at<void>(work), at<R>(w_ih), I, at<T>(x), I, at<T>(dx), at<R>(dw_ih), at<R>(dw_hh)});
     }
 
-    static size_t workspace(int cell, const Problem& p, bool backward) {
-        return bptt::kernels<T>(cell_of(cell)).workspace(p, backward);
+    static size_t workspace(int cell, const Problem& p, bool backward, int64_t I) {
+        return bptt::kernels<T>(cell_of(cell)).workspace(p, backward, I);
+    }
+
+    static bool takes_input(int cell, int64_t B, int64_t I, int64_t H) {
+        return bptt::kernels<T>(cell_of(cell)).takes_input(B, I, H);
     }
 
     static void scatter_add(const Problem& p, Ptr tokens, Ptr rows, int64_t ld, int64_t width, Ptr table) {
@@ -162,11 +174,12 @@ struct Binding {
         };
         // Names, as in kernels.h: nobody counts sixteen positions.
         def("forward", &forward, "cell"_a, "problem"_a, "xp"_a, "ldx"_a, "tokens"_a, "b_ih"_a, "b_hh"_a,
-            "w_hh"_a, "h0"_a, "c0"_a, "y"_a, "saved"_a, "lds"_a, "hn"_a, "cn"_a, "work"_a);
+            "w_hh"_a, "h0"_a, "c0"_a, "y"_a, "saved"_a, "lds"_a, "hn"_a, "cn"_a, "work"_a, "w_ih"_a = 0, "I"_a = 0);
         def("backward", &backward, "cell"_a, "problem"_a, "dy"_a, "dy_step"_a, "dy_lane"_a, "dhn"_a,
             "dcn"_a, "saved"_a, "lds"_a, "h0"_a, "c0"_a, "w_hh"_a, "dz"_a, "dh0"_a, "dc0"_a, "db"_a,
-            "norms"_a, "work"_a);
-        def("workspace", &workspace);
+            "norms"_a, "work"_a, "w_ih"_a = 0, "I"_a = 0, "x"_a = 0, "dx"_a = 0, "dw_ih"_a = 0, "dw_hh"_a = 0);
+        def("workspace", &workspace, "cell"_a, "problem"_a, "backward"_a, "I"_a = 0);
+        def("takes_input", &takes_input);
         def("scatter_add", &scatter_add);
         if constexpr (!std::is_same_v<T, bptt::bf16>) define_stream(m, suffix);
     }
@@ -195,8 +208,8 @@ int64_t bad_token(const Problem& p, Ptr tokens, int64_t V) {
     return -1;
 }
 
-// y, h_n and an LSTM's c_n of one time step of a module's layers, whose __dict__ this is; where a gradient
-// may be asked for, y, h_n, c_n, what is saved, and the weights. None where the call is not plain.
+// y, h_n and an LSTM's c_n of a module's layers, whose __dict__ this is; where a gradient may be asked for,
+// y, h_n, c_n, what is saved, and the weights. y is time-major, but of one time step as the module says. None where the call is not plain.
 nb::object step(int cell, int64_t layers, nb::dict own, int threads, bool grad, nb::handle x, nb::handle h0,
                 nb::handle c0) {
     const bool biased = bptt::own_value(own, "bias") == Py_True;
@@ -209,11 +222,11 @@ nb::object step(int cell, int64_t layers, nb::dict own, int threads, bool grad, 
     return call.forward(threads, grad && call.requires_grad(), batch_first);
 }
 
-nb::object step_back(int cell, bool biased, bool batch_first, nb::handle dy, nb::handle dhn, nb::handle dcn,
+nb::object step_back(int cell, bool biased, bool batch_first, int threads, nb::handle dy, nb::handle dhn, nb::handle dcn,
                      nb::handle saved, nb::tuple needs, nb::handle x, nb::handle h0, nb::handle c0,
                      nb::tuple weights) {
     const bptt::PlainCall call(cell_of(cell), biased, batch_first, x, h0, c0, weights);
-    return call ? call.backward(dy, dhn, dcn, saved, needs) : nb::none();
+    return call ? call.backward(threads, dy, dhn, dcn, saved, needs) : nb::none();
 }
 
 }  // namespace
@@ -272,7 +285,7 @@ NB_MODULE(_native, m) {
     m.def("bad_token", &bad_token);
     const auto none = [](const char* name) { return nb::arg(name).none(); };
     m.def("step", &step, "cell"_a, "layers"_a, "own"_a, "threads"_a, "grad"_a, "x"_a, none("h0"), none("c0"));
-    m.def("step_back", &step_back, "cell"_a, "biased"_a, "batch_first"_a, none("dy"), none("dhn"), none("dcn"),
+    m.def("step_back", &step_back, "cell"_a, "biased"_a, "batch_first"_a, "threads"_a, none("dy"), none("dhn"), none("dcn"),
           "saved"_a, "needs"_a, "x"_a, none("h0"), none("c0"), "weights"_a);
     m.attr("isa") = bptt::isa();
     m.attr("isas") = bptt::isas();

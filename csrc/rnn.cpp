@@ -11,19 +11,19 @@ struct Rnn {
     static constexpr Cell kind = Relu ? Cell::rnn_relu : Cell::rnn_tanh;
     using Y = typename OutputOf<T, kind>::type;
 
-    template <bool All>
+    template <bool All, bool Joint>
     static void epilogue(ForwardLanes<T>& s, int64_t t, int64_t live, const Units<T>& u) {
         constexpr int L = Simd<T>::L, NR = Tile<T>::NR;
         for (int64_t r = 0; r < live; ++r) {
             const int64_t b = s.slice.lane[r];
-            const T* x = s.input(t, b) + u.j;
+            const T* x = Joint ? nullptr : s.input(t, b) + u.j;
             const int64_t row = s.p.row(t, b);
             Y* y = static_cast<Y*>(s.f.y) + s.p.output_row(t, b) * s.p.H + u.j;
             T* saved = s.f.saved ? s.f.saved + row * s.f.lds + u.j : nullptr;
             BPTT_UNROLL
             for (int i = 0; i < 2; ++i) {
                 const auto part = inside<All>(u, i);
-                const Vec<T> z = load(u.product + r * NR + i * L) + load(x + i * L, part) +
+                const Vec<T> z = with_input<Joint>(load(u.product + r * NR + i * L), x + i * L, part) +
                                  load(s.bias + u.j + i * L);
                 const Vec<T> h = Relu ? relu<R>(z) : tanh<R>(z);
                 if (saved) store(saved + i * L, h, part);
@@ -41,7 +41,7 @@ struct Rnn {
             const Vec<T> h = load(saved + j, part);
             const Vec<T> dh = load(lane.dy + j, part) + load(lane.carry + j, part);
             const Vec<T> dz = Relu ? (h <= R(0) ? Vec<T>{} : dh) : dh * (R(1) - h * h);
-            store(lane.dz + j, dz, part);
+            if (lane.dz) store(lane.dz + j, dz, part);
             store(lane.a + j, dz, part);
             if (Bias) store(lane.db + j, load(lane.db + j, part) + dz, part);
         });

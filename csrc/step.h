@@ -35,6 +35,36 @@ BPTT_INLINE Vec<T> dots(const T* w, int64_t K, int64_t n, const T* a) {
     return sums<T>(sum);
 }
 
+// Lanes that share a row of w as it passes by: each loaded vector is multiplied by as many.
+template <class T>
+constexpr int together = Simd<T>::L < 4 ? Simd<T>::L : 4;
+
+// Sums of products of L / together rows of w with that many rows of a, lda apart: out[lane][row], NR apart.
+template <class T>
+BPTT_INLINE void dots_together(const T* w, int64_t K, const T* a, int64_t lda, T* out) {
+    constexpr int L = Simd<T>::L, Q = together<T>, R = L / Q;
+    Vec<T> sum[L];
+    BPTT_UNROLL
+    for (int i = 0; i < L; ++i) sum[i] = Vec<T>{};
+    const auto add = [&](int64_t k, auto part) {
+        Vec<T> v[Q];
+        BPTT_UNROLL
+        for (int q = 0; q < Q; ++q) v[q] = load(a + q * lda + k, part);
+        BPTT_UNROLL
+        for (int r = 0; r < R; ++r) {
+            const Vec<T> row = load(w + r * K + k, part);
+            BPTT_UNROLL
+            for (int q = 0; q < Q; ++q) sum[q * R + r] += row * v[q];
+        }
+    };
+    int64_t k = 0;
+    for (; k + L <= K; k += L) add(k, Whole{});
+    if (k < K) add(k, Part{int(K - k)});
+    T all[L];
+    store(all, sums<T>(sum));
+    for (int q = 0; q < Q; ++q) copy(out + q * Tile<T>::NR, all + q * R, R);
+}
+
 // Elements of the room for one panel of a matrix with K columns.
 template <class T>
 int64_t panel_size(int64_t K) {
@@ -53,7 +83,11 @@ void rows_product(const T* w, int64_t K, int64_t n, const T* a, int64_t lda, int
     }
     for (int i = 0; i < NR; i += L) {
         const int64_t rows = n - i < L ? n - i : L;
-        for (int64_t r = 0; r < lanes; ++r) {
+        int64_t r = 0;
+        for (; rows == L && r + together<T> <= lanes; r += together<T>)
+            for (int j = 0; j < L; j += L / together<T>)
+                dots_together<T>(w + (i + j) * K, K, a + r * lda, lda, out + r * NR + i + j);
+        for (; r < lanes; ++r) {
             Vec<T> v{};
             if (rows == L) v = dots<true>(w + i * K, K, rows, a + r * lda);
             else if (rows > 0) v = dots<false>(w + i * K, K, rows, a + r * lda);
@@ -185,8 +219,8 @@ void step(int64_t B, int64_t H, int threads, const Step<typename C::T>& f) {
                                 product + g * B * NR, panel);
             }
             const Units<T> units{j, n, product, B * NR};
-            if (n == NR) C::template epilogue<true>(s, 0, B, units);
-            else C::template epilogue<false>(s, 0, B, units);
+            if (n == NR) C::template epilogue<true, false>(s, 0, B, units);
+            else C::template epilogue<false, false>(s, 0, B, units);
         }
     });
     if (C::kind == Cell::lstm)

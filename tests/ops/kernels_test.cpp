@@ -73,7 +73,7 @@ void check_step(Cell cell, int64_t B, int64_t I, int64_t H) {
         }
     const Problem p{1, B, H, B, 1, nullptr, nullptr, nullptr, false, 1};
     const Buffer<E> y(B * H), kept(B * S * H), hn(B * H), cn(lstm ? B * H : 0);
-    const Buffer<uint8_t> room(int64_t(k.workspace(p, false)));
+    const Buffer<uint8_t> room(int64_t(k.workspace(p, false, 0)));
     k.forward(p, {xp, G * H, nullptr, b_ih, b_hh, w_hh, nullptr, h0, c0, y, kept, S * H, hn, cn, room});
     const double near = tolerance<E>(2, H + I);
     same_all("h", h, hn.doubles(B * H), near);
@@ -89,7 +89,7 @@ void check_step(Cell cell, int64_t B, int64_t I, int64_t H) {
                        back});
     const int64_t D = dz_of(cell), hidden = cell == Cell::gru ? 3 * H : 2 * H;  // GRU: dn * r, not dn
     const Buffer<E> dz(B * D * H), want_h0(B * H), want_c0(lstm ? B * H : 0), db(D * H);
-    const Buffer<uint8_t> more(int64_t(k.workspace(p, true)));
+    const Buffer<uint8_t> more(int64_t(k.workspace(p, true, 0)));
     k.backward(p, {dy, B * H, H, dhn, dcn, kept, S * H, h0, c0, w_hh, dz, want_h0, want_c0, db, nullptr, more});
     same_all("dh0", dh0, want_h0.doubles(B * H), tolerance<E>(4, G * H));
     same_all("dc0", dc0, want_c0.doubles(B * H), near);
@@ -122,18 +122,21 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     const bool lstm = cell == Cell::lstm, batch_major = coin();
     const bool with_lengths = coin(), with_reset = coin(), with_cut = coin(), with_tokens = coin();
     const bool keep = coin(), packed = coin();
+    // The kernel multiplies x by W_ih, I columns of it, and makes all gradients.
+    const bool with_input = sizeof(E) > 2 && !with_tokens && !packed && coin();
+    const int64_t I = with_input ? 1 + below(40) : 0;
     // saved, or y, is xp itself
-    const bool in_place = !with_tokens && (keep || (G == 1 && !batch_major)) && coin();
+    const bool in_place = !with_tokens && !with_input && (keep || (G == 1 && !batch_major)) && coin();
     const int threads = 1 + int(below(3));
     const bool with_starts = with_lengths && !batch_major && coin();  // rows without padding
     Problem p{T, B, H, batch_major ? 1 : B, batch_major ? T : 1, nullptr, nullptr, nullptr, coin(), threads};
     char text[240];
     std::snprintf(text, sizeof text,
                   "%s %s T=%d B=%d H=%d threads=%d place=%d lengths=%d reset=%d cut=%d reverse=%d tokens=%d "
-                  "saved=%d packed=%d in_place=%d batch_major=%d starts=%d",
+                  "saved=%d packed=%d in_place=%d batch_major=%d starts=%d I=%d",
                   sizeof(E) == 2 ? "bf16" : sizeof(E) == 4 ? "float" : "double", cell_names[int(cell)], int(T), int(B), int(H), threads,
                   place, with_lengths, with_reset, with_cut, p.reverse, with_tokens, keep, packed, in_place,
-                  batch_major, with_starts);
+                  batch_major, with_starts, int(I));
     running = text;
 
     Reference ref(cell, T, B, H);
@@ -165,18 +168,22 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     // Rows may lie apart; the last one ends where its columns do. Padding is NaN, and so are the
     // columns between rows; tokens in padding stay -1.
     const int64_t gap = below(2) * 3;
-    const int64_t lds = S * H + gap, ldx = !in_place ? G * H + gap : keep ? lds : H;
+    const int64_t lds = S * H + gap, ldx = with_input ? I + gap : !in_place ? G * H + gap : keep ? lds : H;
     const int64_t rows = with_tokens ? V : N;
-    Buffer<E> x((rows - 1) * ldx + (in_place && keep ? S : G) * H);
+    Buffer<E> x((rows - 1) * ldx + (with_input ? I : (in_place && keep ? S : G) * H));
+    const Buffer<R> w_ih(with_input ? G * H * I : 0, 1 / std::sqrt(double(I + 1)));
     ref.xp.assign(size_t(T * B * G * H), 0);
     for (int64_t r = 0; with_tokens && r < V; ++r)
         for (int64_t j = 0; j < G * H; ++j) x[r * ldx + j] = Stored<E>::from(uniform());
     for (int64_t i = 0; i < T * B; ++i) {
         if (!live(i)) continue;
         const int64_t r = with_tokens ? tokens[i] = below(V) : row(i);
+        for (int64_t j = 0; !with_tokens && j < (with_input ? I : G * H); ++j)
+            x[r * ldx + j] = Stored<E>::from(uniform());
         for (int64_t j = 0; j < G * H; ++j) {
-            if (!with_tokens) x[r * ldx + j] = Stored<E>::from(uniform());
-            ref.xp[i * G * H + j] = wide(x[r * ldx + j]);
+            double& sum = ref.xp[i * G * H + j];
+            if (!with_input) sum = wide(x[r * ldx + j]);
+            for (int64_t c = 0; c < I; ++c) sum += double(w_ih[j * I + c]) * wide(x[r * ldx + c]);
         }
     }
 
@@ -199,12 +206,12 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     E* const saved = in_place && keep ? x : saved_own;
     const Buffer<R> hn(B * H), cn(lstm ? B * H : 0);
     {
-        const Buffer<uint8_t> work(int64_t(k.workspace(p, false)));
-        Forward<E> f{x, ldx, tokens, b_ih, b_hh, w, nullptr, h0, c0, y, saved, lds, hn, cn, work};
+        const Buffer<uint8_t> work(int64_t(k.workspace(p, false, I)));
+        Forward<E> f{x, ldx, tokens, b_ih, b_hh, w, nullptr, h0, c0, y, saved, lds, hn, cn, work, w_ih, I};
         if (packed) f.b_ih = f.b_hh = f.w_hh = nullptr, f.packed = panels;
         k.forward(p, f);
     }
-    const double near = tolerance<E>(T, G * H);
+    const double near = tolerance<E>(T, G * H + I);
     same_all("hn", hn, ref.hn, near);
     same_all("cn", cn, ref.cn, near);
     for (int64_t i = 0; i < T * B; ++i) {
@@ -241,20 +248,40 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     std::memset(y, 0xff, size_t(N * H) * sizeof(Y));
 
     const bool initial = coin();
-    const Buffer<E> dz(N * D * H);
+    const Buffer<E> dz(with_input && coin() ? 0 : N * D * H), dx(with_input && coin() ? N * I : 0);
+    const Buffer<R> dw_ih(with_input && coin() ? G * H * I : 0), dw_hh(with_input && coin() ? G * H * H : 0);
     const Buffer<R> dh0(initial ? B * H : 0), dc0(initial && lstm ? B * H : 0);
     const Buffer<R> db(coin() ? D * H : 0), norms(coin() ? T * B : 0);
     {
-        const Buffer<uint8_t> work(int64_t(k.workspace(p, true)));
-        k.backward(p, {dy, dy_step, dy_lane, dhn, dcn, saved, lds, h0, c0, w, dz, dh0, dc0, db, norms, work});
+        const Buffer<uint8_t> work(int64_t(k.workspace(p, true, I)));
+        Backward<E> f{dy, dy_step, dy_lane, dhn, dcn, saved, lds, h0, c0, w, dz, dh0, dc0, db, norms, work};
+        if (with_input) f.w_ih = w_ih, f.I = I, f.x = x, f.ldx = ldx, f.dx = dx, f.dw_ih = dw_ih, f.dw_hh = dw_hh;
+        k.backward(p, f);
     }
     same_all("dh0", dh0, ref.dh0, near);
     same_all("dc0", dc0, ref.dc0, near);
     same_all("norms", norms, ref.norms, near);
     same_all("db", db, ref.db, near * double(B));
     for (int64_t i = 0; i < T * B; ++i)
-        for (int64_t j = 0; (live(i) || !with_starts) && j < D * H; ++j)
+        for (int64_t j = 0; dz && (live(i) || !with_starts) && j < D * H; ++j)
             same("dz", i * D * H + j, wide(dz[row(i) * D * H + j]), ref.dz[i * D * H + j], near);
+    Doubles want_ih(size_t(G * H * I)), want_hh(size_t(G * H * H));
+    for (int64_t i = 0; with_input && i < T * B; ++i) {
+        if (!live(i) && with_starts) continue;
+        Doubles want(size_t(I), 0.0);
+        for (int64_t n = 0; live(i) && n < G * H; ++n) {
+            const double *d = &ref.dz[size_t(i * D * H)], own = d[n];
+            const double hidden = d[cell == Cell::gru && n >= 2 * H ? n + H : n];
+            for (int64_t c = 0; c < I; ++c) {
+                want[size_t(c)] += own * double(w_ih[n * I + c]);
+                want_ih[size_t(n * I + c)] += own * wide(x[row(i) * ldx + c]);
+            }
+            for (int64_t j = 0; j < H; ++j) want_hh[size_t(n * H + j)] += hidden * ref.before[size_t(i * H + j)];
+        }
+        for (int64_t c = 0; dx && c < I; ++c) same("dx", i * I + c, wide(dx[row(i) * I + c]), want[size_t(c)], near);
+    }
+    same_all("dw_ih", dw_ih, want_ih, near * double(B));
+    same_all("dw_hh", dw_hh, want_hh, near * double(B));
     ++passed;
 }
 
@@ -355,7 +382,7 @@ void check_stream(Cell lower, Cell upper, int64_t B, bool with_tokens) {
         input = ref.y;
 
         const Problem p{1, B, H[l], B, 1, nullptr, nullptr, nullptr, false, 1};
-        work.emplace_back(int64_t(k.workspace(p, false)));
+        work.emplace_back(int64_t(k.workspace(p, false, 0)));
         layers.push_back({cells[l], I[l], H[l], projected ? nullptr : keep(columns(width, I[l], w_ih)),
                           keep(panels), keep(h), keep(c),
                           keep(Buffer<E>(projected ? 0 : B * k.columns_padded(width))),
@@ -400,7 +427,7 @@ void check_steps() {
     for (place = 0; place < places; ++place)
         for (Cell cell : all_cells)
             for (int64_t H : {1, 5, 16, 33, 64, 70})
-                for (int64_t B : {1, 3, 5, 25}) check_step<E>(cell, B, 1 + below(40), H);
+                for (int64_t B : {1, 3, 5, 8, 25}) check_step<E>(cell, B, 1 + below(40), H);
     place = heap;
 }
 
@@ -415,6 +442,8 @@ void check_layers() {
             // Smaller problems run on one thread whatever is asked for; these do not. The last is
             // packed by several threads, and its products go over a panel in more than one part.
             for (int i = 0; i < 8; ++i) check_layer<E>(cell, 9, 13, 64 + i);
+            // More lanes than make a block of steps, and blocks that lanes of several lengths fill.
+            for (int64_t B : {50, 150, 300}) check_layer<E>(cell, 5, B, 20);
             check_layer<E>(cell, 2, 5, cell == Cell::gru ? 272 : cell == Cell::lstm ? 232 : 456);
         }
 }

@@ -1,4 +1,4 @@
-"""A call of one time step goes a shorter way: it is the same call, or it does not go there."""
+"""A call of one time step, or of some, goes a shorter way: it is the same call, or it does not."""
 
 import copy
 
@@ -16,6 +16,7 @@ from compare import assert_close
 
 KINDS = ["RNN", "GRU", "LSTM"]
 I, H, B = 3, 5, 4
+STEPS = [1, 6]
 
 
 @pytest.fixture
@@ -64,13 +65,26 @@ def run(layer, x, hx=None):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("options", [{}, {"num_layers": 3}, {"num_layers": 2, "bias": False}])
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 5, 4), (40, 33, 2), (4, 64, 30)])
+@pytest.mark.parametrize(
+    "sizes",
+    # The last two make more than one block of steps, the last of all in more parts than one.
+    [
+        (1, 1, 1, 1),
+        (1, 3, 5, 4),
+        (1, 40, 33, 2),
+        (1, 4, 64, 30),
+        (2, 1, 1, 4),
+        (5, 3, 5, 4),
+        (7, 40, 33, 30),
+        (3, 33, 16, 300),
+    ],
+)
 @pytest.mark.usefixtures("short")
 def test_it_is_torchs(kind, dtype, options, sizes):
-    inputs, hidden, lanes = sizes
+    steps, inputs, hidden, lanes = sizes
     for first in (False, True):
         theirs, ours = pair(kind, inputs, hidden, dtype=dtype, batch_first=first, **options)
-        x = torch.randn(*((lanes, 1) if first else (1, lanes)), inputs, dtype=dtype)
+        x = torch.randn(*((lanes, steps) if first else (steps, lanes)), inputs, dtype=dtype)
         for hx in (None, states(ours, lanes)):
             tol = 1e-11 if dtype == torch.float64 else 2e-5
             assert_close(run(ours, x, hx), run(theirs, x, hx), tol, floor=1)
@@ -78,11 +92,12 @@ def test_it_is_torchs(kind, dtype, options, sizes):
                 assert_close(ours(x, hx), theirs(x, hx), tol, floor=1)
 
 
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.usefixtures("short")
-def test_it_does_not_depend_on_whether_a_gradient_is_wanted():
+def test_it_does_not_depend_on_whether_a_gradient_is_wanted(steps):
     for kind in KINDS:
         _, ours = pair(kind, hidden=70, num_layers=2)
-        x, hx = torch.randn(1, B, I), states(ours)
+        x, hx = torch.randn(steps, B, I), states(ours)
         with torch.no_grad():
             without = ours(x, hx)
         assert_close(ours(x, hx), without, 0.0)
@@ -115,12 +130,13 @@ CHANGES = {
 }
 
 
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", CHANGES)
 @pytest.mark.usefixtures("short")
-def test_weights_are_read_at_every_call(kind, how):
+def test_weights_are_read_at_every_call(steps, kind, how):
     theirs, ours = pair(kind)
-    x, hx = torch.randn(1, B, I), states(ours)
+    x, hx = torch.randn(steps, B, I), states(ours)
     with torch.no_grad():
         ours(x, hx)
         for layer in (theirs, ours):
@@ -154,26 +170,28 @@ def normed(layer):
     parametrize.register_parametrization(layer, "weight_hh_l0", nn.Identity())
 
 
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("how", [computed, shadowed, normed])
-def test_weights_that_are_no_plain_parameters(how):
+def test_weights_that_are_no_plain_parameters(steps, how):
     _, ours = pair("GRU")
     expected = copy.deepcopy(ours)
     expected.weight_hh_l0.data.zero_()
-    x, hx = torch.randn(1, B, I), states(ours)
+    x, hx = torch.randn(steps, B, I), states(ours)
     how(ours)
     with torch.no_grad():
         assert_close(ours(x, hx), expected(x, hx), 1e-6)
 
 
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("on", ["y", "h", "c"])
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")
 @pytest.mark.usefixtures("short")
-def test_outputs_may_be_written_to(kind, on):
+def test_outputs_may_be_written_to(steps, kind, on):
     found = []
     with torch.backends.mkldnn.flags(enabled=False):
         for layer in pair(kind, num_layers=2):
-            y, h = layer(torch.ones(1, B, I))
+            y, h = layer(torch.ones(steps, B, I))
             with torch.no_grad():
                 {"y": y, "h": parts(h)[0], "c": parts(h)[-1]}[on].mul_(0.5)
             loss = sum(o.square().sum() for o in (y, *parts(h)))
@@ -181,24 +199,27 @@ def test_outputs_may_be_written_to(kind, on):
     assert_close(found[1], found[0], 2e-5)
 
 
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("short")
-def test_a_weight_that_changed_before_backward_is_refused(kind):
+def test_a_weight_that_changed_before_backward_is_refused(steps, kind):
     _, ours = pair(kind)
-    y, _ = ours(torch.randn(1, B, I), states(ours))
+    y, _ = ours(torch.randn(steps, B, I), states(ours))
     by_no_grad(ours)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
 
 
+@pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.usefixtures("short")
-def test_second_derivatives_and_batches_of_cotangents(kind, first):
+def test_second_derivatives_and_batches_of_cotangents(steps, kind, first):
     _, ours = pair(kind, num_layers=2, batch_first=first, dtype=torch.float64)
-    shape = (2, 1, I) if first else (1, 2, I)
+    lanes = 2 if steps == 1 else B
+    shape = (lanes, steps, I) if first else (steps, lanes, I)
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    hx = states(ours, 2)
+    hx = states(ours, lanes)
 
     def call(x, *weights):
         return ours(x, hx)[0]
@@ -207,10 +228,11 @@ def test_second_derivatives_and_batches_of_cotangents(kind, first):
     assert torch.autograd.gradgradcheck(call, (x,))
 
 
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_batches_of_cotangents_do_not_ask_where_backward_stands(kind):
+def test_batches_of_cotangents_do_not_ask_where_backward_stands(steps, kind):
     _, ours = pair(kind, num_layers=2)
-    y = ours(torch.randn(1, B, I))[0]
+    y = ours(torch.randn(steps, B, I))[0]
     dy = torch.randn(2, *y.shape)
 
     def gradients():
@@ -234,11 +256,12 @@ class Counted(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize("kind", KINDS)
-def test_modes_see_what_they_would_see(kind):
+def test_modes_see_what_they_would_see(steps, kind):
     theirs, ours = pair(kind)
-    x = torch.randn(1, B, I)
+    x = torch.randn(steps, B, I)
     with Counted() as seen, torch.no_grad():
         ours(x)
     assert seen.count == 1
@@ -261,28 +284,30 @@ def test_modes_see_what_they_would_see(kind):
     assert bptt.ops.backend().runs == "native"
 
 
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.usefixtures("short")
-def test_hooks_run():
+def test_hooks_run(steps):
     _, ours = pair("GRU")
     called = []
     ours.register_forward_pre_hook(lambda *_: called.append("before"))
     ours.register_forward_hook(lambda *_: called.append("after"))
     ours.weight_hh_l0.register_hook(lambda g: called.append("gradient"))
-    ours(torch.randn(1, B, I))[0].sum().backward()
+    ours(torch.randn(steps, B, I))[0].sum().backward()
     assert called == ["before", "after", "gradient"]
     with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
-        y, _ = ours(torch.randn(1, B, I))
+        y, _ = ours(torch.randn(steps, B, I))
     y.sum().backward()
 
 
 OTHERS = [{"bidirectional": True}, {"num_layers": 2, "dropout": 0.5}]
 
 
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", OTHERS)
-def test_other_layers_go_the_usual_way(kind, options):
+def test_other_layers_go_the_usual_way(steps, kind, options):
     theirs, ours = pair(kind, **options)
-    x, found = torch.randn(1, B, I), []
+    x, found = torch.randn(steps, B, I), []
     for layer in (theirs, ours):
         torch.manual_seed(3)
         found.append(run(layer, x))
@@ -296,15 +321,16 @@ def test_a_projection_goes_the_usual_way():
     assert_close(ours(x), theirs(x), 1e-6)
 
 
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("lanes", ["strided", "negated", "expanded"])
-def test_memory_that_is_not_as_the_shape_says(kind, lanes):
+def test_memory_that_is_not_as_the_shape_says(steps, kind, lanes):
     theirs, ours = pair(kind)
-    x = torch.randn(1, B, I)
+    x = torch.randn(steps, B, I)
     odd = {
         "strided": torch.stack([x, x], -1)[..., 0],
         "negated": torch.complex(torch.zeros_like(x), -x).conj().imag,
-        "expanded": x[:, :1].expand(1, B, I),
+        "expanded": x[:, :1].expand(steps, B, I),
     }[lanes]
     with torch.no_grad():
         assert_close(ours(odd), theirs(odd.clone()), 1e-6)
@@ -321,17 +347,19 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("what", WRONG)
-def test_what_does_not_fit_is_refused_as_ever(what, grad):
+def test_what_does_not_fit_is_refused_as_ever(steps, what, grad):
     _, ours = pair("GRU")
-    x, h = WRONG[what](torch.randn(1, B, I), torch.randn(1, B, H))
+    x, h = WRONG[what](torch.randn(steps, B, I), torch.randn(1, B, H))
     with torch.set_grad_enabled(grad), pytest.raises(BpttError, match="expected"):
         ours(x, h)
 
 
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("change", ["w_hh", "b", "freed", "dtype"])
-def test_weights_that_do_not_fit_reach_no_kernel(change):
+def test_weights_that_do_not_fit_reach_no_kernel(steps, change):
     _, ours = pair("GRU")
     if change == "w_hh":
         ours.weight_hh_l0.data = torch.randn(3 * H, H + 1)
@@ -343,12 +371,13 @@ def test_weights_that_do_not_fit_reach_no_kernel(change):
         ours.weight_hh_l0.untyped_storage().resize_(0)
     # A layer of two dtypes is left to torch, which says so itself.
     with torch.no_grad(), pytest.raises(RuntimeError if change == "dtype" else BpttError):
-        ours(torch.randn(1, B, I), torch.randn(1, B, H))
+        ours(torch.randn(steps, B, I), torch.randn(1, B, H))
 
 
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.usefixtures("usual")
-def test_the_two_ways_agree():
+def test_the_two_ways_agree(steps):
     for kind in KINDS:
         theirs, ours = pair(kind, num_layers=2)
-        x, hx = torch.randn(1, B, I), states(ours)
+        x, hx = torch.randn(steps, B, I), states(ours)
         assert_close(run(ours, x, hx), run(theirs, x, hx), 2e-5, floor=1)

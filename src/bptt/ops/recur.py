@@ -109,7 +109,7 @@ def recur_tokens(
 def step(
     module: nn.RNNBase, x: Any, hx: Any, reset: Any = None
 ) -> tuple[Tensor, Tensor | State] | None:
-    """A module's call over one time step, the shortest way; None where the usual one has to be gone.
+    """A module's call, the shortest way; None where the usual one has to be gone.
 
     Args:
         module: a layer whose parameters are its own and whose forward is that of :mod:`bptt.nn`; not
@@ -121,10 +121,9 @@ def step(
     if is_eager() or is_triton() or type(x) is not Tensor or x.dim() != 3:
         return None
     own = module.__dict__
-    if x.shape[1 if own["batch_first"] else 0] != 1:
-        return None
     if reset is not None:
-        if not native.steps(own) or not _marks_lanes(reset, x, hx):
+        one = x.shape[1 if own["batch_first"] else 0] == 1
+        if not one or not native.steps(own) or not _marks_lanes(reset, x, hx):
             return None
         hx = _zeroed(hx, reset.flatten())
     if own["mode"] != "LSTM":

@@ -201,9 +201,20 @@ def function(name: str, dtype: torch.dtype):
     return getattr(extension, name + _SUFFIX[dtype])
 
 
-def workspace(cell: int, problem, dtype: torch.dtype, *, backward: bool) -> Tensor:
-    """The memory that a kernel works in; on the CPU, whatever torch's default device is."""
-    size = function("workspace", dtype)(cell, problem, backward)
+def takes_input(sizes: Sizes, x: Tensor, w_ih: Tensor | None, tokens: Tensor | None) -> int:
+    """How many columns of x the kernel multiplies by w_ih itself, forward and backward; 0 for none."""
+    if w_ih is None or tokens is not None:
+        return 0
+    taken = function("takes_input", x.dtype)(sizes.cell, sizes.B, x.shape[-1], sizes.H)
+    return x.shape[-1] if taken else 0
+
+
+def workspace(cell: int, problem, dtype: torch.dtype, columns: int, *, backward: bool) -> Tensor:
+    """The memory that a kernel works in; on the CPU, whatever torch's default device is.
+
+    ``columns`` are :func:`takes_input`'s.
+    """
+    size = function("workspace", dtype)(cell, problem, backward, columns)
     return torch.empty(size, dtype=torch.uint8, device="cpu")
 
 

@@ -30,6 +30,7 @@ from bptt.ops.native.check import (
     hand_on,
     output_dtype,
     pointer,
+    takes_input,
     unpack_sizes,
     workspace,
 )
@@ -103,7 +104,10 @@ def forward(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     y = x.new_empty(shape, dtype=output_dtype(cell, x))
     keep = SAVED[cell] * H if save else 0
     saved = x.new_empty(sizes.rows, keep)
-    if w_ih is None:
+    columns = takes_input(sizes, x, w_ih, tokens)
+    if columns:
+        xp, ldx, w_ih = dense(sizes.flat(x)), columns, dense(w_ih)
+    elif w_ih is None:
         # Contiguous: rows of an expanded x are a view that lies in one place.
         xp, ldx = dense(x if tokens is not None else sizes.flat(x)), width
     else:
@@ -123,12 +127,12 @@ def forward(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     b_ih, b_hh = dense(call.b_ih), dense(call.b_hh)
     h_n = w_hh.new_empty(B, H)
     c_n = w_hh.new_empty((B, H) if cell == LSTM else 0)
-    work = workspace(cell, problem, x.dtype, backward=False)
+    work = workspace(cell, problem, x.dtype, columns, backward=False)
     function("forward", x.dtype)(
         cell, problem, xp=xp.data_ptr(), ldx=ldx, tokens=pointer(tokens), b_ih=pointer(b_ih),
         b_hh=pointer(b_hh), w_hh=w_hh.data_ptr(), h0=pointer(h0), c0=pointer(c0), y=y.data_ptr(),
         saved=saved.data_ptr() if keep else 0, lds=keep, hn=h_n.data_ptr(), cn=c_n.data_ptr(),
-        work=work.data_ptr(),
+        work=work.data_ptr(), w_ih=pointer(w_ih) if columns else 0, I=columns,
     )  # fmt: skip
     hand_on(lengths, (h0, h_n), (c0, c_n))
     return y, h_n, c_n, saved
@@ -158,7 +162,8 @@ def backward(call: BackwardCall) -> tuple[Tensor, ...]:
     def room(wanted: bool, *shape: int) -> Tensor:
         return call.w_hh.new_empty(shape if wanted else 0)
 
-    dz = x.new_empty(sizes.rows, DZ[cell] * H)
+    columns = takes_input(sizes, x, w_ih, tokens)
+    dz = x.new_empty(0 if columns else sizes.rows, DZ[cell] * H)
     dh0, dc0 = room(need_h0, B, H), room(need_c0, B, H)
     db = room(need_b_ih or need_b_hh, DZ[cell] * H)
     norms = room(call.record, T, B)
@@ -169,18 +174,30 @@ def backward(call: BackwardCall) -> tuple[Tensor, ...]:
     w_hh, saved = dense(call.w_hh), dense(call.saved)
     states = saved[:, -H:]  # h_t of each row
     # dh0 is what makes the last product of the chain; only LSTM's c0 comes without it.
-    work = workspace(cell, problem, x.dtype, backward=True)
+    work = workspace(cell, problem, x.dtype, columns, backward=True)
+    given: dict[str, int] = {}
+    if columns:
+        rows, w_ih = dense(sizes.flat(x)), dense(w_ih)
+        dx = x.new_empty(sizes.rows if need_x else 0, columns)
+        dw_ih, dw_hh = room(need_w_ih, width, columns), room(need_w_hh, width, H)
+        given = {
+            "w_ih": pointer(w_ih), "I": columns, "x": rows.data_ptr(), "dx": dx.data_ptr(),
+            "dw_ih": dw_ih.data_ptr(), "dw_hh": dw_hh.data_ptr(),
+        }  # fmt: skip
     step, lane = (0, 0) if dy is None else dy.stride()[:2]
     function("backward", x.dtype)(
         cell, problem, dy=pointer(dy), dy_step=step, dy_lane=lane, dhn=pointer(dh_n),
         dcn=pointer(dc_n), saved=pointer(saved), lds=saved.shape[-1], h0=pointer(h0),
         c0=pointer(c0), w_hh=w_hh.data_ptr(), dz=dz.data_ptr(), dh0=dh0.data_ptr(),
         dc0=dc0.data_ptr(), db=db.data_ptr(), norms=norms.data_ptr(), work=work.data_ptr(),
+        **given,
     )  # fmt: skip
 
     hand_on(lengths, (dh_n, dh0), (dc_n, dc0))
     x_side = dz[:, :width]
-    if not need_x:
+    if columns:
+        dx = sizes.unflat(dx) if need_x else x.new_empty(0)
+    elif not need_x:
         dx = x.new_empty(0)
     elif tokens is not None:
         sums = w_hh.new_zeros(x.shape)
@@ -194,10 +211,10 @@ def backward(call: BackwardCall) -> tuple[Tensor, ...]:
         if lengths is not None and counts is None and not _is_finite(w_ih):
             # dz is zero in the padding, and zero times an infinite weight is none.
             dx.masked_fill_(_padding(sizes, lengths), 0)
-    if need_w_ih:
-        dw_ih = _input_weight(sizes, x_side, x, lengths).to(w_hh.dtype)
-    else:
-        dw_ih = room(False)
+    if not columns:
+        dw_ih = (
+            _input_weight(sizes, x_side, x, lengths).to(w_hh.dtype) if need_w_ih else room(False)
+        )
     db_ih = db[:width].clone() if need_b_ih else room(False)
     if not need_b_hh:
         db_hh = room(False)
@@ -207,7 +224,9 @@ def backward(call: BackwardCall) -> tuple[Tensor, ...]:
         db_hh = db.clone()
     if h0 is not None:
         h0 = h0.to(x.dtype)
-    if not need_w_hh:
+    if columns:
+        pass
+    elif not need_w_hh:
         dw_hh = room(False)
     elif counts is not None and h0 is not None and lengths is not None and starts is not None:
         before = _packed_before(counts)

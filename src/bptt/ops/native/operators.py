@@ -292,7 +292,7 @@ class Direct(torch.autograd.Function):
 
 
 class Steps(torch.autograd.Function):
-    """One time step of a stack of layers whose outputs, ``extension.step``'s, are there already.
+    """A stack of layers whose outputs, ``extension.step``'s, are there already.
 
     Its tensors are x, h0, c0 (``(L, B, H)`` or None) and each layer's weights, as the kernels take them.
     """
@@ -320,8 +320,8 @@ class Steps(torch.autograd.Function):
         if not any(map(_is_batched, (dy, dh_n, dc_n))):
             x, h0, c0, *weights = tensors
             found = extension.step_back(
-                *ctx.form, dense(dy), dense(dh_n), dense(dc_n), saved, needs, x, h0, c0,
-                tuple(weights),
+                *ctx.form, torch.get_num_threads(), dense(dy), dense(dh_n), dense(dc_n), saved, needs,
+                x, h0, c0, tuple(weights),
             )  # fmt: skip
         if found is None:
             with torch.autocast("cpu", enabled=False):  # as forward, which ran without
@@ -359,7 +359,7 @@ def _step_twice(
         state = tuple(zeros if s is None else s[layer] for s in given)
         y, final = eager.recur(CELLS[cell], y, state, row)
         finals.append(final)
-    y = y.transpose(0, 1) if batch_first else y
+    y = y.transpose(0, 1) if batch_first and len(y) == 1 else y  # as the extension's
     ended = tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
     return _gradients((y, *ended), cotangents, views, needs)
 
@@ -377,14 +377,18 @@ def _step_by_operators(
     x, h0, c0 = cast(Tensor, tensors[0]), tensors[1], tensors[2]
     rows = _rows(form, tensors)
     H = cast(Tensor, rows[0][1]).shape[1]
-    dy = dy.transpose(0, 1) if dy is not None and batch_first else dy
+    lanes, steps = x.shape[:2] if batch_first else x.shape[1::-1]
+    turned = batch_first and steps > 1
+    if dy is not None and batch_first and not turned:
+        dy = dy.transpose(0, 1)  # as the extension's
     by_layer: list[Any] = []
     for layer in reversed(range(len(rows))):
-        below = (
-            (x.transpose(0, 1) if batch_first else x)
-            if not layer
-            else saved[layer - 1, None, :, -H:]
-        )
+        if not layer:
+            below = x.transpose(0, 1) if batch_first else x
+        elif turned:
+            below = saved[layer - 1].view(lanes, steps, -1).transpose(0, 1)[..., -H:]
+        else:
+            below = saved[layer - 1].view(steps, lanes, -1)[..., -H:]
 
         def of(states: Tensor | None, layer: int = layer) -> Tensor | None:
             return None if states is None else states[layer]
@@ -393,7 +397,7 @@ def _step_by_operators(
             *BackwardCall(
                 cell=cell, dy=dy, dh_n=of(dh_n), dc_n=of(dc_n), x=below, tokens=None, h0=of(h0),
                 c0=of(c0), w_ih=rows[layer][0], w_hh=cast(Tensor, rows[layer][1]), lengths=None,
-                reset=None, cut=None, reverse=False, batch_major=False, saved=saved[layer],
+                reset=None, cut=None, reverse=False, batch_major=turned, saved=saved[layer],
                 needs=[True, True, cell == LSTM, True, True, True, True], record=False,
                 batch_sizes=None,
             )

@@ -200,15 +200,16 @@ def steps(own: dict[str, Any]) -> bool:
 
 
 def step(own: dict[str, Any], x: Tensor, state: Sequence[Tensor | None]) -> Any:
-    """A whole stack of layers over one time step, or None where the call is not of the plainest kind.
+    """A whole stack of layers, or None where the call is not of the plainest kind.
 
     A step takes the kernels a few microseconds, and every look that Python takes costs a tenth of one.
     So one native function looks at all tensors, and answers None, with nothing done, unless each is a
-    plain one that fits. The caller then goes the usual way.
+    plain one that fits, and several steps of one size that the kernels take whole. The caller then goes
+    the usual way.
 
     Args:
         own: the ``__dict__`` of an ``nn.RNNBase``, whose own parameters are the weights.
-        x: ``(1, B, I)``, or ``(B, 1, I)`` where the module says batch_first.
+        x: ``(T, B, I)``, or ``(B, T, I)`` where the module says batch_first.
         state: ``(h0, c0)``, each ``(L, B, H)`` or None for zeros; c0 None but for an LSTM.
 
     Returns:
@@ -221,11 +222,15 @@ def step(own: dict[str, Any], x: Tensor, state: Sequence[Tensor | None]) -> Any:
     found = extension.step(
         cell, layers, own, torch.get_num_threads(), torch.is_grad_enabled(), x, h0, c0
     )
-    if found is None or len(found) < 4:
-        return found
-    outputs, weights = found[:4], found[4]
+    if found is None:
+        return None
     biased, batch_first = own["bias"], own["batch_first"]
-    return operators.Steps.apply(cell, biased, batch_first, outputs, x, h0, c0, *weights)
+    if len(found) > 3:
+        outputs, weights = found[:4], found[4]
+        found = operators.Steps.apply(cell, biased, batch_first, outputs, x, h0, c0, *weights)
+    if batch_first and x.shape[1] > 1:  # y is time-major in memory, as torch's is
+        return (found[0].transpose(0, 1), *found[1:])
+    return found
 
 
 _NUMBERS = {mode: number for number, mode in enumerate(CELLS)}
