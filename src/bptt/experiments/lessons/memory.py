@@ -328,7 +328,7 @@ def ladder() -> Made:
                 xticks=[
                     (i, word)
                     for i, word in enumerate(
-                        ("27×27", "6-gram", "window", "RNN", "GRU", "LSTM", "att.", "att.\n2,400")
+                        ("27×27", "\n6-gram", "window", "\nRNN", "GRU", "\nLSTM", "att.", "\natt. 2,400")
                     )
                 ],
                 notes=[
