@@ -49,8 +49,6 @@ def test_remakes_are_those_expected():
 
 
 def test_remakes_are_known_to_the_command():
-    if "remake" not in cli.COMMANDS:
-        pytest.skip("this build has no command `remake`")
     lessons = import_module("bptt.experiments.lessons")
     assert set(lessons.remakes()) >= REMAKES
 
@@ -117,9 +115,6 @@ class Parsed(Exception):
 @pytest.mark.parametrize("by", [by for by in EACH if by.startswith("bptt ")])
 def test_a_command_is_understood(by, monkeypatch):
     _, name, *words = shlex.split(by)
-    if name == "remake" and name not in cli.COMMANDS:
-        assert set(words) <= REMAKES
-        return
     assert name in cli.COMMANDS
     module, real = import_module(f"bptt.cli.{name}"), tyro.cli
 

@@ -1,16 +1,9 @@
-"""What the course's pages are made of: printed output, answers to open, rows of the ledger, remakes.
+"""What the course's pages are made of: printed output, answers to open, rows of the ledger.
 
     ```{ledger} A1 D1
     ```
 
 puts rows of ``claims.md`` on a page: verdict and measurement come from there, by id.
-
-    ```{remade} remember-first
-    A caption.
-    ```
-
-takes picture and numbers that ``bptt remake remember-first --out docs/course/remade`` left there, and its
-command; where there are none the command stands alone.
 
     :::{answer}
     …
@@ -25,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
 import re
 from html import escape
 from pathlib import Path
@@ -40,7 +32,6 @@ from sphinx.util.docutils import SphinxDirective
 DOCS = Path(__file__).parents[1]
 COURSE, LEDGER = DOCS / "course", DOCS / "claims.md"
 COVERAGE = COURSE / "coverage.csv"
-PICTURES = COURSE / "remade"
 ROW = re.compile(r"^\| (?:\[(\w+)\]\(#[\w-]+\)|(\w+)) \| (.*) \|$")
 LONGEST = 260  # characters of a measurement that are shown; the ledger has all of them
 
@@ -53,8 +44,8 @@ def claims() -> dict[str, dict[str, str]]:
         if row is None or row[2] == "id":  # the table's head
             continue
         cells = re.split(r"(?<!\\) \| ", row[3])
-        if len(cells) == 5:
-            statement, published, measured, verdict, _ = (c.replace(r"\|", "|") for c in cells)
+        if len(cells) > 4:
+            statement, published, measured, verdict = (c.replace(r"\|", "|") for c in cells[:4])
             found[row[1] or row[2]] = {
                 "statement": statement, "published": published, "measured": measured,
                 "verdict": verdict.strip("*"), "anchor": f"claim-{row[1].lower()}" if row[1] else "",
@@ -117,59 +108,6 @@ class Answer(SphinxDirective):
         ]
 
 
-class Remade(SphinxDirective):
-    """A picture of the lessons as ``bptt remake`` left it, its numbers, and its command."""
-
-    has_content = True
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        """The stored SVG and the stored numbers; where there are none, the command alone."""
-        name = self.arguments[0]
-        drawn, stored = PICTURES / f"{name}.svg", PICTURES / f"{name}.json"
-        words = [*self.content, ""]
-        if stored.is_file():
-            self.env.note_dependency(str(stored))
-            words += numbers(json.loads(stored.read_text("utf-8")))
-        words += ["", f"`bptt remake {name}` makes it again, with the lesson's own settings."]
-        caption = nodes.container(classes=["drawn-caption"])
-        self.state.nested_parse(self.content.__class__(words), 0, caption)
-        opening = ['<aside class="remade">', "</aside>"]
-        if drawn.is_file():
-            self.env.note_dependency(str(drawn))
-            picture = drawn.read_text("utf-8")
-            picture = picture[picture.index("<svg") :]
-            panels = f'<div class="panels"><div class="panel wide">{picture}</div></div>'
-            opening = [f'<figure class="drawn">{panels}<figcaption>', "</figcaption></figure>"]
-        return [
-            nodes.raw("", opening[0], format="html"), *caption.children,
-            nodes.raw("", opening[1], format="html"),
-        ]  # fmt: skip
-
-
-def numbers(made: dict[str, Any]) -> list[str]:
-    """Measured beside published as a table, the reason where they differ, and what comes out in words."""
-    rows = [n for n in made["numbers"].values() if n["published"] is not None]
-    lines = [_plain(" ".join(made["sentences"])), ""]
-    if rows:
-        lines += ["| | measured | published |", "|---|--:|--:|"]
-        lines += [
-            f"| {_plain(n['what'])} | {_value(n['measured'])} | {_value(n['published'])} |"
-            for n in rows
-        ]
-        lines += [""]
-    lines += [
-        f"*{_plain(n['what'])}:* {_plain(n['why'])}\n" for n in rows if n["why"] and not n["agrees"]
-    ]
-    return lines
-
-
-def _value(value: Any) -> str:
-    if not isinstance(value, float):
-        return _plain(str(value))
-    return f"{value:,.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.4g}"
-
-
 class Coverage(SphinxDirective):
     """The table of ``coverage.csv``: lesson, line, what it is, and what delivers it."""
 
@@ -228,7 +166,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Make the directives known."""
     app.add_directive("ledger", Ledger)
     app.add_directive("answer", Answer)
-    app.add_directive("remade", Remade)
     app.add_directive("coverage", Coverage)
     app.connect("doctree-read", print_output)
     return {"parallel_read_safe": True}

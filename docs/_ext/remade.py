@@ -78,10 +78,15 @@ class Remade(SphinxDirective):
         caption = nodes.container(classes=["drawn-caption"])
         self.state.nested_parse(StringList(words.splitlines()), 0, caption)
         opening = f'<figure class="drawn"><div class="panels" role="img" aria-label="{heard}">'
+        below = nodes.container()
+        if self.env.docname.startswith("course/"):  # where a figure stands without its lesson's table
+            lines = [*compared(entry), "", f"`bptt remake {name}` makes it again, with the lesson's settings."]
+            self.state.nested_parse(StringList(lines), 0, below)
         return [
             nodes.raw("", f"{opening}{panels}</div><figcaption>", format="html"),
             *caption.children,
             nodes.raw("", "</figcaption></figure>", format="html"),
+            *below.children,
         ]
 
 
@@ -105,7 +110,13 @@ def told(entry: dict[str, Any]) -> list[str]:
     """One remake as Markdown: settings, measured beside published, sentences."""
     place = f"{entry['lesson']}, lines {entry['lines'][0]} to {entry['lines'][1]}"
     lines = [f"**`{entry['name']}`** ({place}; {entry['seconds']:.0f} s): {entry['shows']}.", ""]
-    lines += [f"*Settings*: {entry['settings']}.", ""]
+    lines += [f"*Settings*: {entry['settings']}.", "", *compared(entry)]
+    return [*lines, "", " ".join(entry["sentences"]), ""]
+
+
+def compared(entry: dict[str, Any]) -> list[str]:
+    """Measured beside published as a table, and the reason where they differ."""
+    lines = []
     printed = [n for n in entry["numbers"].values() if n["published"] is not None]
     if printed:
         lines += ["| | measured | published | agrees |", "|---|--:|--:|---|"]
@@ -121,7 +132,7 @@ def told(entry: dict[str, Any]) -> list[str]:
     for n in entry["numbers"].values():
         if n["why"]:
             lines += [f"- {n['what']}: {n['why']}."]
-    return [*lines, "", " ".join(entry["sentences"]), ""]
+    return lines
 
 
 class Made(SphinxRole):
