@@ -80,7 +80,8 @@ class Remade(SphinxDirective):
         opening = f'<figure class="drawn"><div class="panels" role="img" aria-label="{heard}">'
         below = nodes.container()
         if self.env.docname.startswith("course/"):  # where a figure stands without its lesson's table
-            lines = [*compared(entry), "", f"`bptt remake {name}` makes it again, with the lesson's settings."]
+            again = f"`bptt remake {name}` makes it again, with the lesson's settings."
+            lines = [*compared(entry), "", again]
             self.state.nested_parse(StringList(lines), 0, below)
         return [
             nodes.raw("", f"{opening}{panels}</div><figcaption>", format="html"),

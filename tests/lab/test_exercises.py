@@ -148,8 +148,8 @@ def half_off():
 
 def twenty_times():
     found = habits("GRU", 1, 20)
-    assert max(found.detached) == found.detached[0]
-    return [f"{found.kept[-1] / found.kept[0]:g} times"]
+    assert max(found.detached) < 1.1 * found.detached[0]  # the state that a chunk began with
+    return [f"{found.kept[-1] / found.kept[0]:.0f} times"]
 
 
 def biases():

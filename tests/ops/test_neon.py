@@ -35,6 +35,7 @@ def test_the_kernels_own_tests_pass_as_neon_code(tmp_path):
 # one wheel for that version and later ones needs. Macros such as PyTuple_GET_ITEM are not in it, and
 # compile on 3.11 all the same.
 STABLE = {
+    "PyCapsule_GetPointer", "PyCapsule_IsValid",
     "PyDict_Check", "PyDict_Contains", "PyDict_GetItem", "PyDict_GetItemString", "PyErr_Clear",
     "PyErr_Occurred", "PyErr_SetObject", "PyList_Check", "PyList_GetItem", "PyList_Size",
     "PyLong_AsLongLong", "PyLong_AsUnsignedLongLong", "PyObject_GetAttr", "PyObject_VectorcallMethod",

@@ -158,7 +158,7 @@ def test_an_explicit_backend_never_falls_back():
     ops.set_backend("native")
     with pytest.raises(BackendError, match="float16"):
         bptt.nn.GRU(I, H).half()(torch.randn(T, B, I).half())
-    with pytest.raises(ArgumentError, match="one of auto, native, eager"):
+    with pytest.raises(ArgumentError, match="one of auto, native, triton, eager"):
         ops.set_backend("fast")
 
 

@@ -68,9 +68,9 @@ def _nothing_runs() -> Any:
 
     def begin(settings: Settings, **options: Any) -> Any:
         """All that training does before the first step."""
-        from bptt.training import loop
+        from bptt.training import begin
 
-        loop.Session(settings, loop.open_corpus(settings))
+        begin.Session(settings, begin.open_corpus(settings))
         stop()
 
     with contextlib.ExitStack() as stack:

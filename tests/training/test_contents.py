@@ -36,7 +36,7 @@ VARIANTS = {
     "orthogonal": {"orthogonal": True, "cell": "rnn"},
 }
 # What the first releases did not write: a checkpoint without it is one of theirs.
-OLDER = {("files",), ("ends",), ("lr",), ("stopped",)}
+OLDER = {("files",), ("ends",), ("lr",), ("stopped",), ("tally", "norms_clipped")}
 WRONG = (True, -1, "7", [], {"\x1b": 1}, float("nan"), float("-inf"), 10**400)
 
 

@@ -149,4 +149,4 @@ def test_threads_wait_asleep_unless_somebody_has_said_how(given, before, then):
         env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == then
-    assert "a whole number or auto for --threads, received nobody" in done.stderr
+    assert "a whole number or auto for --threads, received 'nobody'" in done.stderr

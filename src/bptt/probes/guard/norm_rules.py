@@ -216,8 +216,10 @@ class Saturated(Rule):
                     "x = (x - mean) / spread for the inputs, or a smaller start and rate",
                 )  # fmt: skip
                 continue
+            # Of gated cells none: a candidate or a cell that stands at its end is written and kept by
+            # gates, which learn on.
             for layer, gates in enumerate(module.saturation.layers):
-                for gate in (gates[g] for g in ("h", "relu", "candidate", "tanh(c)") if g in gates):
+                for gate in (gates[g] for g in ("h", "relu") if g in gates):
                     dead = float((gate.units >= 1.0).float().mean())
                     if dead >= self.dead:
                         yield self.found(
