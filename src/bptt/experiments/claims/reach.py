@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -44,16 +45,14 @@ FRESH = Budget(hidden=32, batch=64, updates=1600, lr=5e-3, every=100)
     source="B",
     place="33.4, its table and its last sentences",
     statement="A tanh RNN of 32 units that reads T symbols out of 8 and must name the first learns "
-    "it at "
-    "T=5 and 10; its text says it fails at T=20, its table that it fails at T=50.",
+    "it at T=5 and 10; its text says it fails at T=20, its table that it fails at T=50.",
     published="100, 100, 100, 10.2 % (chance 12.5)",
     setting="512 training and 128 test sequences (default_rng(42), (99)), Adam 5e-3, batch 64, "
     "200 epochs, torch's seed 42",
-    rule="the source's seed 42, whole budget: within 10 points of the table's figure (two standard "
-    "errors "
-    "of a difference at 20 % of 128); the text: within 10 points of chance at T=20; ours, beside: "
-    "seeds 0 "
-    "and 1, and fresh sequences in place of the fixed 512",
+    rule="the median of the source's seed 42 and two more, the whole budget: within 10 points of the "
+    "table's figure (two standard errors of a difference at 20 % of 128), for a rounding decides what a "
+    "late update of Adam does to one seed; the text: within 10 points of chance at T=20; ours, beside: "
+    "every seed, and fresh sequences in place of the fixed 512",
     why="the table and the text are each held to the accuracy that they state",
 )
 def tanh_remembers_the_first() -> Measurement:
@@ -66,23 +65,24 @@ def tanh_remembers_the_first() -> Measurement:
             # The whole 200 epochs, whether or not it is solved before: the published setting.
             fit(model, *train, adam(5e-3), 200, batch=64)
             found.setdefault(T, []).append(accuracy(model, *test))
+    middle = {T: statistics.median(shares) for T, shares in found.items()}
     fresh = Grid("remember-first", ("rnn",), lengths=(20,), seeds=1, budget=FRESH).jobs()[0]
     drawn = float(run_job(fresh)["score"])
     return Measurement(
         "; ".join(f"T={T}: {percents(v)}" for T, v in found.items())
         + f" (seeds 42, 0, 1); fresh sequences, T=20: {percents([drawn])}",
         {
-            **{f"table: T={T} is 100 %": near(found[T][:1], 1.0) for T in (5, 10, 20)},
-            "table: T=50 is 10.2 %": near(found[50][:1], 0.102),
-            "text: T=20 fails": near(found[20][:1], 0.125),
+            **{f"table: T={T} is 100 %": near([middle[T]], 1.0) for T in (5, 10, 20)},
+            "table: T=50 is 10.2 %": near([middle[50]], 0.102),
+            "text: T=20 fails": near([middle[20]], 0.125),
         },
         f"The text contradicts the table, and the table is right: T=20 is "
-        f"{percents(found[20][:1])}. The "
+        f"{percents(found[20])}. The "
         "failure comes between 20 and 50. One run a length hides how much hangs on a seed: nothing is "
         "clipped, and a late update of Adam can throw out what was learned.",
         {str(T): v for T, v in found.items()} | {"fresh": drawn},
         beside={
-            "T=20 is learned with seeds 0 and 1": near(found[20][1:], 1.0),
+            "every seed learns T=5, 10 and 20": near(found[5] + found[10] + found[20], 1.0),
             "T=20 is learned from fresh sequences": near([drawn], 1.0),
         },
     )
