@@ -29,10 +29,9 @@ from bptt.experiments.lessons.registry import (
 from bptt.experiments.lessons.text import letters
 from bptt.models import AttentionModel, CountModel, LanguageModel, WindowModel
 from bptt.probes import capacity
+from bptt.probes.jacobians import MEMORY_LEFT
 from bptt.recurrence import trace
 from bptt.reference import language
-
-ENDS = 1e-4  # what the lesson's slider calls nothing, and the ledger too
 
 
 @remake(
@@ -101,7 +100,7 @@ def slider() -> Made:
     at = (10, 15, 20, 50, 100)
     rows = []
     for r in RADII:
-        end, soon = _end(r, ENDS), _end(r, 0.01)
+        end, soon = _end(r, MEMORY_LEFT), _end(r, 0.01)
         rows.append(
             (
                 f"{r:g}", *(f"{r**k:.2g}" for k in at),
@@ -114,12 +113,12 @@ def slider() -> Made:
         for kind in ("linear", "tanh")
         for r in (0.5, 0.7, 1.15)
     }
-    ends = {key: lag_below(norms, ENDS) for key, norms in measured.items()}
+    ends = {key: lag_below(norms, MEMORY_LEFT) for key, norms in measured.items()}
     steps = range(1, 61)
     numbers = [
-        Number("end_5", "ρ = 0.5: first step with ρ^k under 1e-4", _end(0.5, ENDS), 15, 1),
+        Number("end_5", "ρ = 0.5: first step with ρ^k under 1e-4", _end(0.5, MEMORY_LEFT), 15, 1),
         Number("end_5_percent", "ρ = 0.5: first step with ρ^k under 1 %", _end(0.5, 0.01)),
-        Number("end_7", "ρ = 0.7: first step with ρ^k under 1e-4", _end(0.7, ENDS)),
+        Number("end_7", "ρ = 0.7: first step with ρ^k under 1e-4", _end(0.7, MEMORY_LEFT)),
         Number("left_7", "ρ = 0.7: left after 49 steps", 0.7**49),
         Number("left_5", "ρ = 0.5: left after 15 steps", 0.5**15),
         Number("grown_115", "ρ = 1.15: grown after 50 steps", 1.15**50),
@@ -157,7 +156,7 @@ def slider() -> Made:
             for r in radii
         ]
         return Panel(title, curves, x="steps back, k", y="gain", log=True, ylim=(1e-8, 1e5),
-                     levels=[Level("memory ends", y=ENDS)])  # fmt: skip
+                     levels=[Level("memory ends", y=MEMORY_LEFT)])  # fmt: skip
 
     return Made(
         numbers,
