@@ -34,7 +34,9 @@ def asked(capsys, *words):
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", [FORMS[0], *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS[1:])]
+)
 def test_a_run_through_every_command(form, place, capsys):
     words = ["train", "text.txt", "--tokens", form, *SMALL, "--out", "run"]
     out = asked(capsys, *words, "--steps", "12", "--sample-every", "6", "--sample", "9")

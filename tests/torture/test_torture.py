@@ -24,6 +24,7 @@ def test_killed_and_resumed_a_run_is_the_run_that_was_never_killed():
     assert "6 kills of" in torture("kills", "--kills", "6", "--seed", "1")
 
 
+@pytest.mark.slow
 def test_a_run_that_loses_its_terminal_loses_no_update():
     assert torture("hangups", "--hangups", "8", "--seed", "1").startswith("hangups: 8 hangups of ")
 
@@ -49,6 +50,7 @@ def test_a_damaged_file_is_refused_or_passed_over_and_named(tmp_path):
     assert min(counted) > 50, "each kind of outcome was met"
 
 
+@pytest.mark.slow
 def test_folders_from_somebody_else_touch_nothing_outside():
     done = torture("hostile", "--hostile", "24", "--seed", "3")
     assert "24 rounds" in done

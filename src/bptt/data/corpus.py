@@ -97,8 +97,7 @@ class Corpus:
                 every CPython carries.
             bytes_mode: tokens are bytes, else the characters of UTF-8.
             tokens: ``"word"``, ``"word:N"`` (the N most frequent) or ``"bpe:N"`` in place of
-            characters, see
-                :mod:`bptt.data.words`; ``"byte"`` is ``bytes_mode``.
+                characters, see ``bptt.data.words``; ``"byte"`` is ``bytes_mode``.
             vocabulary: use this one (it implies ``bytes_mode`` or ``tokens``); characters it does
                 not have become unknown. None makes one of the training part.
             valid_fraction: the share held out at the end, 0 <= valid_fraction < 1.

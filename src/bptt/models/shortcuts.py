@@ -73,8 +73,7 @@ class Shortcut(nn.Module):
             input: ``(T, B, I)``, ``(B, T, I)`` with ``batch_first``, ``(T, I)``, or a PackedSequence.
             hx: initial state ``(1, B, H)``; default zeros.
             lengths: ``(B,)`` valid steps of each lane; outputs beyond them are zero and the final
-            state is
-                that after the last valid step.
+                state is that after the last valid step.
             reset: bool, the input's leading two axes; the state is zero before a marked step.
             cut: bool, the input's leading two axes; the gradient stops before a marked step.
 

@@ -45,7 +45,7 @@ class Result:
 
     Attributes:
         id: of the claim.
-        verdict: one of :data:`~bptt.experiments.claims.registry.VERDICTS`.
+        verdict: "holds", "holds in part", "does not hold", "not judged" or "not run".
         measured: the figures in words; for "not run" the reason.
         where: which parts hold.
         instead: what is true instead.

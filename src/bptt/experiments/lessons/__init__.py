@@ -4,7 +4,7 @@ A remake is a value in a registry, :class:`Remake`: its name, where in which les
 shows, with which settings, and about how long it takes. Running one gives a :class:`Remade`: numbers,
 each beside the published one where there is one; panels of curves; tables; the lines that the program
 prints; sentences on what comes out. ``bptt remake`` does it from the command line, and
-:mod:`bptt.report.remade` draws the panels.
+``bptt.report.remade`` draws the panels.
 
     from bptt.experiments.lessons import find, remakes, run_remake
     made = run_remake(find(["clipping"])[0])

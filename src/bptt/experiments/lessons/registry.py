@@ -97,7 +97,7 @@ def rounding(key: str, what: str, error: float, under: float = 1e-11) -> Number:
 class Curve:
     """Points in a panel: joined by a line, as dots, as bars, or as the outline of a shape.
 
-    ``tone`` names a colour of :mod:`bptt.report.chart`; empty takes the next one.
+    ``tone`` names a colour of ``bptt.report.chart``; empty takes the next one.
     """
 
     name: str
@@ -131,7 +131,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture as numbers; :mod:`bptt.report.remade` draws it.
+    """One picture as numbers; ``bptt.report.remade`` draws it.
 
     Attributes:
         title: above it.
