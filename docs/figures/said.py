@@ -52,7 +52,7 @@ def adam():
         axes.bar(at, [100 * m for m in means], width=0.38, color=look, label=label)
         numbers[kind.lower()] = percent(means[1])
     axes.axhline(12.5, color="C2", linewidth=1, linestyle=":", label="chance")
-    axes.set(title="Remember-first, accuracy", ylabel="%", ylim=(0, 130))
+    axes.set(title="Remember-first, accuracy", ylabel="%", ylim=(0, 185))
     axes.set_xticks([0.2, 1.2, 2.2], ["T = 20", "T = 30", "T = 50"])
     axes.legend(loc="upper right")
     return [made], numbers
@@ -67,7 +67,7 @@ def norm():
     axes.axhline(1, color="C2", linewidth=1, linestyle=":")
     axes.axvline(1, color="C2", linewidth=1, linestyle=":")
     axes.set(title="Norm of a product of 50 Jacobians", xlabel="largest singular value of W")
-    return [made], {"at": f"{max(found[1.5]):.0e}"}
+    return [made], {"at": f"{max(found[1.5]):.1g}"}
 
 
 def clips():
