@@ -134,7 +134,8 @@ def guard_lightning(**options: Any) -> Any:
 
     Each finding is a :class:`bptt.LoopWarning`. The trainer's log has ``bptt/findings``, how many there
     are, and ``bptt/norm`` and ``bptt/norm_clipped``, the norms of the newest update before and after
-    clipping. An error that ends the training is torch's own; what is known of it is told before.
+    clipping; beside :func:`for_lightning` those are that one's. An error that ends the training is
+    torch's own; what is known of it is told before.
 
     Limits: of several processes the first one is looked at.
 
@@ -177,7 +178,9 @@ def guard_lightning(**options: Any) -> Any:
             if self.guarded is None or self.guarded.guard.loop.updates == 0:
                 return
             found = {"findings": float(len(self.guarded.guard.findings))}
-            for name, value in (found | self.guarded.guard.norms()).items():
+            if not any(getattr(other, "logs_norms", False) for other in trainer.callbacks):
+                found |= self.guarded.guard.norms()
+            for name, value in found.items():
                 pl_module.log(f"bptt/{name}", value, on_step=True, on_epoch=False)
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:

@@ -289,6 +289,7 @@ def for_lightning(every: int = 50, **options: Any) -> Any:
 
         watcher: Watcher | None = None
         stepped = False
+        logs_norms = True  # a guard beside it leaves them to this one: a name is logged once
 
         @property
         def flow(self) -> Any:
