@@ -183,7 +183,7 @@ def test_every_control_changes_what_the_package_computes(open_page):
     found = agree()
     assert lab.press("digits", "ArrowRight", changes="digits") == 5
     lab.choose("step", "1", changes="step")
-    text = lab.page.locator(".bptt").last.inner_text()
+    text = " ".join(lab.page.locator(".bptt").all_inner_texts())
     assert "Step 1 backward" in text
     assert shown(found.gradients[0][1, 0], 5) in text
     assert tell(found, 5)[1] in text.replace("\xa0", " ")
