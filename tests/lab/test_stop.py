@@ -17,7 +17,7 @@ from pathlib import Path
 from bptt.lab import pages, server
 server.FOLDER = Path(sys.argv.pop(1))
 pages.__path__.append(str(server.FOLDER))  # its module is imported like that of any other page
-server.PAGES = (server.Page("busy", "Busy", "A page of this test."),)
+server.PAGES = (server.Page("busy", "Busy", "A page of this test.", "loss"),)
 from bptt.cli import main
 sys.exit(main(sys.argv[1:]))
 """
