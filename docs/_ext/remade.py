@@ -79,7 +79,9 @@ class Remade(SphinxDirective):
         self.state.nested_parse(StringList(words.splitlines()), 0, caption)
         opening = f'<figure class="drawn"><div class="panels" role="img" aria-label="{heard}">'
         below = nodes.container()
-        if self.env.docname.startswith("course/"):  # where a figure stands without its lesson's table
+        if self.env.docname.startswith(
+            "course/"
+        ):  # where a figure stands without its lesson's table
             again = f"`bptt remake {name}` makes it again, with the lesson's settings."
             lines = [*compared(entry), "", again]
             self.state.nested_parse(StringList(lines), 0, below)
