@@ -10,10 +10,7 @@ from hypothesis import strategies as st
 
 from bptt import ops
 from bptt.errors import ArgumentError
-from bptt.ops import native
 from compare import assert_close, assert_equal
-
-pytestmark = pytest.mark.skipif(native.missing is not None, reason="there are no kernels")
 
 
 def both(logits, targets, dy=1.0):

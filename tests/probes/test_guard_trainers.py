@@ -191,7 +191,6 @@ def quiet(model, optimizer, run, **options):
 @pytest.mark.filterwarnings("ignore")  # theirs
 @pytest.mark.parametrize("converted", [False, True])
 def test_recurrent_ppo(converted) -> None:
-    pytest.importorskip("sb3_contrib")
     import gymnasium
     import numpy as np
     import sb3_contrib
@@ -227,7 +226,6 @@ def test_recurrent_ppo(converted) -> None:
 @pytest.mark.parametrize("converted", [False, True])
 @pytest.mark.parametrize("kind", ["GRUModule", "LSTMModule"])
 def test_torchrl(kind, converted) -> None:
-    pytest.importorskip("torchrl")
     import tensordict
     from torchrl import modules
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -62,8 +62,8 @@ class Scratch(nn.Module):
 
     def forward(self, tokens: Tensor, carry: Carry = None) -> tuple[Tensor, Tensor]:
         """Logits ``(T, B, V)`` after each of the tokens ``(T, B)``, and the state ``(B, H)``."""
-        h = self.w_xh.new_zeros(tokens.shape[1], len(self.b_h)) if carry is None else carry
-        assert isinstance(h, Tensor)
+        begin = self.w_xh.new_zeros(tokens.shape[1], len(self.b_h))
+        h = begin if carry is None else cast(Tensor, carry)  # what a call before this one returned
         states = []
         # A one-hot row times W_xh is a row of W_xh.
         for x in self.w_xh[tokens] + self.b_h:
