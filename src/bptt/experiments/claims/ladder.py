@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,31 +33,46 @@ def text(files: tuple[str, ...] = ()) -> Corpus:
     return Corpus.open(list(files) or None)
 
 
-def train_text(
+def text_updates(
     model: nn.Module,
     corpus: Corpus,
     updates: int,
+    optimizer: torch.optim.Optimizer,
     *,
     chunk: int = 64,
     random: int | None = None,
-    rate: float = 3e-3,
     batch: int = 32,
-) -> nn.Module:
-    """Truncated BPTT over lanes, the state carried; or over random chunks with this seed, fresh."""
+    clip: float = 1.0,
+) -> Iterator[int]:
+    """Truncated BPTT over lanes, the state carried; or over random chunks with this seed, fresh.
+
+    Yields:
+        how many updates were made, after each.
+    """
     stream = corpus.train
     data: Lanes | RandomChunks
     if random is None:
         data = Lanes(*stream, batch=batch, chunk=chunk)
     else:
         data = RandomChunks(*stream, batch=batch, chunk=chunk, seed=random)
-    run = torch.optim.Adam(model.parameters(), lr=rate)
     carry = None
-    for _ in range(updates):
+    for update in range(1, updates + 1):
         piece = data.take()
         carry = fit_step(
-            model, run, (piece.inputs, piece.targets), Full(), token_loss, clip=ClipNorm(1.0),
+            model, optimizer, (piece.inputs, piece.targets), Full(), token_loss, clip=ClipNorm(clip),
             carry=None if piece.fresh else carry,
         ).carry  # fmt: skip
+        yield update
+
+
+def train_text(
+    model: nn.Module, corpus: Corpus, updates: int, *, rate: float = 3e-3, **how: Any
+) -> nn.Module:
+    """All of :func:`text_updates` by Adam; the model, to be scored."""
+    for _ in text_updates(
+        model, corpus, updates, torch.optim.Adam(model.parameters(), lr=rate), **how
+    ):
+        pass
     return model.eval()
 
 

@@ -17,17 +17,16 @@ from torch import Tensor, nn
 
 from bptt import nn as layers
 from bptt import training
-from bptt.data import Corpus, Lanes, Stream
+from bptt.data import Corpus, Stream
+from bptt.experiments.claims.ladder import text_updates
 from bptt.experiments.claims.learn import SEEDS, adam, beside, spread
 from bptt.experiments.claims.reach import sums, train_adding
 from bptt.experiments.claims.registry import Measurement, NotRun, claim
 from bptt.experiments.claims.run import kept
-from bptt.gradients import Full
-from bptt.models import LanguageModel, token_loss
+from bptt.models import LanguageModel
 from bptt.probes.watch import watch
 from bptt.remedies import ClipNorm, start_recurrent
 from bptt.tasks import Copy
-from bptt.training import fit_step
 from bptt.training.evaluate import evaluate
 
 # Papers' tasks at their published settings: copy, adding, chrono starts, Shakespeare.
@@ -217,15 +216,9 @@ def _shakespeare(corpus: Corpus, seed: int) -> dict[str, Any]:
     model = LanguageModel(corpus.vocabulary.size, cell="gru", hidden=256)
     valid = cast(Stream, corpus.valid)  # a text read from one file has its last tenth held out
     began, nats = time.perf_counter(), []
-    data = Lanes(*corpus.train, batch=32, chunk=64)
     run = torch.optim.Adam(model.parameters(), lr=2e-3)
-    updates, carry = 50 * len(corpus.train.tokens) // (32 * 64), None
-    for update in range(1, updates + 1):
-        piece = data.take()
-        carry = fit_step(
-            model, run, (piece.inputs, piece.targets), Full(), token_loss, clip=ClipNorm(1.0),
-            carry=None if piece.fresh else carry,
-        ).carry  # fmt: skip
+    updates = 50 * len(corpus.train.tokens) // (32 * 64)
+    for update in text_updates(model, corpus, updates, run):
         if update % (updates // 10) == 0:
             nats.append(evaluate(model.eval(), valid).nats)
             model.train()

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bptt.experiments.claims.statements import hello_world
 from bptt.experiments.lessons.registry import Curve, Level, Made, Number, Panel, remake
-from bptt.reference import language
 from bptt.remedies import ClipNorm
 from bptt.training import fit
 
@@ -36,32 +36,15 @@ class Text:
 
 # In NumPy, with the reference's forward and backward pass.
 
-EPOCHS, UNITS = 300, 64
-Weights = dict[str, np.ndarray]
+EPOCHS = 300
 
 
 def numpy_run(scale: float, rate: float) -> tuple[list[float], list[float], list[str], list[str]]:
     """The NumPy program at a scale of its start and a rate: losses, norms, predictions, lines."""
-    text = Text("hello world! hello world! hello world!")
-    V, rng = len(text.symbols), np.random.RandomState(42)
-    inputs, targets = text.ids[:-1], text.ids[1:]
-    w: Weights = {
-        "w_x": scale * rng.randn(UNITS, V), "w_h": scale * rng.randn(UNITS, UNITS), "b": np.zeros(UNITS),
-        "w_y": scale * rng.randn(V, UNITS), "b_y": np.zeros(V),
-    }  # fmt: skip
-    losses, norms, predictions, lines = [], [], [], []
-    for epoch in range(EPOCHS):
-        run = language.forward(inputs, targets, np.zeros(UNITS), language.LanguageWeights(**w))
-        found = language.backward(run)
-        gradient = {name: getattr(found, f"d{name}") for name in w}
-        norm = float(np.sqrt(sum(np.square(g).sum() for g in gradient.values())))
-        share = min(1.0, 5.0 / max(norm, 1e-12))
-        w = {name: w[name] - rate * share * gradient[name] for name in w}
-        losses.append(run.loss)
-        norms.append(norm)
-        predictions.append(text.letters(run.p.argmax(1).tolist()))
-        if epoch % 50 == 0 or epoch == EPOCHS - 1:
-            lines += told(epoch, run.loss, norm, predictions[-1][:20], text.letters(targets[:20]))
+    losses, norms, predictions, target = hello_world(scale, rate, EPOCHS)
+    lines = []
+    for epoch in (*range(0, EPOCHS, 50), EPOCHS - 1):
+        lines += told(epoch, losses[epoch], norms[epoch], predictions[epoch][:20], target[:20])
     return losses, norms, predictions, lines
 
 

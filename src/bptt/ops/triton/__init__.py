@@ -134,7 +134,7 @@ class _Recurrence(torch.autograd.Function):
         kernels, relu = _kernels(ctx.cell)
         steps, lanes, units = dy.shape
         dy, dfinal = dy.contiguous(), [d.contiguous() for d in dfinal]
-        dxp = saved.new_empty(steps, lanes, kernels.GATES * units)
+        dxp = saved.new_empty(steps, lanes, BY_MODE[ctx.cell].gates * units)
         # Only a GRU's candidate has a second cotangent; the others' is not touched.
         dhp = saved.new_empty(steps, lanes, units) if ctx.cell == "GRU" else dxp
         dstate = [torch.empty_like(d, dtype=saved.dtype) for d in dfinal]

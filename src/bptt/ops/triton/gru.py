@@ -12,7 +12,8 @@ import triton.language as tl
 
 from bptt.ops.triton.tiles import bias, block, load, mark, product, sigmoid, store, tanh
 
-GATES, SAVED, STATES = 3, 5, 1  # saved: h_{t-1}, r, z, n, W_n h_{t-1} + b_n
+# Widths of H that are kept of a step, in this order.
+SAVED = 5  # h_{t-1}, r, z, n, W_n h_{t-1} + b_n
 
 
 @triton.jit

@@ -11,7 +11,8 @@ import triton.language as tl
 
 from bptt.ops.triton.tiles import bias, block, load, mark, product, sigmoid, store, tanh
 
-GATES, SAVED, STATES = 4, 6, 2  # saved: h_{t-1}, c_{t-1}, i, f, g, o
+# Widths of H that are kept of a step, in this order.
+SAVED = 6  # h_{t-1}, c_{t-1}, i, f, g, o
 
 
 @triton.jit

@@ -11,7 +11,8 @@ import triton.language as tl
 
 from bptt.ops.triton.tiles import bias, block, load, mark, product, store, tanh
 
-GATES, SAVED, STATES = 1, 2, 1  # saved: h_{t-1}, h_t
+# Widths of H that are kept of a step, in this order.
+SAVED = 2  # h_{t-1}, h_t
 
 
 @triton.jit
