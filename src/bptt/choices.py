@@ -108,6 +108,12 @@ def parse_form(text: str, words: Mapping[str, Word]) -> tuple[str, float | None]
     return name, numbers[0] if numbers else None
 
 
+def _by_name(words: Mapping[str, Word]) -> str:
+    """How to name one, with a number where one of these takes any."""
+    numbered = next((name for name, word in words.items() if word.takes != "no"), None)
+    return "pick one by its name" + (f", e.g. {numbered}:NUMBER" if numbered else "")
+
+
 def parse_numbers(text: str, words: Mapping[str, Word]) -> tuple[str, tuple[float, ...]]:
     """:func:`parse_form` with all the numbers that follow a name.
 
@@ -118,9 +124,7 @@ def parse_numbers(text: str, words: Mapping[str, Word]) -> tuple[str, tuple[floa
     name, colon, rest = text.partition(":")
     word = words.get(name)
     if word is None:
-        raise ArgumentError(
-            f"one of {', '.join(words)}", repr(text), "pick one by its name, e.g. NAME or NAME:0.9"
-        )
+        raise ArgumentError(f"one of {', '.join(words)}", repr(text), _by_name(words))
     if not colon:
         if word.takes == "must":
             raise ArgumentError(f"a number after {name}", repr(text), f"write {name}:NUMBER")

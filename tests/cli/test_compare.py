@@ -145,3 +145,15 @@ def test_a_text_learns_as_a_model_of_it_would(tmp_path):
     held = own.held_out()
     assert torch.equal(held.inputs.argmax(-1)[1:], held.targets[:-1])
     assert held.inputs.shape[1] == len(TEXT) // 10 // 20
+
+
+def test_a_grid_of_which_no_job_can_run_is_no_success(tmp_path, capsys):
+    words = ["--lengths", "10", "--updates", "2", "--every", "1", "--workers", "1", "--seeds", "1"]
+    out = str(tmp_path / "grid.jsonl")
+    grid = ["compare", "adding", "--cells", "attention", "--starts", "irnn", *words, "--out", out]
+    assert main(grid) == 1
+    said = capsys.readouterr()
+    assert "no job could be run" in said.err
+    assert "Attention" in said.out
+    mixed = [*grid[:3], "attention", "rnn-relu", *grid[4:-1], str(tmp_path / "mixed.jsonl")]
+    assert main(mixed) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -148,6 +149,9 @@ def run(arguments: list[str]) -> int:
         print(as_json(document))
     else:
         _print(rows, title, levels)
+    if all(record["error"] for record in records):
+        print("bptt compare: no job could be run; each says why", file=sys.stderr)
+        return 1
     return 0
 
 
