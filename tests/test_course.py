@@ -90,7 +90,7 @@ def test_the_questions_are_all_answered_with_evidence():
 
 def test_rows_of_the_ledger_that_the_course_names_are_there(monkeypatch):
     monkeypatch.syspath_prepend(str(DOCS / "_ext"))
-    known = import_module("course").claims()
+    known = import_module("rows").claims()
     assert {row["verdict"] for row in known.values()} <= {
         "holds", "holds in part", "does not hold", "not run", "not judged",
     }  # fmt: skip

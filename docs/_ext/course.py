@@ -25,32 +25,15 @@ from typing import Any
 
 import torch
 from docutils import nodes
+from rows import LEDGER, claims
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 DOCS = Path(__file__).parents[1]
-COURSE, LEDGER = DOCS / "course", DOCS / "claims.md"
+COURSE = DOCS / "course"
 COVERAGE = COURSE / "coverage.csv"
-ROW = re.compile(r"^\| (?:\[(\w+)\]\(#[\w-]+\)|(\w+)) \| (.*) \|$")
 LONGEST = 260  # characters of a measurement that are shown; the ledger has all of them
-
-
-def claims() -> dict[str, dict[str, str]]:
-    """The rows of the ledger's table by id."""
-    found = {}
-    for line in LEDGER.read_text("utf-8").splitlines():
-        row = ROW.match(line)
-        if row is None or row[2] == "id":  # the table's head
-            continue
-        cells = re.split(r"(?<!\\) \| ", row[3])
-        if len(cells) > 4:
-            statement, published, measured, verdict = (c.replace(r"\|", "|") for c in cells[:4])
-            found[row[1] or row[2]] = {
-                "statement": statement, "published": published, "measured": measured,
-                "verdict": verdict.strip("*"), "anchor": f"claim-{row[1].lower()}" if row[1] else "",
-            }  # fmt: skip
-    return found
 
 
 class Ledger(SphinxDirective):
