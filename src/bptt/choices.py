@@ -1,4 +1,4 @@
-"""Remedies as words: ``name`` or ``name:number``, the same on the command line, in a file and in Python.
+"""Remedies as words, ``name`` or ``name:number``: the same on the command line, in a file and in Python.
 
 The tables stand here, and not beside the remedies, because the command line checks a word before it
 waits for torch. This file must not import it.
@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bptt.errors import ArgumentError, real
+
+IGNORED = (
+    -100
+)  # a target that is not scored: what torch.nn.functional.cross_entropy leaves out by default
 
 
 @dataclass(frozen=True)

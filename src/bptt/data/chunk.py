@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bptt.choices import IGNORED
 from bptt.data.encode import Starts
 from bptt.errors import ArgumentError, DtypeError, ShapeError, whole
 from bptt.files.read import shown
 
 if TYPE_CHECKING:
     import torch
-
-IGNORED = -100  # what torch.nn.functional.cross_entropy leaves out by default
 
 
 class Position(NamedTuple):

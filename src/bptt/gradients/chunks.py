@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bptt.choices import IGNORED
 from bptt.errors import ArgumentError
 from bptt.gradients.step import (
     Estimator,
@@ -55,7 +56,7 @@ def count_terms(loss: object, targets: Tensor) -> int:
     """
     if targets.is_floating_point() or targets.is_complex():
         return targets.numel()
-    return int((targets != _option(loss, "ignore_index", -100)).sum())
+    return int((targets != _option(loss, "ignore_index", IGNORED)).sum())
 
 
 def weigh_terms(loss: object, targets: Tensor) -> float:
@@ -71,7 +72,7 @@ def weigh_terms(loss: object, targets: Tensor) -> float:
     weight = class_weight(loss)
     if weight is None or targets.is_floating_point() or targets.is_complex():
         return count_terms(loss, targets)
-    scored = targets[targets != _option(loss, "ignore_index", -100)]
+    scored = targets[targets != _option(loss, "ignore_index", IGNORED)]
     total = float(weight.detach().double()[scored].sum())
     if not total and scored.numel() and _option(loss, "label_smoothing", 0.0):
         raise ArgumentError(

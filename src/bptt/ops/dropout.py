@@ -57,6 +57,7 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
 
 
 def runs_here(x: Tensor) -> bool:
+    """Whether a kernel beside the recurrence may take x: float32 on the CPU, plain autograd."""
     return (
         native.missing is None
         and type(x) is Tensor

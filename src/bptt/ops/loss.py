@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bptt.choices import IGNORED
 from bptt.ops import native
 from bptt.ops.dropout import runs_here
-
-IGNORED = -100  # torch's number for a target that is not scored
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bptt.choices import IGNORED
 from bptt.errors import ArgumentError, ShapeError, whole
 from bptt.recurrence import Recurrence
 
@@ -25,7 +26,6 @@ from bptt.recurrence import Recurrence
 BLOCK = 1 << 21
 # A unit follows what it correlates with at least so much; so many units are shown, the closest first.
 LEAST, UNITS, FEWEST = 0.3, 4, 2
-IGNORED = -100  # a target that is not scored
 
 # Losses of n predictions, ``(n,)``: given vectors ``(T, n, I)``, a lane each, and their places ``(n,)``.
 Predict = Callable[[Tensor, Tensor], Tensor]

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bptt.choices import IGNORED
 from bptt.errors import ArgumentError, ShapeError, whole
 
-IGNORED = -100
 HELD_OUT_SEED = 2**40 + 7  # far from the seeds that people give to a run
 HELD_OUT = 512
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import RandomSampler, dataloader
 
+from bptt.choices import IGNORED
 from bptt.nn import carry
 from bptt.probes.guard.loop import Call, Hooks, Loop, LossCall, count_terms, states_out
 from bptt.recurrence.loops import KNOWN, LAYERS, is_silent
@@ -171,7 +172,7 @@ class Calls:
             and not args
             and kwargs.get("weight") is None
         ):
-            terms = count_terms(target, kwargs.get("ignore_index", -100))
+            terms = count_terms(target, kwargs.get("ignore_index", IGNORED))
             record = LossCall(terms, mean == "mean", self.loop.calls)
 
             def weigh(gradient: Tensor) -> None:
