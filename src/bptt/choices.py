@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 from bptt.errors import ArgumentError, real
 
-IGNORED = (
-    -100
-)  # a target that is not scored: what torch.nn.functional.cross_entropy leaves out by default
+# A target that is not scored: what torch.nn.functional.cross_entropy leaves out by default.
+IGNORED = -100
 
 
 @dataclass(frozen=True)
