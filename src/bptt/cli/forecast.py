@@ -47,7 +47,7 @@ class Forecast:
     coverage: float = 0.8
     """Share of the values that an interval is to hold."""
     fill: bool = False
-    """Put in what is missing, on straight lines between neighbours; no score counts it."""
+    """Put the last value before it in place of a missing one; no score counts it."""
     decimal_comma: bool = False
     """Numbers are written 12,5."""
     onto: Literal["auto", "linear", "alone"] = "auto"
@@ -223,8 +223,8 @@ def _verdict(found: Outcome) -> list[str]:
         said.append("Here a recurrent network gains nothing: use what is simpler.")
     if kept.held is not None:
         said.append(
-            f"Intervals are to hold {plan.coverage:.0%} of the values and hold {kept.held:.0%} of the test "
-            f"part; they are {kept.width:.4g} wide on average."
+            f"Intervals are to hold {plan.coverage:.0%} of the values and hold {kept.held:.0%} of the "
+            f"test part; they are {kept.width:.4g} wide on average."
         )
     said.append(_reach(found))
     return said
@@ -263,7 +263,8 @@ def _document(found: Outcome, series: Series) -> dict[str, Any]:
         "onto": plan.onto, "cell": plan.cell, "k": plan.k, "coverage": plan.coverage,
         "train_from": begins[0], "valid_from": begins[1], "test_from": begins[2],
         "origins": len(found.rows),
-        "steps": sum(one.looks[-1].step for one in found.trained), "seconds": sum(one.seconds for one in found.trained),
+        "steps": sum(one.looks[-1].step for one in found.trained),
+        "seconds": sum(one.seconds for one in found.trained),
         "scores": [_score(score) for score in found.scores], "kept": found.scores[-1].name,
         "best": min(found.scores, key=lambda score: score.mae).name, "diagnosis": diagnosis,
     }  # fmt: skip

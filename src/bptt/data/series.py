@@ -2,8 +2,8 @@
 
 The separator and the way times are written are found by looking; the column of times is the one that
 holds times. What does not fit is refused with its line: nothing is sorted, dropped or guessed. Only with
-``fill`` are missing values put in, on a straight line between their neighbours; ``known`` says where, and
-no score counts them.
+``fill`` is something put in place of a missing value, the last one before it: a line to the next one
+would tell a forecast what comes. ``known`` says where, and no score counts it.
 
 Limits: one column of numbers, and the times that :mod:`bptt.data.calendar` has.
 """
@@ -34,7 +34,7 @@ class Series:
 
     Attributes:
         name: of the column.
-        values: (N,), finite; a missing one is put in on a straight line between its neighbours.
+        values: (N,), finite; in place of a missing one, the last before it.
         known: (N,) bool: whether the file has the value.
         calendar: when each is.
     """
@@ -70,7 +70,7 @@ def read_series(
         source: the file.
         column: the name of the column of numbers; None where there is only one.
         time: the name of the column of times; None for the one that holds times.
-        fill: put values in where some are missing.
+        fill: put the last value before it in place of a missing one.
         decimal_comma: numbers are written 12,5.
 
     Raises:
@@ -85,8 +85,10 @@ def read_series(
         ('daily', array([5., 7., 6.]))
     """
     table = _Table(source)
-    value_at = table.value_column(column, time, decimal_comma)
+    value_at = None if column is None else table.find(column, "--column")
     time_at = table.time_column(time, value_at)
+    if value_at is None:
+        value_at = table.value_column(time_at, decimal_comma)
     stamps, utc = table.times(time_at)
     numbers = table.numbers(value_at, decimal_comma, fill)
     table.require_ascending(stamps, time_at)
@@ -103,7 +105,7 @@ def read_series(
         places = places - first
         start = calendar.at(first).astype(np.int64)
         calendar = replace(calendar, start=int(start))
-        values = np.interp(np.arange(len(values)), places, values[places])
+        values = values[np.maximum.accumulate(np.where(known, np.arange(len(values)), 0))]
     return Series(table.head[value_at], values, known, calendar)
 
 
@@ -147,7 +149,10 @@ _MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "?", ".", "#n/a"}
 _TIMES = {
     "time", "date", "datetime", "timestamp", "day", "month", "year", "ds", "week", "hour", "period"
 }  # fmt: skip
-_LOOK = 50  # rows looked at to find out what a column holds
+_LOOK, _MOST = (
+    50,
+    0.8,
+)  # rows looked at to find what a column holds, and the share that has to hold it
 
 
 class _Table:
@@ -181,7 +186,7 @@ class _Table:
         for row in self.rows:
             if len(row.cells) != len(self.head):
                 comma = delimiter == "," and len(row.cells) > len(self.head)
-                why = ", or decimal commas between commas: separate columns by ;" if comma else ""
+                why = "; decimal commas need ; between the columns" if comma else ""
                 self.refuse(
                     f"{len(self.head)} cells in each line, as in the first",
                     f"{len(row.cells)} in line {row.line}",
@@ -225,7 +230,8 @@ class _Table:
         if twice:
             self.refuse("a name for each column", f"{twice[0]} twice", "rename one of them")
 
-    def _find(self, name: str, flag: str) -> int:
+    def find(self, name: str, flag: str) -> int:
+        """The place of a column."""
         if name not in self.head:
             self._miss(name, flag)
         return self.head.index(name)
@@ -243,24 +249,26 @@ class _Table:
         shown = ", ".join(name or "one without a name" for name in self.head[:12])
         return shown + (f" and {len(self.head) - 12} more" if len(self.head) > 12 else "")
 
+    def _held(self, at: int) -> list[str]:
+        """What the first rows of a column hold."""
+        cells = [row.cells[at].strip() for row in self.rows[:_LOOK]]
+        return [cell for cell in cells if cell.casefold() not in _MISSING]
+
     def _numeric(self, but: set[int], comma: bool) -> list[int]:
-        """Columns whose first rows hold numbers, or nothing, and at least one number."""
+        """Columns whose first rows hold numbers, most of them."""
         found = []
         for at in range(len(self.head)):
-            cells = [row.cells[at] for row in self.rows[:_LOOK]]
-            held = [c for c in cells if c.strip().casefold() not in _MISSING]
-            if at not in but and held and all(_number(c, comma) is not None for c in held):
+            numbers = [_number(cell, comma) is not None for cell in self._held(at)]
+            if at not in but and numbers and sum(numbers) >= _MOST * len(numbers):
                 found.append(at)
         return found
 
-    def value_column(self, column: str | None, time: str | None, comma: bool) -> int:
-        """Where the numbers are."""
-        if column is not None:
-            return self._find(column, "--column")
-        but = {self._find(time, "--time")} if time is not None else set(self._timely(set()))
-        found = self._numeric(but, comma)
+    def value_column(self, time_at: int, comma: bool) -> int:
+        """Where the numbers are, in a table that has one column of them."""
+        others = [at for at in range(len(self.head)) if at != time_at]
+        found = others if len(others) == 1 else self._numeric({time_at}, comma)
         if len(found) != 1:
-            names = ", ".join(self.head[at] for at in found) or "none"
+            names = ", ".join(self.head[at] for at in found) or f"none among {self._columns()}"
             self.refuse(
                 "one column of numbers beside the times, or --column",
                 names if len(found) < 9 else f"{len(found)} columns of numbers",
@@ -272,22 +280,23 @@ class _Table:
         """Columns whose first rows hold times, those with a name of a time first, if there are any."""
         found = []
         for at, name in enumerate(self.head):
-            ways = {way_of(row.cells[at].strip()) for row in self.rows[:_LOOK]}
+            ways = Counter(way_of(cell) for cell in self._held(at))
+            way, count = ways.most_common(1)[0] if ways else (None, 0)
             named = any(word in _TIMES for word in re.split(r"[^a-z]+", name.casefold()))
             # A whole number may be a year, and anything else as well: its name decides.
-            plain = ways <= {"year", "compact", "unix"}
-            if at not in but and len(ways) == 1 and None not in ways and (named or not plain):
+            likely = way is not None and (named or way not in ("year", "compact", "unix"))
+            if at not in but and likely and count >= _MOST * sum(ways.values()):
                 found.append((not named, at))
         return [at for first, at in found if first == min(found)[0]]
 
-    def time_column(self, time: str | None, value_at: int) -> int:
+    def time_column(self, time: str | None, value_at: int | None) -> int:
         """Where the times are."""
         if time is not None:
-            at = self._find(time, "--time")
+            at = self.find(time, "--time")
             if at == value_at:
                 self.refuse("--time and --column to differ", f"{time} twice", "name two columns")
             return at
-        found = self._timely({value_at})
+        found = self._timely(set() if value_at is None else {value_at})
         if len(found) != 1:
             names = ", ".join(self.head[at] for at in found)
             self.refuse(
@@ -349,7 +358,7 @@ class _Table:
             self.refuse(
                 f"a number in every row of {self.head[at]}",
                 f"none in line {missing[0]}{more}",
-                "put them in, or give --fill: straight lines between neighbours, which no score counts",
+                "put them in, or give --fill: the last value before it, which no score counts",
             )
         return found
 
@@ -396,11 +405,12 @@ class _Table:
             return
         n = int(jumps[0])
         before, after = (calendar.stamp(np.datetime64(int(stamps[i]), "us")) for i in (n, n + 1))
-        more = f", and gaps at {len(jumps) - 1:,} more places" if len(jumps) > 1 else ""
+        others = len(jumps) - 1
+        more = f", and {others:,} more gap{'s' * (others > 1)}" if others else ""
         self.refuse(
             f"a row for every step of a series that is {calendar.words}",
             f"none between {before} and {after}, line {self.rows[n + 1].line}{more}",
-            "put the rows in, or give --fill: straight lines between neighbours, which no score counts",
+            "put the rows in, or give --fill: the last value before them, which no score counts",
         )
 
 

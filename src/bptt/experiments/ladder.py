@@ -19,7 +19,7 @@ import torch
 
 from bptt.data.calendar import Floats
 from bptt.data.series import Series, naive, scale_of, seasonal, targets
-from bptt.errors import ArgumentError, NonFiniteError
+from bptt.errors import ArgumentError, DataError, NonFiniteError
 from bptt.models import CountModel
 from bptt.models.heads import pinball
 from bptt.probes.watch import Watched, watch
@@ -207,6 +207,11 @@ def fit_forecasters(
     plan, parts = choose(plan, series)
     view = View(series, plan)
     scale, horizon = view.spread(parts.train), plan.horizon or 1
+    if not 1e-100 < scale < 1e100:
+        raise DataError(
+            f"values that differ by 1e-100 to 1e100 in {series.name}", f"{scale:.1g}",
+            "write them in another unit",
+        )  # fmt: skip
     linear = torch.from_numpy(fit_linear(view, parts, scale))
     kinds: tuple[Any, ...] = ("linear", "alone") if plan.onto == "auto" else (plan.onto,)
     share = len(kinds)

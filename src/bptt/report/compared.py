@@ -223,7 +223,7 @@ def chart_ahead(found: Outcome) -> Chart:
 def _dates(series: Series, first: int, last: int) -> list[tuple[float, str]]:
     """Some times along an axis that counts steps."""
     places = np.unique(np.linspace(first, last, 4).round().astype(int))[:-1]
-    stamps = [series.calendar.stamp(time) for time in series.calendar.at(places)]
+    stamps = [series.calendar.stamp(t).replace(" ", "\n") for t in series.calendar.at(places)]
     return list(zip(places.astype(float).tolist(), stamps, strict=True))
 
 

@@ -33,6 +33,7 @@ from bptt import nn as layers
 from bptt.data.calendar import Floats, calendar_features
 from bptt.data.series import Series, seasonal, targets
 from bptt.errors import ArgumentError, DataError, NonFiniteError
+from bptt.files.memory import require
 from bptt.gradients import Full
 from bptt.models import Forecaster
 from bptt.models.heads import pinball
@@ -119,16 +120,17 @@ def choose(plan: Plan, series: Series) -> tuple[Plan, Parts]:
         DataError: the series is too short, or constant.
         ArgumentError: a size that does not fit the series.
     """
+    require(48 * plan.hidden**2, f"--hidden {plan.hidden}", "lower --hidden")  # weights, and Adam's
     size, seasons = len(series.values), series.calendar.seasons
     horizon = plan.horizon or max(1, min([size // 20, *(seasons.values() or [12])]))
     parts = Parts.of(size, horizon)
     need = max(4 * horizon, LEAST)
     if parts.train < need:
         enough = next(n for n in count(size) if Parts.of(n, horizon).train >= need)
-        remedy = (
-            "lower --horizon, or give a longer series" if horizon > 1 else "give a longer series"
-        )
-        raise DataError(f"at least {enough} values for --horizon {horizon}", str(size), remedy)
+        given, longer = plan.horizon is not None, "give a longer series"
+        what = f"for --horizon {horizon}" if given else "to train, validate and test on"
+        remedy = f"lower --horizon, or {longer}" if given else longer
+        raise DataError(f"at least {enough} values {what}", str(size), remedy)
     values = series.values[: parts.train]
     if bool((values == values[0]).all()):
         where = "all rows" if bool((series.values == values[0]).all()) else "the training part"
@@ -146,7 +148,7 @@ def choose(plan: Plan, series: Series) -> tuple[Plan, Parts]:
 
     def off(season: int) -> float:
         said = seasonal(series.values, range(season, parts.train - horizon), season, horizon)
-        return float(np.nanmean(np.abs(said - ahead[season:])))
+        return _mean_off(said, ahead[season:])
 
     season = plan.season or min((m for m in seasons.values() if m <= longest), key=off, default=1)
     lags = min(2 * season if season > 1 else 32, MOST_LAGS, parts.train // 6)
@@ -191,7 +193,8 @@ class View:
 
     def spread(self, end: int) -> float:
         """The root mean square distance from the level, of the first ``end`` values."""
-        return float(np.sqrt(np.mean((self.series.values - self.level)[:end] ** 2)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(np.sqrt(np.mean((self.series.values - self.level)[:end] ** 2)))
 
     def inputs(self, scale: float) -> Tensor:
         """What the network reads, (N, 1, 1 + F) float32."""
