@@ -62,7 +62,19 @@ def test_it_says_what_came_out_and_leaves_a_run(place):
     run = place / "auto"
     first, head, *rest = (place / "auto.txt").read_text().splitlines()
     assert first == "load, hourly: 420 values from 2024-02-27 22:00 to 2024-03-16 09:00"
-    assert head.split() == ["forecaster", "MASE", "MAE", "1", "ahead", "3", "ahead", "6", "ahead", "interval", "holds"]
+    assert head.split() == [
+        "forecaster",
+        "MASE",
+        "MAE",
+        "1",
+        "ahead",
+        "3",
+        "ahead",
+        "6",
+        "ahead",
+        "interval",
+        "holds",
+    ]
     names = [line.split("  ")[0] for line in rest[:5]]
     assert names[:3] == ["naive", "seasonal naive", "linear"]
     assert {name.removesuffix(", kept") for name in names[3:]} == {"GRU alone", "GRU on linear"}
@@ -113,8 +125,10 @@ def test_the_same_seed_gives_the_same_run(place):
 def test_the_page_shows_it(place):
     page = (place / "linear" / "report.html").read_text()
     assert page.count("<svg") == 4
-    for word in ("load, 6 steps ahead", "What was forecast, and what came", "What comes next",
-                 "Error by steps ahead", "How far back it learns", "seasonal naive", "GRU on linear"):  # fmt: skip
+    for word in (
+        "load, 6 steps ahead", "What was forecast, and what came", "What comes next",
+        "Error by steps ahead", "How far back it learns", "seasonal naive", "GRU on linear",
+    ):  # fmt: skip
         assert word in page
     assert "http" not in page.replace("http://www.w3.org", "")
 
@@ -171,7 +185,9 @@ int main(void)
         for (int j = 0; j < {NAME}_CALENDAR; j++) {{ if (scanf("%f", &calendar[j]) != 1) return 1; }}
         {name}_forecast(&state, history, calendar, ahead);
     }}
-    for (int h = 0; h < {NAME}_HORIZON; h++) printf("%.7g %.7g %.7g\\n", ahead[h][0], ahead[h][1], ahead[h][2]);
+    for (int h = 0; h < {NAME}_HORIZON; h++) {{
+        printf("%.7g %.7g %.7g\\n", ahead[h][0], ahead[h][1], ahead[h][2]);
+    }}
     return 0;
 }}
 """
@@ -330,7 +346,8 @@ def test_a_changed_run_is_refused(place, tmp_path, name, capsys):
     ("old", "new"),
     [
         ('cell = "gru"', 'cell = "eval"'), ("hidden = 8", "hidden = 99999999999"),
-        ("hidden = 8", "hidden = 9"), ("horizon = 6", "horizon = 60000"), ("horizon = 6", 'horizon = "6"'), ("k = ", "q = "),
+        ("hidden = 8", "hidden = 9"), ("horizon = 6", "horizon = 60000"),
+        ("horizon = 6", 'horizon = "6"'), ("k = ", "q = "),
         ("coverage = 0.8", "coverage = 8.0"), ("seed = 0", "seed = -1"), ("lags = ", "lags = 1"),
     ],
 )  # fmt: skip

@@ -271,11 +271,13 @@ def test_values_beyond_what_can_be_squared(size):
     [HOURS, Calendar(0, DAY), Calendar(0, 1, "month"), Calendar(0, 1, "working day")],
     ids=lambda calendar: calendar.words,
 )
-@pytest.mark.parametrize("cell", ["gru", "lstm", "rnn"])
-def test_every_cell_on_every_calendar(calendar, cell):
+@pytest.mark.parametrize(("cell", "k"), [("gru", 7), ("lstm", None), ("rnn", 23)])
+def test_every_cell_on_every_calendar(calendar, cell, k):
     series = made(120, calendar=calendar)
-    found = fit_forecasters(Plan(steps=2, hidden=3, cell=cell, onto="linear"), series)
+    found = fit_forecasters(Plan(steps=2, hidden=3, cell=cell, k=k, onto="linear"), series)
     assert np.isfinite(found.said).all()
     assert (found.said[:, :, 0] <= found.said[:, :, 1]).all()
     assert (found.said[:, :, 1] <= found.said[:, :, 2]).all()
     assert found.scores[-1].name == f"{cell.upper()} on linear"
+    assert found.plan.k == (k or found.plan.k)
+    assert 0 <= found.cut <= 2

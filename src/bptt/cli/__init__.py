@@ -99,7 +99,7 @@ def _run(words: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    if name == "train":
+    if name in ("train", "forecast"):
         _wait_asleep()
     return import_module(f"bptt.cli.{name}").run(rest)
 

@@ -172,7 +172,8 @@ class Outcome:
         plan: of it, everything chosen. parts: of the series.
         scores: of every forecaster on the test part, the kept one last.
         trained: both networks, or the one that was asked for.
-        reach: how far back the kept network's gradient goes; None where it has none.
+        reach: how far back the kept network's gradient goes; None where it has none. cut: what windows of
+            k steps leave out of it, as a share.
         rows: the origins in the test part. said: what the kept forecaster says from each, (rows, H, 3).
         after: what it says from the end of the series, (H, 3).
     """
@@ -183,6 +184,7 @@ class Outcome:
     scores: tuple[ForecastScore, ...]
     trained: tuple[Trained, ...]
     reach: Watched | None
+    cut: float
     rows: range
     said: Floats
     after: Floats
@@ -240,7 +242,7 @@ def fit_forecasters(
     scores = tuple(score_forecast(name, found, wanted, divisor) for name, found in said.items())
     end = range(len(values) - 1, len(values))
     return Outcome(
-        best.model, best.model.plan, parts, scores, tuple(trained), _reach(best, view, parts), rows,
+        best.model, best.model.plan, parts, scores, tuple(trained), *_reach(best, view, parts), rows,
         kept, best.model.forecast(series, end)[0],
     )  # fmt: skip
 
@@ -254,7 +256,7 @@ def _named(plan: Plan) -> str:
     return plan.cell.upper() + (" on linear" if plan.onto == "linear" else " alone")
 
 
-def _reach(best: Trained, view: View, parts: Parts) -> Watched | None:
+def _reach(best: Trained, view: View, parts: Parts) -> tuple[Watched | None, float]:
     """How far back the gradient of the kept weights goes, in windows longer than those of training."""
     model = best.model
     plan, network = model.plan, model.network
@@ -269,4 +271,6 @@ def _reach(best: Trained, view: View, parts: Parts) -> Watched | None:
         said, _ = network(view.inputs(scale)[places, 0])
         pinball(said, wanted[places], plan.coverage).backward()
     network.zero_grad(set_to_none=True)
-    return flow.last.main if flow.last.main.spectrum.gradient_norm > 0 else None
+    if not flow.last.main.spectrum.gradient_norm > 0:
+        return None, 0.0
+    return flow.last.main, flow.bias(min(plan.k or 1, steps))
