@@ -81,7 +81,7 @@ def test_it_says_what_came_out_and_leaves_a_run(place):
     assert names[4].endswith(", kept")
     assert rest[5].startswith("Best on the test part: ")
     assert any(
-        line.startswith("Intervals are to hold 80% of the values and hold ") for line in rest
+        line.startswith("Intervals are to hold 80 % of the values and hold ") for line in rest
     )
     assert rest[-2:] == [f"pictures: {run}/report.html", f"next: bptt sample {run}"]
     assert {path.name for path in run.iterdir()} == {
@@ -103,7 +103,7 @@ def test_the_table_holds_what_the_document_says(place):
         assert np.mean(score["mae_by_step"]) == pytest.approx(score["mae"])
     kept = found["scores"][-1]
     assert kept["name"] == found["kept"]
-    assert rows[-1].endswith(f"{kept['interval_holds']:.0%}")
+    assert rows[-1].endswith(f"{100 * kept['interval_holds']:.0f} %")
     assert found["best"] == min(found["scores"], key=lambda score: score["mae"])["name"]
     assert found["origins"] == 420 - round(0.8 * 420) - 6 + 1
 

@@ -188,7 +188,7 @@ def _table(found: Outcome) -> list[tuple[str, ...]]:
                 "-" if score.mase is None else f"{score.mase:.3f}",
                 f"{score.mae:.4g}",
                 *(f"{score.ahead[n - 1]:.4g}" for n in ahead),
-                "" if score.held is None else f"{score.held:.0%}",
+                "" if score.held is None else f"{100 * score.held:.0f} %",
             )
         )
     return rows
@@ -230,8 +230,8 @@ def _verdict(found: Outcome) -> list[str]:
         said.append("Here a recurrent network gains nothing: use what is simpler.")
     if kept.held is not None:
         said.append(
-            f"Intervals are to hold {plan.coverage:.0%} of the values and hold {kept.held:.0%} of the "
-            f"test part; they are {kept.width:.4g} wide on average."
+            f"Intervals are to hold {words.percent(plan.coverage)} of the values and hold "
+            f"{words.percent(kept.held)} of the test part; they are {kept.width:.4g} wide on average."
         )
     said.append(_reach(found))
     return said

@@ -165,7 +165,7 @@ def chart_forecasts(found: Outcome, series: Series) -> Chart:
     for n, origin in enumerate(origins):
         ahead = (found.rows[origin] + np.arange(1, horizon + 1)).tolist()
         low, middle, high = found.said[origin].T.tolist()
-        words = (f"{found.plan.coverage:.0%} interval", "forecast") if not n else ("", "")
+        words = (f"{100 * found.plan.coverage:g} % interval", "forecast") if not n else ("", "")
         parts.append(Band(words[0], ahead, low, high))
         parts.append(Line(words[1], ahead, middle, dots=horizon == 1))
         parts.append(Mark("", x=found.rows[origin], dash="dotted"))
@@ -188,7 +188,7 @@ def chart_after(found: Outcome, series: Series) -> Chart:
     low, middle, high = found.after.T.tolist()
     seen = np.where(series.known, series.values, np.nan)[begin:]
     parts: list[Part] = [
-        Band(f"{found.plan.coverage:.0%} interval", ahead, low, high),
+        Band(f"{100 * found.plan.coverage:g} % interval", ahead, low, high),
         Line("forecast", ahead, middle, dots=horizon == 1),
         Line(series.name, list(range(begin, size)), seen.tolist(), "ink", thin=True),
         Mark("", x=size - 1, dash="dotted"),
@@ -212,10 +212,12 @@ def chart_ahead(found: Outcome) -> Chart:
         )
         for score, look in zip(found.scores, looks, strict=True)
     ]
+    ahead = [a for score in found.scores for a in score.ahead if math.isfinite(a)]
     most = max(a for score in found.scores[1:] for a in score.ahead if math.isfinite(a))
+    above = " What leaves the picture is far worse." if max(ahead) > 1.15 * most else ""
     return Chart(
         "Error by steps ahead", parts, x="steps ahead", y="mean absolute error",
-        caption="Over all origins of the test part. What lies above the picture is far worse.",
+        caption="Over all origins of the test part." + above,
         ylim=(0.0, 1.15 * most),
     )  # fmt: skip
 
