@@ -361,6 +361,19 @@ def test_a_run_that_was_sealed_anew_is_read_with_care(place, tmp_path, old, new,
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_an_interrupted_training_leaves_nothing(place, tmp_path, monkeypatch, capsys):
+    from bptt.experiments import ladder
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ladder, "set_margins", stop)  # after the first network
+    words = ["forecast", str(place / "load.csv"), *SMALL, "--out", str(tmp_path / "run")]
+    assert main(words) == 130
+    assert capsys.readouterr().err == "bptt forecast: interrupted\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_minutes_end_a_training(place, tmp_path, capsys):
     words = ["--minutes", "0.02", "--hidden", "4", "--horizon", "2", "--out", str(tmp_path / "run")]
     assert main(["forecast", str(place / "load.csv"), *words, "--json"]) == 0

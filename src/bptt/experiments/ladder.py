@@ -204,7 +204,7 @@ def fit_forecasters(
         DataError, ArgumentError: as :func:`choose`.
         NonFiniteError: a training went out of the float range.
 
-    Cost: of the default 400 updates of two networks about half a minute on two cores.
+    Cost: of the default 400 updates of two networks about ten seconds of one core.
     """
     plan, parts = choose(plan, series)
     view = View(series, plan)
