@@ -16,6 +16,7 @@ COMMANDS = {
     "eval": "score a trained model on a text",
     "diagnose": "see how far back a trained model learns, and what would help",
     "compare": "put remedies side by side on a long-memory task",
+    "forecast": "forecast a series from a CSV file, beside what is simpler",
     "ladder": "put language models side by side on a text, from counting to attention",
     "bench": "measure our layers beside torch's, equal results checked first",
     "export": "write a trained model as C99 or ONNX, with its state",
@@ -98,7 +99,7 @@ def _run(words: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    if name == "train":
+    if name in ("train", "forecast"):
         _wait_asleep()
     return import_module(f"bptt.cli.{name}").run(rest)
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import tyro
 
+from bptt.cli.forecast import export_forecaster, is_forecast
 from bptt.cli.parse import parse
 from bptt.errors import ArgumentError
 from bptt.shown.text import as_json, inline
@@ -19,7 +20,8 @@ class Export:
 
     The generated code runs one time step at a time and keeps its state in a struct of yours. With
     --precision int8 the scales come from the run's own training text, and what quantisation costs is
-    measured on its held-out part, the state never reset. The header holds the characters by token.
+    measured on its held-out part, the state never reset. The header holds the characters by token. Of a
+    run of bptt forecast, NAME_forecast.h makes the forecast of what the network says.
 
     Example: bptt export runs/play --to c --precision int8 --name play
     """
@@ -77,6 +79,9 @@ class Export:
 def run(arguments: list[str]) -> int:
     """Export a run."""
     asked = parse(Export, "export", arguments)
+    if is_forecast(asked.run):
+        _show(asked, _forecast(asked))
+        return 0
 
     from bptt.models import LanguageModel
     from bptt.training.restore import load_model
@@ -89,12 +94,27 @@ def run(arguments: list[str]) -> int:
             "export a run trained with --model recurrent",
         )
     document = _onnx(asked, model) if asked.to == "onnx" else _c(asked, model, vocabulary, settings)
+    _show(asked, document)
+    return 0
+
+
+def _show(asked: Export, document: dict[str, Any]) -> None:
     document = {"run": asked.run, "to": asked.to, **document}
     if asked.json:
         print(as_json(document))
     else:
         _print(document)
-    return 0
+
+
+def _forecast(asked: Export) -> dict[str, Any]:
+    """The network of a forecast, and the header that makes a forecast of what it says."""
+    if asked.precision != "float32":
+        raise ArgumentError(
+            "--precision float32 for a run of bptt forecast",
+            asked.precision,
+            "leave --precision out",
+        )
+    return export_forecaster(asked.run, asked.to, asked.out, asked.name, asked.activations)
 
 
 def _onnx(asked: Export, model: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import tyro
 
+from bptt.cli.forecast import is_forecast
 from bptt.cli.parse import parse
 from bptt.errors import ArgumentError, BpttError
 from bptt.shown.text import as_json, inline
@@ -83,7 +84,8 @@ def _found(folders: tuple[str, ...]) -> list[Path]:
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "config.toml").is_file() and (path / "vocabulary.json").is_file()
+    kinds = (path / "vocabulary.json", path / "series.csv")
+    return (path / "config.toml").is_file() and any(kind.is_file() for kind in kinds)
 
 
 def _row(path: Path) -> dict[str, Any]:
@@ -96,6 +98,8 @@ def _row(path: Path) -> dict[str, Any]:
         # Nothing writes this file again, so its age is the run's.
         began = datetime.datetime.fromtimestamp((path / "config.toml").stat().st_mtime)
         row["began"] = began.isoformat(" ", "seconds")
+        if is_forecast(str(path)):
+            return row | _forecast(path)
         folder = RunFolder.open(path)
         settings = folder.read_settings()
         records = list(folder.read_metrics())
@@ -123,6 +127,26 @@ def _row(path: Path) -> dict[str, Any]:
         row["bits_per_character"] = row["bits"]
     row["state"] = "finished" if finished else "unfinished"
     return row
+
+
+def _forecast(path: Path) -> dict[str, Any]:
+    """The same of a forecast, whose score is no bits."""
+    from bptt.training.restore import read_plan
+    from bptt.training.run_folder import ForecastFolder
+
+    plan, result = read_plan(ForecastFolder.open(path)), _result(path)
+    values = {name: value for name, value in dataclasses.asdict(plan).items() if value is not None}
+    found = {"settings": values, "state": "finished", "seconds": _number(result.get("seconds"))}
+    found["model"] = plan.cell + (" on linear" if plan.onto == "linear" else "")
+    found["steps"] = _number(result.get("steps"))
+    reach, scores = result.get("diagnosis"), result.get("scores")
+    if isinstance(reach, dict):
+        found["horizon"] = _number(reach.get("horizon"))
+    kept = scores[-1] if isinstance(scores, list) and scores else None
+    mase = _number(kept.get("mase")) if isinstance(kept, dict) else None
+    said = "" if mase is None else f", MASE {mase:.3f}"
+    found["note"] = f"a forecast of {result.get('column')}, {plan.horizon} steps ahead{said}"
+    return found
 
 
 def _result(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TextIO
 
 import tyro
 
+from bptt.cli.forecast import continue_series, is_forecast
 from bptt.cli.parse import parse, typed
 from bptt.errors import ArgumentError
 from bptt.shown.text import as_json, unescaped
@@ -18,6 +19,8 @@ from bptt.shown.text import as_json, unescaped
 class Sample:
     r"""Continue a prompt: the state is warmed up on it, then the model writes.
 
+    Of a run of bptt forecast: print the values that come next with their intervals, as CSV.
+
     Example: bptt sample runs/play --prompt "ROMEO:" --length 400 --temperature 0.7
     """
 
@@ -25,8 +28,8 @@ class Sample:
     """A run folder."""
     prompt: str | None = None
     r"""What to continue; \n is a line break, \t a tab, \\ a backslash; default: a line's beginning."""
-    length: int = 500
-    """Tokens to write."""
+    length: int | None = None
+    """Tokens to write, default 500; of a forecast steps, default all of its horizon."""
     temperature: float = 0.8
     """1 writes what the model believes, less is bolder, 0 takes the most likely token."""
     top_k: int | None = None
@@ -40,7 +43,7 @@ class Sample:
     """Print one JSON document and nothing else on stdout."""
 
     def __post_init__(self) -> None:
-        if self.length < 0:
+        if self.length is not None and self.length < 0:
             raise ArgumentError("--length >= 0", str(self.length), "ask for 0 or more tokens")
         if not 0 <= self.temperature < float("inf"):
             raise ArgumentError(
@@ -65,6 +68,18 @@ class Sample:
 def run(arguments: list[str]) -> int:
     """Print a continuation as it is generated."""
     asked = parse(Sample, "sample", arguments)
+    if is_forecast(asked.run):
+        own = ("prompt", "temperature", "top_k", "seed", "raw")
+        changed = [name for name in own if getattr(asked, name) != getattr(Sample, name)]
+        if changed:
+            flag = "--" + changed[0].replace("_", "-")
+            raise ArgumentError(
+                f"{flag} with a run of bptt train",
+                f"{asked.run}, a run of bptt forecast",
+                f"leave {flag} out: a forecast is computed, not drawn",
+            )
+        continue_series(asked.run, asked.length, asked.json)
+        return 0
 
     from bptt.models.language import default_prompt, generate
     from bptt.training.restore import load_model
@@ -76,7 +91,7 @@ def run(arguments: list[str]) -> int:
         model,
         vocabulary,
         prompt,
-        length=asked.length,
+        length=500 if asked.length is None else asked.length,
         temperature=asked.temperature,
         top_k=asked.top_k,
         seed=asked.seed,

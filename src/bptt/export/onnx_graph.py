@@ -148,6 +148,34 @@ def build(network: Network, name: str = "model") -> onnx.ModelProto:
     return onnx.helper.make_model(made, opset_imports=opsets, ir_version=8, producer_name="bptt")
 
 
+def add_linear(model: onnx.ModelProto, linear: Floats) -> onnx.ModelProto:
+    """A linear model beside a network: its output is added, in each of as many places as fit.
+
+    Args:
+        model: of :func:`export_onnx`, with an output ``(T, B, n O)``.
+        linear: ``(I, O)``; the model gets one more input, ``window (T, B, I)``.
+
+    Returns:
+        The same model, checked.
+    """
+    onnx, graph = _onnx(), model.graph
+    size = graph.output[0].type.tensor_type.shape.dim[2].dim_value
+    each = np.repeat(linear, size // linear.shape[1], axis=1).astype(np.float32)
+    last = graph.node[-1]  # the Identity that names the output
+    graph.initializer.append(onnx.numpy_helper.from_array(each, "window_weight"))
+    graph.node.insert(
+        len(graph.node) - 1,
+        onnx.helper.make_node("MatMul", ["window", "window_weight"], ["window_said"]),
+    )
+    made = onnx.helper.make_node("Add", [last.input[0], "window_said"], ["output"])
+    graph.node.remove(graph.node[-1])
+    graph.node.append(made)
+    info = onnx.helper.make_tensor_value_info
+    graph.input.append(info("window", onnx.TensorProto.FLOAT, ["T", "B", len(linear)]))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
 def _onnx() -> Any:
     try:
         import onnx

@@ -217,3 +217,20 @@ class Forecaster(nn.Module):
             x = y[-1:]
             found.append(x)
         return torch.cat(found)
+
+
+def pinball(said: Tensor, wanted: Tensor, coverage: float) -> Tensor:
+    """The mean pinball loss of three quantiles over all targets that are known.
+
+    max(q e, (q - 1) e) for the error e = y - ŷ and q = (1 - c) / 2, 1/2, (1 + c) / 2 of a coverage c.
+
+    Args:
+        said: ``(T, B, 3 H)``. wanted: ``(T, B, H)``, NaN where unknown.
+
+    Source: R. Koenker and G. Bassett, 1978, Regression quantiles.
+    """
+    shares = said.new_tensor([(1 - coverage) / 2, 0.5, (1 + coverage) / 2])
+    errors = wanted.unsqueeze(-1) - said.unflatten(-1, (-1, 3))
+    known = errors.isfinite()
+    errors = errors.where(known, 0)
+    return torch.maximum(shares * errors, (shares - 1) * errors).sum() / known.sum().clamp(min=1)

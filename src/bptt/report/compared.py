@@ -1,15 +1,20 @@
-"""The picture and the page of a comparison. Nothing is computed here."""
+"""The pictures and the page of a comparison, and of forecasters. Nothing is computed here."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
+import numpy as np
+
+from bptt.data.series import Series
 from bptt.experiments.compare.results import AXES, HEADS, Row, cells_of, value_on, varying
-from bptt.report.chart import CYCLE, Bars, Chart, Color, Dash, Line, Mark, Part
-from bptt.report.figures import (
-    Record,
-)
+from bptt.experiments.ladder import Outcome
+from bptt.report import words
+from bptt.report.chart import CYCLE, Band, Bars, Chart, Color, Dash, Line, Mark, Part
+from bptt.report.figures import Record, chart_lags
 from bptt.report.pages import Fact, Picture, Section, page, picture
 
 DASHES: tuple[Dash, ...] = ("", "dashed", "dotted")
@@ -75,7 +80,7 @@ def chart_progress(
         levels: lines to draw beside the scores, by name: chance, goal.
     """
     names = varying(rows)
-    words = {
+    named = {
         tuple(getattr(row, a) for a in AXES): " ".join(value_on(row, name) for name in names)
         for row in rows
     }
@@ -88,7 +93,7 @@ def chart_progress(
             if not points:
                 continue
             at, values = zip(*points, strict=True)
-            label = words[tuple(record["job"][a] for a in AXES)]
+            label = named[tuple(record["job"][a] for a in AXES)]
             place, known = len(looks), label in looks
             look = looks.setdefault(
                 label, (CYCLE[place % len(CYCLE)], DASHES[place // len(CYCLE) % len(DASHES)])
@@ -137,3 +142,136 @@ def comparison_page(
         )
     sections = [Section("", facts=tuple(facts), pictures=shown), Section("The grid", table=table)]
     return page(title, command, sections, COMPARED)
+
+
+# Forecasts of a series.
+
+FORECAST = "Trained and scored by bptt forecast; no model was fitted to a value of the test part."
+LOOKS: tuple[tuple[Color, Dash], ...] = (
+    ("ink", "dotted"), ("green", "dotted"), ("orange", "dashed"), ("purple", "dashed"), ("blue", ""),
+)  # fmt: skip
+SHOWN = 8  # forecasts that follow each other in the picture
+
+
+def chart_forecasts(found: Outcome, series: Series) -> Chart:
+    """The end of the test part, forecast again and again, each time a horizon ahead."""
+    horizon, last = found.plan.horizon or 1, len(found.rows) - 1
+    count = min(SHOWN, last // horizon + 1)
+    origins = [last - horizon * n for n in range(count)][::-1]
+    begin = found.rows[origins[0]]
+    after = np.arange(max(0, begin - horizon), len(series.values))
+    seen = np.where(series.known, series.values, np.nan)[after]
+    parts: list[Part] = []
+    for n, origin in enumerate(origins):
+        ahead = (found.rows[origin] + np.arange(1, horizon + 1)).tolist()
+        low, middle, high = found.said[origin].T.tolist()
+        words = (f"{100 * found.plan.coverage:g} % interval", "forecast") if not n else ("", "")
+        parts.append(Band(words[0], ahead, low, high))
+        parts.append(Line(words[1], ahead, middle, dots=horizon == 1))
+        parts.append(Mark("", x=found.rows[origin], dash="dotted"))
+    parts.append(Line(series.name, after.tolist(), seen.tolist(), "ink", thin=True))
+    caption = (
+        f"The last {count} forecasts of {horizon} steps in the test part; each begins at a dotted line "
+        "and knows what lies before it."
+    )
+    return Chart(
+        "What was forecast, and what came", parts, y=series.name, caption=caption,
+        xticks=_dates(series, after[0], after[-1]),
+    )  # fmt: skip
+
+
+def chart_after(found: Outcome, series: Series) -> Chart:
+    """What comes after the end of the series."""
+    horizon, size = found.plan.horizon or 1, len(series.values)
+    begin = max(0, size - 3 * horizon)
+    ahead = list(range(size, size + horizon))
+    low, middle, high = found.after.T.tolist()
+    seen = np.where(series.known, series.values, np.nan)[begin:]
+    parts: list[Part] = [
+        Band(f"{100 * found.plan.coverage:g} % interval", ahead, low, high),
+        Line("forecast", ahead, middle, dots=horizon == 1),
+        Line(series.name, list(range(begin, size)), seen.tolist(), "ink", thin=True),
+        Mark("", x=size - 1, dash="dotted"),
+    ]
+    return Chart(
+        "What comes next", parts, y=series.name, caption="bptt sample prints these numbers.",
+        xticks=_dates(series, begin, size + horizon - 1),
+    )  # fmt: skip
+
+
+def chart_ahead(found: Outcome) -> Chart:
+    """The error of every forecaster by steps ahead."""
+    looks = (*LOOKS[: len(found.scores) - 1], LOOKS[-1])
+    parts = [
+        Line(
+            score.name,
+            list(range(1, len(score.ahead) + 1)),
+            score.ahead,
+            *look,
+            dots=len(score.ahead) < 3,
+        )
+        for score, look in zip(found.scores, looks, strict=True)
+    ]
+    ahead = [a for score in found.scores for a in score.ahead if math.isfinite(a)]
+    most = max(a for score in found.scores[1:] for a in score.ahead if math.isfinite(a))
+    above = " What leaves the picture is far worse." if max(ahead) > 1.15 * most else ""
+    return Chart(
+        "Error by steps ahead", parts, x="steps ahead", y="mean absolute error",
+        caption="Over all origins of the test part." + above,
+        ylim=(0.0, 1.15 * most),
+    )  # fmt: skip
+
+
+def _dates(series: Series, first: int, last: int) -> list[tuple[float, str]]:
+    """Some times along an axis that counts steps."""
+    places = np.unique(np.linspace(first, last, 4).round().astype(int))[:-1]
+    stamps = [series.calendar.stamp(t).replace(" ", "\n") for t in series.calendar.at(places)]
+    return list(zip(places.astype(float).tolist(), stamps, strict=True))
+
+
+def forecast_page(
+    found: Outcome,
+    series: Series,
+    command: str,
+    said: Sequence[str],
+    table: Sequence[Sequence[str]],
+) -> str:
+    """A forecast as one HTML document: numbers, pictures, table, and how far back it learns.
+
+    Args:
+        found: what was fitted and scored.
+        series: of it.
+        command: that made it, as it was typed.
+        said: the verdict, in sentences.
+        table: of the scores, its head first.
+    """
+    kept, reach = found.scores[-1], found.reach
+    facts = [
+        Fact("kept", kept.name),
+        Fact("MASE", "-" if kept.mase is None else f"{kept.mase:.3f}"),
+        Fact("interval holds", "-" if kept.held is None else words.percent(kept.held)),
+        Fact("steps ahead", str(found.plan.horizon)),
+    ]
+    drawn = (
+        picture("forecasts", chart_forecasts(found, series)),
+        picture("after", chart_after(found, series)),
+        picture("ahead", chart_ahead(found)),
+    )
+    sections = [
+        Section("", facts=tuple(facts), words=tuple(said), pictures=drawn),
+        Section("Side by side", table=tuple(tuple(row) for row in table)),
+    ]
+    if reach is not None:
+        caption = (
+            f"How large the gradient is after so many steps back, in windows of {reach.spectrum.steps} "
+            f"steps of the training part; trained in windows of k = {found.plan.k}."
+        )
+        lags = replace(chart_lags(reach.spectrum, found.plan.k), caption=caption)
+        sections.append(
+            Section(
+                "How far back it learns",
+                words=(reach.explain(),),
+                pictures=(picture("lags", lags),),
+            )
+        )
+    return page(f"{series.name}, {found.plan.horizon} steps ahead", command, sections, FORECAST)

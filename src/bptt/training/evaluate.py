@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from bptt import ops
@@ -179,3 +182,76 @@ def look(
         vocabulary.decode(predicted.numpy()),
         sample,
     )
+
+
+# Forecasts of a series, beside what came.
+
+
+@dataclass(frozen=True)
+class ForecastScore:
+    """How far forecasts were off, from every origin of a part of a series.
+
+    Attributes:
+        name: of the forecaster.
+        mae: mean absolute error over all origins and steps ahead, in the unit of the series.
+        mase: the same, divided by the error of "as a season before" on the training part; None where
+            that is nothing.
+        ahead: mean absolute error by steps ahead, from 1 on; NaN where no value is known.
+        held: share of the values within the interval; None without one.
+        width: mean width of the interval.
+        blocks: mean absolute errors of origins a horizon apart, which share no value: what two
+            forecasters differ by is judged on them.
+    """
+
+    name: str
+    mae: float
+    mase: float | None
+    ahead: tuple[float, ...]
+    held: float | None
+    width: float | None
+    blocks: tuple[float, ...]
+
+
+def score_forecast(
+    name: str, said: NDArray[Any], wanted: NDArray[Any], divisor: float
+) -> ForecastScore:
+    """Score forecasts.
+
+    Args:
+        name: of the forecaster.
+        said: ``(N, H)``, or ``(N, H, 3)`` with an interval around the middle one.
+        wanted: ``(N, H)``, NaN where no value is known.
+        divisor: of MASE.
+
+    Example:
+        >>> said, wanted = np.zeros((4, 2)), np.array([[1.0, 3.0], [1.0, 3.0], [1.0, 3.0], [1.0, np.nan]])
+        >>> found = score_forecast("zero", said, wanted, 2.0)
+        >>> found.ahead, round(found.mae, 3), round(found.mase, 3), found.blocks
+        ((1.0, 3.0), 1.857, 0.929, (2.0, 2.0))
+
+    Source: R. J. Hyndman and A. B. Koehler, 2006, Another look at measures of forecast accuracy.
+    """
+    middle = said[:, :, 1] if said.ndim == 3 else said
+    errors, known = np.abs(middle - wanted), np.isfinite(wanted)
+    mae = float(errors[known].mean()) if known.any() else math.nan
+    ahead = tuple(
+        float(errors[known[:, h], h].mean()) if known[:, h].any() else math.nan
+        for h in range(wanted.shape[1])
+    )
+    apart = range(0, len(wanted), wanted.shape[1])
+    blocks = tuple(float(errors[n][known[n]].mean()) for n in apart if known[n].any())
+    held = width = None
+    if said.ndim == 3 and known.any():
+        within = (wanted >= said[:, :, 0]) & (wanted <= said[:, :, 2])
+        held, width = float(within[known].mean()), float((said[:, :, 2] - said[:, :, 0]).mean())
+    mase = mae / divisor if divisor > 0 else None
+    return ForecastScore(name, mae, mase, ahead, held, width, blocks)
+
+
+def clearly_better(one: ForecastScore, other: ForecastScore) -> bool:
+    """Whether the first is off by less than the second, by more than chance makes of these origins: two
+    standard errors of the difference over the blocks, of which there must be at least five."""
+    gaps = np.array(other.blocks) - np.array(one.blocks)
+    if len(gaps) < 5:
+        return False
+    return bool(gaps.mean() > 2 * gaps.std(ddof=1) / math.sqrt(len(gaps)))

@@ -7,19 +7,23 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from torch import nn
 
 from bptt.data import Corpus, Vocabulary
-from bptt.errors import DataError, NonFiniteError, RunError
-from bptt.files.read import release
+from bptt.data.calendar import calendar_features
+from bptt.data.series import Series, read_series
+from bptt.data.source import Source
+from bptt.errors import ArgumentError, DataError, NonFiniteError, RunError
+from bptt.files.read import fit, release
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import build_model, open_corpus
 from bptt.training.checkpoint import load_weights
-from bptt.training.run_folder import RunFolder
-from bptt.training.settings import Settings
+from bptt.training.forecast import Plan, SeriesForecaster
+from bptt.training.run_folder import ForecastFolder, RunFolder
+from bptt.training.settings import Settings, read_toml_document
 
 # The text that a run was trained on, found again and proven.
 #
@@ -227,3 +231,56 @@ def load_model(path: str | Path) -> tuple[nn.Module, Vocabulary, Settings]:
                 "train a new run with a lower --lr or another --clip",
             )
     return model.eval(), vocabulary, settings
+
+
+# A forecaster out of the run folder of a forecast.
+
+_WHOLE, _MOST = {"horizon", "season", "hidden", "k", "lags"}, 1 << 16
+_PLAN: dict[str, Any] = {
+    "horizon": int, "season": int, "coverage": float, "onto": Literal["linear", "alone"],
+    "cell": Literal["gru", "lstm", "rnn"], "hidden": int, "k": int, "lr": float, "steps": int | None,
+    "minutes": float | None, "seed": int, "parts": list[Literal["day", "week", "year"]], "lags": int,
+}  # fmt: skip
+
+
+def load_forecaster(path: str | Path) -> tuple[SeriesForecaster, Series]:
+    """The forecaster of a run of ``bptt forecast``, and its series.
+
+    Raises:
+        RunError: not such a run, or its files do not fit together.
+
+    Cost: reads the weights and the series once.
+    """
+    run = ForecastFolder.open(path)
+    plan = read_plan(run)
+    series = read_series(Source.of_text(run.read_series(), f"{run.path / 'series.csv'}"), fill=True)
+    features = calendar_features(series.calendar, [0], plan.parts).shape[1]
+    if len(series.values) <= (plan.horizon or 1):
+        raise _unplanned(run, "a series longer than the horizon", str(len(series.values)))
+    model = SeriesForecaster(plan, features)
+    saved = checkpoints.newest(run.checkpoints)
+    checkpoints.compare_tensors(
+        saved, checkpoints.MODEL, saved.model, model.state_dict(), finite=True
+    )
+    load_weights(model, saved)
+    return model.eval(), series
+
+
+def read_plan(run: ForecastFolder) -> Plan:
+    """The plan of a run, every entry compared with what it may be."""
+    values = read_toml_document(run.read_config(), str(run.config))
+    try:
+        fit({"steps": None, "minutes": None, **values}, _PLAN, "plan")
+    except ArgumentError as error:
+        raise _unplanned(run, error.expected, error.received) from None
+    sizes = {name: values[name] for name in _WHOLE}
+    wrong = next((name for name, size in sizes.items() if not 1 <= size <= _MOST), None)
+    if wrong is not None or not values["coverage"] < 1:
+        name = wrong or "coverage"
+        most = "1" if wrong is None else str(_MOST)
+        raise _unplanned(run, f"{name} up to {most}, above 0", f"{values[name]!r:.40}")
+    return Plan(**{**values, "parts": tuple(values["parts"])})
+
+
+def _unplanned(run: ForecastFolder, expected: str, received: str) -> RunError:
+    return RunError(f"{expected} in {run.path}", received, "restore the run folder from a copy")

@@ -10,6 +10,7 @@
         checkpoints/step-N/  see bptt.training.checkpoint
         result.json          the score it ended with
         report.html          the course of the run, drawn; written by the command line
+        series.csv           of a forecast, in place of vocabulary.json: the series, whole
         .lock, .holder.json  who trains in it (bptt.files.lock)
 
 A run folder is made under another name and renamed, its first checkpoint in it, so that one that is
@@ -26,10 +27,10 @@ import os
 import platform
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bptt.data import Vocabulary
 from bptt.errors import BpttError, RunError
@@ -40,16 +41,22 @@ from bptt.shown.text import as_json
 from bptt.training import checkpoint as checkpoints
 from bptt.training.settings import Settings
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 logger = logging.getLogger(__name__)
 # Every name that a run writes in its folder.
 NAMES = (
     "config.toml", "environment.json", "vocabulary.json", manifest.NAME, "metrics.jsonl", "checkpoints",
-    "result.json", "report.html", lock.LOCK, lock.HOLDER,
+    "result.json", "report.html", "series.csv", lock.LOCK, lock.HOLDER,
 )  # fmt: skip
 
 
 class RunFolder:
     """Paths, and the small files, of one run."""
+
+    command = "bptt train"
+    needed: tuple[str, ...] = ("config.toml", "vocabulary.json")
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -80,15 +87,29 @@ class RunFolder:
         """
         run = cls(path)
         run.require_free()
-        files = {
-            run.config.name: settings.to_toml().encode(),
-            run.environment.name: (json.dumps(environment(), indent=2) + "\n").encode(),
-            run.vocabulary.name: (json.dumps(vocabulary.to_dict()) + "\n").encode(),
-        }
-        files |= {run.metrics.name: b"", manifest.NAME: manifest.seal(files)}
+        run._make(
+            {
+                run.config.name: settings.to_toml().encode(),
+                run.vocabulary.name: (json.dumps(vocabulary.to_dict()) + "\n").encode(),
+            },
+            {run.metrics.name: b""},
+            first,
+        )
+        return run
+
+    def _make(
+        self,
+        sealed: dict[str, bytes],
+        others: dict[str, bytes],
+        first: checkpoints.Checkpoint | None,
+    ) -> None:
+        """Write the folder: files that will never change, those that will, and a checkpoint."""
+        files = {self.environment.name: (json.dumps(environment(), indent=2) + "\n").encode()}
+        files |= sealed
+        files |= {**others, manifest.NAME: manifest.seal(files)}
         try:
             # Under a name of its own first, so that two runs that begin at once cannot meet in it.
-            with new_folder(run.path) as fresh, fresh.make(run.checkpoints.name) as kept:
+            with new_folder(self.path) as fresh, fresh.make(self.checkpoints.name) as kept:
                 for name, data in files.items():
                     fresh.write(name, data)
                 if first is not None:
@@ -96,11 +117,10 @@ class RunFolder:
                         checkpoints.save_in(inner, first)
         except OSError as error:
             raise RunError(
-                f"a folder that can be written at {path}",
+                f"a folder that can be written at {self.path}",
                 reason(error),
                 "choose another one with --out",
             ) from None
-        return run
 
     def require_free(self) -> None:
         """Raise RunError when something is at this path already."""
@@ -112,31 +132,31 @@ class RunFolder:
             )
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> RunFolder:
+    def open(cls, path: str | os.PathLike[str]) -> Self:
         """The folder of a run that was begun earlier.
 
         Raises:
             RunError: there is none, or it is not a run.
         """
-        run = cls(path)
+        run, remedy = cls(path), f"give the folder that {cls.command} wrote"
         if not run.path.is_dir():
             found = "a file" if run.path.exists() else "nothing there"
-            raise RunError(
-                f"a run folder at {path}", found, "give the folder that bptt train wrote"
-            )
+            raise RunError(f"a run folder at {path}", found, remedy)
         try:
             with Folder.open(run.path, follow=True) as opened:
                 there = {name: opened.status(name) for name in NAMES}
         except OSError as error:
+            raise RunError(f"a run folder at {path}", reason(error), remedy) from None
+        missing = [name for name in cls.needed if there[name] is None]
+        if missing and there["series.csv"] is not None and cls is RunFolder:
             raise RunError(
-                f"a run folder at {path}", reason(error), "give the folder that bptt train wrote"
-            ) from None
-        missing = [f.name for f in (run.config, run.vocabulary) if there[f.name] is None]
+                f"a run of bptt train at {path}",
+                "one of bptt forecast",
+                "bptt sample, bptt export and bptt runs take it; report.html in it has its diagnosis",
+            )
         if missing:
             raise RunError(
-                f"a run folder at {path}",
-                f"a folder without {' and '.join(missing)}",
-                "give the folder that bptt train wrote",
+                f"a run folder at {path}", f"a folder without {' and '.join(missing)}", remedy
             )
         for name, status in there.items():
             if status is not None:
@@ -296,6 +316,59 @@ class RunFolder:
                 reason(error),
                 "free the disk and go on with --resume; the checkpoints are intact",
             ) from None
+
+
+class ForecastFolder(RunFolder):
+    """The run of a forecast: the series in place of a vocabulary, written whole at its end."""
+
+    command = "bptt forecast"
+    needed = ("config.toml", "series.csv")
+
+    def keep(
+        self,
+        config: str,
+        series: str,
+        metrics: Iterable[dict[str, Any]],
+        result: dict[str, Any],
+        last: checkpoints.Checkpoint,
+    ) -> None:
+        """Make the folder, all of it or nothing.
+
+        Args:
+            config: the plan as TOML.
+            series: as CSV.
+            metrics: lines of the course of the training.
+            result: what it ended with.
+            last: the weights that are kept.
+
+        Raises:
+            RunError: it exists already, or cannot be made.
+        """
+        self.require_free()
+        lines = "".join(as_json(record) + "\n" for record in metrics)
+        self._make(
+            {self.config.name: config.encode(), "series.csv": series.encode()},
+            {
+                self.metrics.name: lines.encode(),
+                "result.json": (as_json(result, indent=2) + "\n").encode(),
+            },
+            last,
+        )
+
+    def require_free(self) -> None:
+        """Raise RunError when something is at this path already."""
+        if self.path.exists() or self.path.is_symlink():
+            raise RunError(
+                "a run folder that does not exist yet", str(self.path), "choose another --out"
+            )
+
+    def read_config(self) -> str:
+        """The plan, as TOML."""
+        return self._read(self.config)
+
+    def read_series(self) -> str:
+        """The series, as CSV."""
+        return self._read(self.path / "series.csv")
 
 
 class _Unwritten(RunFolder):

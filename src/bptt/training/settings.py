@@ -349,15 +349,20 @@ def read_toml(text: str, name: str, remedy: str = "mend the file") -> dict[str, 
     Raises:
         RunError: not TOML, an unknown setting, or a value of the wrong type.
     """
+    values = read_toml_document(text, name, remedy)
+    return {key: _checked(key, value, name) for key, value in values.items()}
+
+
+def read_toml_document(text: str, name: str, remedy: str = "mend the file") -> dict[str, Any]:
+    """A TOML document, whatever it holds; RunError where it is none."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
     try:
-        values = tomllib.loads(text)
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise RunError(f"TOML in {name}", str(error), remedy) from None
-    return {key: _checked(key, value, name) for key, value in values.items()}
 
 
 def read_word(name: str, word: str) -> Any:
