@@ -6,8 +6,9 @@ waits for torch. This file must not import it.
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from bptt.errors import ArgumentError, real
@@ -86,6 +87,16 @@ TOKENS: dict[str, Word] = {
 }
 
 
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that was meant, if one is close.
+
+    Example:
+        >>> nearest("hiden", ("hidden", "layers")), nearest("colour", ("hidden", "layers"))
+        ('hidden', None)
+    """
+    return next(iter(difflib.get_close_matches(word, list(known), 1, 0.75)), None)
+
+
 def parse_form(text: str, words: Mapping[str, Word]) -> tuple[str, float | None]:
     """Take a form apart.
 
@@ -124,7 +135,9 @@ def parse_numbers(text: str, words: Mapping[str, Word]) -> tuple[str, tuple[floa
     name, colon, rest = text.partition(":")
     word = words.get(name)
     if word is None:
-        raise ArgumentError(f"one of {', '.join(words)}", repr(text), _by_name(words))
+        meant = nearest(name, words)
+        remedy = _by_name(words) if meant is None else f"did you mean {meant}?"
+        raise ArgumentError(f"one of {', '.join(words)}", repr(text), remedy)
     if not colon:
         if word.takes == "must":
             raise ArgumentError(f"a number after {name}", repr(text), f"write {name}:NUMBER")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from bptt.cli.parse import parse
 from bptt.errors import ArgumentError
@@ -26,6 +26,12 @@ class Bench:
 
     Example: bptt bench --cells gru --hidden 128 --modes train
     """
+
+    groups: ClassVar[dict[str, str]] = {
+        "cells": "what is measured",
+        "batch": "how",
+        "json": "output",
+    }
 
     cells: tuple[Cell, ...] = ("rnn", "gru", "lstm")
     """Which layers; rnn is the one with tanh."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import tyro
 
-from bptt.cli.parse import check_place, parse
+from bptt.cli.parse import File, Folder, check_place, parse
+from bptt.errors import ArgumentError
 from bptt.shown.text import as_json
 
 
@@ -32,27 +33,33 @@ class Claims:
     """Claims at a time; default: one a core."""
     threads: int = 1
     """Threads of each claim; no verdict should hang on it."""
-    data: str | None = None
-    """Folder with what no package carries: JSB_Chorales.mat (P5), Nottingham.mat (P6),
+    data: Folder = None
+    """Where what no package carries lies: JSB_Chorales.mat (P5), Nottingham.mat (P6),
     tinyshakespeare.txt (P11). Claims whose file is missing are listed as not run."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""
-    markdown: str | None = None
+    markdown: File = None
     """Write the whole ledger as a page to this file; what was not run is listed as such."""
-    known: str | None = None
+    known: File = None
     """A document of --json: results in it are kept and not made again."""
-    resume: str | None = None
-    """Folder in which every finished measurement is kept at once. A run that was stopped goes on
+    resume: Folder = None
+    """Every finished measurement is kept in this folder at once. A run that was stopped goes on
     there; it must be of the same version of the code."""
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise ArgumentError("--jobs >= 1", str(self.jobs), "leave it out for one a core")
+        if self.threads < 1:
+            raise ArgumentError("--threads >= 1", str(self.threads), "leave it out for one a claim")
 
 
 def run(arguments: list[str]) -> int:
     """Run, print, write."""
     asked = parse(Claims, "claims", arguments)
+    check_place(asked.markdown)
 
     from rich.progress import Progress
 
-    from bptt.errors import ArgumentError
     from bptt.experiments.claims import Result, find, ledger, not_asked, run_claims
     from bptt.experiments.claims.learn import VARIABLE
     from bptt.experiments.claims.page import document, markdown, summary, table
@@ -60,10 +67,6 @@ def run(arguments: list[str]) -> int:
     from bptt.files.write import write_file
     from bptt.shown.console import Console
 
-    if asked.jobs is not None and asked.jobs < 1:
-        raise ArgumentError("--jobs >= 1", str(asked.jobs), "leave it out for one a core")
-    if asked.threads < 1:
-        raise ArgumentError("--threads >= 1", str(asked.threads), "leave it out for one a claim")
     os.environ[THREADS] = str(asked.threads)
     claims = ledger()
     if asked.ids:
@@ -78,7 +81,6 @@ def run(arguments: list[str]) -> int:
             for c in chosen:
                 print(f"{c.id:<4} {'quick' if c.quick else 'long':<6} {c.statement}")
         return 0
-    check_place(asked.markdown)
     if asked.data is not None:
         os.environ[VARIABLE] = str(Path(asked.data).resolve())
     kept = {} if asked.known is None else read_results(Path(asked.known))

@@ -7,10 +7,11 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import tyro
 
-from bptt.cli.parse import check_place, parse
+from bptt.cli.parse import File, Folder, check_place, parse
 from bptt.errors import ArgumentError
 from bptt.experiments.compare import Budget, Grid, Row, summarise
 from bptt.experiments.compare.grid import TASKS, text_task
@@ -31,21 +32,29 @@ class Compare:
     task: tyro.conf.Positional[str]
     """remember-first, copy, adding, temporal-order, agreement, recall, digits, japanese-vowels or co2; or
     a text of your own, whose next character is to be told."""
+    groups: ClassVar[dict[str, str]] = {
+        "cells": "the axes of the grid",
+        "seeds": "how each is trained",
+        "data": "where",
+        "out": "output",
+    }
+
     cells: tuple[str, ...] = ("rnn", "gru", "lstm")
     """Among rnn, rnn-relu, gru, lstm, mingru, lru; residual, highway and attention."""
     starts: tuple[str, ...] = ("default",)
-    """As --init of bptt train: orthogonal, irnn, np, radius:0.9, chrono:200, orthogonal+hold, …"""
+    """As --init of bptt train: orthogonal, irnn, np, radius:0.9, chrono:200, orthogonal+hold, …; default:
+    as torch has it."""
     clips: tuple[str, ...] = ("norm:1",)
     """As --clip of bptt train: norm:1, value:1, rescale:1, auto:10, z:2.5, unit:0.01, none."""
-    penalties: tuple[str, ...] = ("none",)
+    penalties: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PENALTY")] = ("none",)
     """As --regularise of bptt train: omega:1, floss:1, none."""
     gradients: tuple[str, ...] = ("full",)
     """full, truncated:K, windowed:K (:K2), checkpointed, adaptive:BIAS, randomized:K or forward."""
-    curricula: tuple[str, ...] = ("none",)
+    curricula: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CURRICULUM")] = ("none",)
     """none; double: begin short, and double the length whenever the task is solved at the present one."""
     lengths: tuple[int, ...] = ()
     """Of the task: steps, the delay, the words between, the lag, of a text the characters of a chunk;
-    default its own."""
+    default: its own."""
     fixed: tuple[int, ...] = (0,)
     """Sequences of a training set that is drawn once and read again and again; 0: every batch is drawn
     afresh. --fixed 0 512 puts both side by side."""
@@ -63,19 +72,19 @@ class Compare:
     """Updates between scores."""
     to_the_end: bool = False
     """Go on when the task is solved: the score is then that of the last update."""
-    data: str | None = None
-    """Folder of a real task's data; default data/TASK, where bptt data fetch writes."""
+    data: Folder = None
+    """Where a real task's data lie; default: data/TASK, where bptt data fetch writes."""
     workers: int | None = None
     """Processes; default: one a core."""
-    ray: str | None = None
+    ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Run on the Ray cluster at this address in place of processes; auto finds one, local starts one."""
-    out: str | None = None
-    """File of finished jobs, one JSON line each; default compare-TASK.jsonl, of a text by its name."""
-    csv: str | None = None
+    out: File = None
+    """The finished jobs, one JSON line each; default: compare-TASK.jsonl, of a text by its name."""
+    csv: File = None
     """Write the table into this file, with commas."""
-    figure: str | None = None
+    figure: File = None
     """Draw the scores, and how loss and score went, into this file, .svg, .png or .pdf."""
-    html: str | None = None
+    html: File = None
     """Write table and figure as one page."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""
@@ -100,13 +109,14 @@ def run(arguments: list[str]) -> int:
     grid = asked.grid
     jobs = grid.jobs()
 
+    check_place(asked.figure, (".svg", ".png", ".pdf"))
+    check_place(asked.html)
+    check_place(asked.csv)
+
     from bptt.experiments.compare.job import build_task, on_processes, on_ray
     from bptt.files.write import write_file
 
     # Known now, or only after the grid: that the data are there, and what the levels are.
-    check_place(asked.figure, (".svg", ".png", ".pdf"))
-    check_place(asked.html)
-    check_place(asked.csv)
     try:
         task = build_task(grid.task, jobs[0].length, asked.data)
     except ArgumentError as error:

@@ -9,7 +9,8 @@ from typing import Any
 
 import tyro
 
-from bptt.cli.parse import parse
+from bptt.cli.parse import Folder, parse
+from bptt.errors import ArgumentError
 from bptt.shown.text import as_json
 
 
@@ -30,11 +31,19 @@ class Remake:
     """Only list them: lesson and lines, about how many seconds, what it shows."""
     jobs: int | None = None
     """At a time; default: one a core."""
-    out: str | None = None
-    """Folder to write each into: NAME.json, .csv, -curves.csv, .svg, .png, and .txt with what it prints.
-    Made if it is missing; files of the same name are replaced."""
+    out: Folder = None
+    """Write each into this folder: NAME.json, .csv, -curves.csv, .svg, .png, and NAME.txt with what it
+    prints. Made if it is missing; files of the same name are replaced."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise ArgumentError("--jobs >= 1", str(self.jobs), "leave it out for one a core")
+        if self.all and self.names:
+            raise ArgumentError(
+                "names or --all", f"--all and {self.names[0]!r:.80}", "leave one of the two out"
+            )
 
 
 def run(arguments: list[str]) -> int:
@@ -43,17 +52,10 @@ def run(arguments: list[str]) -> int:
 
     from rich.progress import Progress
 
-    from bptt.errors import ArgumentError
     from bptt.experiments.lessons import find, remakes, run_remakes
     from bptt.experiments.lessons.registry import document
     from bptt.shown.console import Console
 
-    if asked.jobs is not None and asked.jobs < 1:
-        raise ArgumentError("--jobs >= 1", str(asked.jobs), "leave it out for one a core")
-    if asked.all and asked.names:
-        raise ArgumentError(
-            "names or --all", f"--all and {asked.names[0]!r:.80}", "leave one of the two out"
-        )
     every = [*remakes().values()]
     chosen = find(asked.names) if asked.names else every if asked.all or asked.list else []
     if asked.list:
@@ -82,8 +84,6 @@ def run(arguments: list[str]) -> int:
 
 def _folder(path: str) -> Path:
     """The folder to write into, known to be one before any work is done."""
-    from bptt.errors import ArgumentError
-
     place = Path(path)
     if not path or (place.exists() and not place.is_dir()):
         what = f"{path!r:.200}, a file" if path else "an empty name"

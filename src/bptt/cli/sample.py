@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Annotated, TextIO
 
 import tyro
 
-from bptt.cli.parse import parse, typed
+from bptt.cli.parse import check_run, parse, typed
 from bptt.errors import ArgumentError
 from bptt.shown.text import as_json, unescaped
 
@@ -23,16 +23,16 @@ class Sample:
 
     run: tyro.conf.Positional[str]
     """A run folder."""
-    prompt: str | None = None
+    prompt: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     r"""What to continue; \n is a line break, \t a tab, \\ a backslash; default: a line's beginning."""
     length: int = 500
     """Tokens to write."""
     temperature: float = 0.8
     """1 writes what the model believes, less is bolder, 0 takes the most likely token."""
     top_k: int | None = None
-    """Choose among the k most likely tokens."""
+    """Choose among the N most likely tokens; default: among all."""
     seed: int | None = None
-    """Same seed, same text."""
+    """Same seed, same text; default: another one each time."""
     raw: bool = False
     """Write control characters of prompt and text as they are, for a pipe; otherwise they are shown as
     escapes, which no terminal obeys."""
@@ -65,6 +65,7 @@ class Sample:
 def run(arguments: list[str]) -> int:
     """Print a continuation as it is generated."""
     asked = parse(Sample, "sample", arguments)
+    check_run(asked.run)
 
     from bptt.models.language import default_prompt, generate
     from bptt.training.restore import load_model

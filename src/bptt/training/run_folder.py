@@ -29,16 +29,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from bptt.data import Vocabulary
+from bptt.data.vocabulary import Vocabulary
 from bptt.errors import BpttError, RunError
 from bptt.files import lock, manifest
 from bptt.files.folder import Folder, WrongKindError, kind, reason
 from bptt.files.write import new_folder
 from bptt.shown.text import as_json
-from bptt.training import checkpoint as checkpoints
 from bptt.training.settings import Settings
+
+if TYPE_CHECKING:  # a folder that is none is refused before anybody waits for torch
+    from bptt.training import checkpoint as checkpoints
 
 logger = logging.getLogger(__name__)
 # Every name that a run writes in its folder.
@@ -78,6 +80,8 @@ class RunFolder:
         Raises:
             RunError: it exists already, or cannot be made.
         """
+        from bptt.training import checkpoint as checkpoints
+
         run = cls(path)
         run.require_free()
         files = {
