@@ -39,12 +39,12 @@ class _Package(ModuleType):
     had loaded the file itself.
     """
 
-    _files: Mapping[str, str]  # by name: the file it stands in, without the package's own name
+    _files: Mapping[str, str]  # by name: the file it stands in, e.g. "training.fit"
 
     def __getattr__(self, name: str) -> Any:
         if name not in self._files:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        found = getattr(import_module(f"{self.__name__}.{self._files[name]}"), name)
+        found = getattr(import_module(f"bptt.{self._files[name]}"), name)
         self.__dict__[name] = found
         return found
 
@@ -64,7 +64,10 @@ def hand_on(package: str, files: Mapping[str, tuple[str, ...]]) -> None:
         files: the names, by the file they stand in.
     """
     module = sys.modules[package]
-    module.__dict__["_files"] = {name: file for file, names in files.items() for name in names}
+    room = package.removeprefix("bptt.")
+    module.__dict__["_files"] = {
+        n: f"{room}.{file}" for file, names in files.items() for n in names
+    }
     module.__class__ = _Package
 
 

@@ -49,8 +49,8 @@ def test_the_whole_way_and_again(place, capsys):
         (["digits"], "bptt data fetch digits"),
         (["japanese-vowels", "--lengths", "8"], "no --lengths"),
         (["adding", "--workers", "0"], "--workers"),
-        (["adding", "--seeds", "many"], "options of bptt compare"),
-        ([], "options of bptt compare"),
+        (["adding", "--seeds", "many"], "a whole number for --seeds, received 'many'"),
+        ([], "TASK, received nothing"),
     ],
 )
 def test_refusals_are_one_line(words, message, place, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from importlib import import_module
 
 from bptt.errors import BpttError
@@ -76,11 +77,9 @@ def _run(words: list[str]) -> int:
     if words and words[0] == "help":  # bptt help train is bptt train --help
         words = [*words[1:2], "--help"]
     if not words or words[0] in ("-h", "--help"):
-        from bptt.cli.help import overview_lines, print_lines
-        from bptt.cli.parse import help_console
+        from bptt.cli.help import overview_lines, print_help
 
-        console = help_console()
-        print_lines(overview_lines(COMMANDS, console.width), console)
+        print_help(partial(overview_lines, COMMANDS))
         return 0 if words else 2
     if words[0] == "--version":
         from bptt import __version__

@@ -6,8 +6,9 @@ import ast
 import dataclasses
 import inspect
 import re
+import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -18,6 +19,7 @@ import tyro
 
 from bptt.choices import nearest
 from bptt.errors import ArgumentError
+from bptt.shown.text import unescaped
 
 (_POSITIONAL,) = tyro.conf.Positional[str].__metadata__  # type: ignore[attr-defined]
 _METAVARS: tuple[tuple[type, str], ...] = ((int, "N"), (float, "NUMBER"))
@@ -193,15 +195,27 @@ def overview_lines(commands: Mapping[str, str], columns: int) -> Iterator[tuple[
         yield from _entry(usage, what, min(36, width // 2), width)
 
 
-def print_lines(lines: Iterable[tuple[str, str]], console: Any) -> None:
-    """Print the lines of a help in their styles; an option is in colour up to what is said of it."""
+def print_help(lines: Callable[[int], Iterable[tuple[str, str]]]) -> None:
+    """Print the lines of a help, made for the terminal's width, in their styles.
+
+    All of it is our own words, so it goes to the stream itself. An option is in colour up to what is said
+    of it.
+    """
     from rich.text import Text
 
-    for line, style in lines:
-        text = Text(line, style="" if style == "option" else style)
-        if style == "option":
-            text.stylize("cyan", 0, len(re.split(r"(?<=\S)  ", line)[0]))
-        console.print(text, soft_wrap=True)
+    from bptt.shown.console import Console
+
+    out = unescaped(sys.stdout)
+    console = Console(file=out)
+    with (
+        console.capture() as shown
+    ):  # rich ends the program in a way of its own where a reader went away
+        for line, style in lines(console.width):
+            text = Text(line, style="" if style == "option" else style)
+            if style == "option":
+                text.stylize("cyan", 0, len(re.split(r"(?<=\S)  ", line)[0]))
+            console.print(text, soft_wrap=True)
+    out.write(shown.get())
 
 
 def help_lines(kind: type, name: str, columns: int) -> Iterator[tuple[str, str]]:
@@ -346,22 +360,26 @@ def _unknown(flag: str, known: Mapping[str, Option], name: str) -> ArgumentError
 
 
 def meant_by(flag: str, known: Iterable[str]) -> str | None:
-    """The option that was meant: one spelt like it, begun with it, or a part or the initials of it.
+    """The option that was meant: one spelt like it, begun with it, a part of it, or its initials.
 
     Example:
         >>> known = ["--batch", "--lr", "--hidden", "--layers"]
         >>> [meant_by(flag, known) for flag in ("--hiden", "--hid", "--batch-size", "--learning-rate")]
         ['--hidden', '--hidden', '--batch', '--lr']
     """
-    bare = {word.lstrip("-"): word for word in known}
-    word = flag.strip("-")
+    bare = {word.lstrip("-").removeprefix("no-"): word for word in known}
+    word = flag.strip("-").removeprefix("no-")
     parts = word.split("-")
-    meant = nearest(word, bare)
-    meant = meant or next((k for k in bare if len(word) > 1 and k.startswith(word)), None)
-    meant = meant or next((k for k in bare if k in parts or k.rstrip("s") in parts), None)
-    meant = meant or next((k for k in bare if k == "".join(p[:1] for p in parts)), None)
-    meant = meant or next((n for p in parts if len(p) > 3 and (n := nearest(p, bare))), None)
-    return None if meant is None else bare[meant]
+    ways: tuple[Callable[[str], bool], ...] = (
+        lambda k: k == word or sorted(k) == sorted(word),
+        lambda k: k == nearest(word, bare),
+        lambda k: len(flag) > 3 and k.startswith(word),
+        lambda k: k in parts or k.rstrip("s") in parts,
+        lambda k: k == "".join(part[:1] for part in parts),
+        lambda k: len(k) > 2 and word.startswith(k),
+        lambda k: any(len(part) > 3 and k == nearest(part, bare) for part in parts),
+    )
+    return next((bare[k] for way in ways for k in bare if way(k)), None)
 
 
 def _value_fault(option: Option, value: str) -> ArgumentError | None:
@@ -403,7 +421,7 @@ def _place_fault(
         expected = " and ".join(option.metavar for option in places) or "options alone"
         extra = taken[len(places)]
         return ArgumentError(
-            f"{expected} for bptt {name}", f"{extra!r:.80} as well", f"leave {extra:.80} out"
+            f"{expected} for bptt {name}", f"{extra!r:.80} as well", "leave that out"
         )
     missing = [option for option in options if option.required and option.flag]
     missing = [option for option in missing if option.flag not in given]

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import sys
 from collections.abc import Iterable, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from bptt.cli.help import Option, find_fault, help_lines, options_of, print_lines, refuse_value
+from bptt.cli.help import Option, find_fault, help_lines, options_of, print_help, refuse_value
 from bptt.errors import ArgumentError, BpttError
-from bptt.shown.text import unescaped
 
 T = TypeVar("T")
 ESCAPED = ("--documents", "--prompt")  # what is typed after these may hold \n, \t, \r and \\
@@ -43,8 +42,7 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
         SystemExit: status 0, after ``--help``.
     """
     if "--help" in arguments or "-h" in arguments:
-        console = help_console()
-        print_lines(help_lines(kind, name, console.width), console)
+        print_help(partial(help_lines, kind, name))
         raise SystemExit(0)
     options: dict[str, Any] = {} if default is None else {"default": default}
     words = _unescaped(arguments)
@@ -77,13 +75,6 @@ def _own_error(stop: BaseException) -> BpttError | None:
     while found is not None and not isinstance(found, BpttError):
         found = found.__context__
     return found
-
-
-def help_console() -> Any:
-    """Where a help goes: all of it is our own words, so the terminal's styles and width are welcome."""
-    from bptt.shown.console import Console
-
-    return Console(file=unescaped(sys.stdout))
 
 
 def unescape(text: str) -> str:
