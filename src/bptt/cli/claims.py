@@ -58,14 +58,12 @@ def run(arguments: list[str]) -> int:
     asked = parse(Claims, "claims", arguments)
     check_place(asked.markdown)
 
-    from rich.progress import Progress
-
     from bptt.experiments.claims import Result, find, ledger, not_asked, run_claims
     from bptt.experiments.claims.learn import VARIABLE
     from bptt.experiments.claims.page import document, markdown, summary, table
     from bptt.experiments.claims.run import THREADS, keep, open_folder, read_results
     from bptt.files.write import write_file
-    from bptt.shown.console import Console
+    from bptt.shown.console import Console, Count
 
     os.environ[THREADS] = str(asked.threads)
     claims = ledger()
@@ -88,13 +86,12 @@ def run(arguments: list[str]) -> int:
     if folder is not None:
         kept |= open_folder(folder)
     fresh = [c for c in chosen if c.id not in kept]
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("claims", total=len(fresh))
+    with Count("claims", len(fresh)) as count:
 
         def done(result: Result) -> None:
             if folder is not None:
                 keep(folder, result)
-            progress.advance(bar)
+            count.advance(result.id)
 
         made = run_claims(fresh, jobs=asked.jobs, done=done) if fresh else []
     found = kept | {r.id: r for r in made}

@@ -115,6 +115,7 @@ def run(arguments: list[str]) -> int:
 
     from bptt.experiments.compare.job import build_task, on_processes, on_ray
     from bptt.files.write import write_file
+    from bptt.shown.console import Count
 
     # Known now, or only after the grid: that the data are there, and what the levels are.
     try:
@@ -133,8 +134,16 @@ def run(arguments: list[str]) -> int:
         if asked.ray is None
         else partial(on_ray, address=asked.ray)
     )
-    with _Progress(len(jobs)) as progress:
-        records = run_grid(jobs, path, runner, progress.finished)
+    solved = 0
+
+    def finished(record: Record) -> None:
+        nonlocal solved
+        solved += record["solved"]
+        job = record["job"]
+        count.advance(f"{solved} solved; {job['cell']} {job['start']}")
+
+    with Count("jobs", len(jobs)) as count:
+        records = run_grid(jobs, path, runner, finished)
     rows = summarise(records)
     title = f"{inline(asked.task)}: {task.metric}"
     levels = {"chance": task.chance, "goal": task.goal}
@@ -181,35 +190,3 @@ def _print(rows: list[Row], title: str, levels: dict[str, float]) -> None:
     for row in rows:
         shown.add_row(*cells_of(row, axes))
     Console().print(shown, highlight=True)
-
-
-class _Progress:
-    """A bar over the whole grid on stderr: jobs done, how many solved, time left."""
-
-    def __init__(self, jobs: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn as Remaining
-
-        from bptt.shown.console import Console
-
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-            Remaining(), console=Console(stderr=True),
-        )  # fmt: skip
-        self._bar = self._progress.add_task("jobs", total=jobs)
-        self._solved = 0
-
-    def __enter__(self) -> _Progress:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def finished(self, record: Record) -> None:
-        """One more."""
-        self._solved += record["solved"]
-        job = record["job"]
-        self._progress.update(
-            self._bar, advance=1, description=f"{self._solved} solved; {job['cell']} {job['start']}"
-        )

@@ -44,31 +44,28 @@ class Remake:
             raise ArgumentError(
                 "names or --all", f"--all and {self.names[0]!r:.80}", "leave one of the two out"
             )
+        if not (self.all or self.list or self.names):
+            raise ArgumentError(
+                "what to make", "no name", "bptt remake --list names all; --all makes them"
+            )
 
 
 def run(arguments: list[str]) -> int:
     """Run, print, write."""
     asked = parse(Remake, "remake", arguments)
 
-    from rich.progress import Progress
-
     from bptt.experiments.lessons import find, remakes, run_remakes
     from bptt.experiments.lessons.registry import document
-    from bptt.shown.console import Console
+    from bptt.shown.console import Count
 
     every = [*remakes().values()]
     chosen = find(asked.names) if asked.names else every if asked.all or asked.list else []
     if asked.list:
         _list(chosen, asked.json)
         return 0
-    if not chosen:
-        raise ArgumentError(
-            "what to make", "no name", "bptt remake --list names all; --all makes them"
-        )
     out = None if asked.out is None else _folder(asked.out)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("remake", total=len(chosen))
-        results = run_remakes(chosen, jobs=asked.jobs, done=lambda _: progress.advance(bar))
+    with Count("remakes", len(chosen)) as count:
+        results = run_remakes(chosen, jobs=asked.jobs, done=lambda made: count.advance(made.name))
     if asked.json:
         print(as_json(document(chosen, results), indent=1, ensure_ascii=False))
     else:

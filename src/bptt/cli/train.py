@@ -66,6 +66,7 @@ class Train(Settings):
 
 
 BUDGETS = ("minutes", "steps", "epochs")
+LONGER = 5  # times the budget: what to train on for
 NO_SETTINGS = ("BPTT_BACKEND", "BPTT_REQUIRE_NATIVE")  # variables of the package for other things
 GUARD = {"--guard": True, "--no-guard": False}
 # What a resumed run may change; everything else is part of what was trained so far.
@@ -131,6 +132,7 @@ def run(arguments: list[str]) -> int:
             print(f"{advice.rule}: {advice.text}")
         if asked.sample:
             _print_sample(outcome, asked.sample, settings.seed)
+        print(_next(outcome, folder))
     return 0
 
 
@@ -372,6 +374,22 @@ def _summary(outcome, unit: str) -> str:
                 "the training diverged (lower --lr), or learned its text by heart"
             )
     lines.append(f"run folder: {inline(outcome.run)}")
+    return "\n".join(lines)
+
+
+def _next(outcome, folder) -> str:
+    """Where its page is, and what can be done with the run now, as it is typed; the commands stand alone
+    on their lines, so that a terminal that wraps them loses nothing."""
+    settings, run = folder.read_settings(), str(outcome.run)
+    budget = next(name for name in BUDGETS if getattr(settings, name) is not None)
+    more = f"{LONGER * getattr(settings, budget):g}"
+    ways = [("let it write", ["sample", run])]
+    if settings.model == "recurrent":
+        ways.append(("see how far back it learns", ["diagnose", run]))
+    ways.append(("train it longer", ["train", "--resume", run, f"--{budget}", more]))
+    lines = [f"\nreport: {inline(folder.path / 'report.html')}", "next:"]
+    for what, words in ways:
+        lines += [f"  {what}:", f"    {inline(shlex.join(['bptt', *words]))}"]
     return "\n".join(lines)
 
 
