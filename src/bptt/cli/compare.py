@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -159,7 +160,8 @@ def run(arguments: list[str]) -> int:
             write_figure(draw_figure(*charts), Path(asked.figure))
         if asked.html is not None:
             command = shlex.join(["bptt", "compare", *arguments])
-            write_file(asked.html, comparison_page(rows, title, command, charts, levels))
+            date = datetime.now().isoformat(" ", "minutes")
+            write_file(asked.html, comparison_page(rows, title, command, charts, levels, date))
     if asked.json:
         document = {
             "task": asked.task, "metric": task.metric, "chance": task.chance, "best": task.best,
