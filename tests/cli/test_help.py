@@ -13,6 +13,7 @@ from importlib import import_module
 
 import pytest
 
+from bptt.choices import STARTS
 from bptt.cli import COMMANDS, main
 from bptt.cli.help import find_fault, help_lines, options_of, overview_lines
 from bptt.cli.parse import parse
@@ -368,3 +369,70 @@ def test_an_answer_takes_less_than_half_a_second(words, tmp_path):
         assert child.returncode == (0 if words[-1] == "--help" else 2)
         taken.append(used.ru_utime + used.ru_stime)
     assert min(taken) < 0.5
+
+
+CELLS = ("rnn", "rnn-relu", "gru", "lstm", "mingru", "lru")
+WAYS = [
+    *(["--init", f"{name}:9" if name in ("forget", "chrono") else name] for name in STARTS),
+    ["--orthogonal"], ["--regularise", "omega"], ["--regularise", "floss"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS, ids=" ".join)
+def test_a_cell_that_a_way_is_not_for_is_refused_in_flags_and_no_other(way):
+    """What the settings refuse is what building and training the model refuse, in the words typed."""
+    import torch
+
+    from bptt.remedies.penalties import build_regulariser
+    from bptt.training.build import build_model
+    from bptt.training.settings import Settings
+
+    def fails(settings):
+        try:
+            model = build_model(settings, 5)
+            if settings.regularise:
+                with build_regulariser(settings.regularise).on(model):
+                    model(torch.zeros(4, 2, dtype=torch.long))[0].sum().backward()
+        except ArgumentError:
+            return True
+        return False
+
+    for cell in CELLS:
+        error = None
+        try:
+            parse(kind_of("train"), "train", ["--cell", cell, *way])
+        except ArgumentError as raised:
+            error = raised
+        if error is not None:
+            said = " ".join(way).partition(":")[0]
+            assert error.expected.startswith(f"{said} with --cell "), error
+            assert error.received == f"--cell {cell}"
+            assert "LanguageModel" not in str(error)
+        name, value = (way[0][2:], way[1] if len(way) > 1 else True)
+        settings = Settings(hidden=4, layers=1, embedding=3)
+        for field, changed in ((name, value), ("cell", cell)):
+            object.__setattr__(settings, field, changed)
+        assert fails(settings) == (error is not None), (cell, way)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "--model", "attention", "--hidden", "6"], "a multiple of 8, with --model attention,"),
+        (["train", "--model", "ngram", "--order", "9"], "at most 8 tokens for --order, received 9"),
+        (["train", "--threads", "x"], "a whole number or auto for --threads, received 'x': change"),
+        (["compare", "copy", "--cells", "gruu"], "received 'gruu': did you mean gru?"),
+        (["compare", "remmeber-first"], "did you mean remember-first?"),
+        (["compare", "copy", "--curricula", "doubel"], "did you mean double?"),
+        (["ladder", "--rungs", "bigrams"], "did you mean bigram?"),
+        (["ladder", "--minutes", "1", "--steps", "2"], "expected --minutes or --steps, received both"),
+        (["lab", "contractions"], "did you mean contraction?"),
+        (["data", "fetch", "shakespere"], "did you mean shakespeare?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_what_is_said_of_a_wrong_name_or_size(words, said, capsys):
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1

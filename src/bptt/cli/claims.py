@@ -51,6 +51,10 @@ class Claims:
             raise ArgumentError("--jobs >= 1", str(self.jobs), "leave it out for one a core")
         if self.threads < 1:
             raise ArgumentError("--threads >= 1", str(self.threads), "leave it out for one a claim")
+        if self.resume is not None and Path(self.resume).is_file():
+            raise ArgumentError(
+                f"a folder at --resume {self.resume}", "a file", "choose another place"
+            )
 
 
 def run(arguments: list[str]) -> int:

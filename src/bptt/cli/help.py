@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
-from bptt.choices import nearest
+from bptt.choices import nearest, suggest
 from bptt.errors import ArgumentError
 from bptt.shown.text import unescaped
 
@@ -390,8 +390,7 @@ def _value_fault(option: Option, value: str) -> ArgumentError | None:
     if option.choices and not kinds:
         if value in option.choices:
             return None
-        meant = nearest(value, option.choices)
-        remedy = remedy if meant is None else f"did you mean {meant}?"
+        remedy = suggest(value, option.choices, remedy)
         expected = f"one of {', '.join(option.choices)} {what}"
     elif kinds and set(kinds) <= set(_KINDS):
         for kind in kinds:

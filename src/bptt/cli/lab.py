@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import tyro
 
+from bptt.choices import suggest
 from bptt.cli.parse import Run, parse
 
 
@@ -41,7 +42,9 @@ def run(arguments: list[str]) -> int:
     known = [page.slug for page in available()]
     if asked.page is not None and asked.page not in known:
         raise ArgumentError(
-            f"a page among {', '.join(known)}", repr(asked.page), "name one of these"
+            f"a page among {', '.join(known)}",
+            repr(asked.page),
+            suggest(asked.page, known, "name one of these"),
         )
     if not 0 <= asked.port <= 65535:
         raise ArgumentError("--port from 0 to 65535", str(asked.port), "change --port")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from bptt.choices import suggest
 from bptt.cli.parse import File, Folder, check_place, check_texts, parse
 from bptt.errors import ArgumentError
 from bptt.shown.text import as_json
@@ -53,7 +54,10 @@ class Ladder:
         unknown = [word for word in self.rungs if word not in WORDS]
         if unknown or not self.rungs:
             received = repr(unknown[0]) if unknown else "none"
-            raise ArgumentError(f"--rungs among {', '.join(WORDS)}", received, "pick of these")
+            remedy = suggest(unknown[0], WORDS, "pick of these") if unknown else "pick of these"
+            raise ArgumentError(f"--rungs among {', '.join(WORDS)}", received, remedy)
+        if self.minutes is not None and self.steps is not None:
+            raise ArgumentError("--minutes or --steps", "both", "keep the one that should end each")
 
     @property
     def settings(self) -> Settings:

@@ -21,6 +21,7 @@ from bptt.choices import (
     STARTS,
     TOKENS,
     Word,
+    check_cell,
     clip_form,
     nearest,
     parse_form,
@@ -215,6 +216,12 @@ class Settings:
             raise ArgumentError(
                 f"{flag} with --model recurrent", f"--model {self.model}", f"leave {flag} out"
             )
+        if self.model == "recurrent":
+            check_cell(self.cell, self.init, self.regularise or "none", self.orthogonal)
+        if self.model == "attention" and (self.hidden or 0) % 8:  # four heads of an even width each
+            self._refuse("hidden", "a multiple of 8, with --model attention,", self.hidden)
+        if self.model == "ngram" and (self.order or 1) > 8:
+            self._refuse("order", "at most 8 tokens", self.order)
         budgets = [n for n in ("minutes", "steps", "epochs") if getattr(self, n) is not None]
         if len(budgets) > 1:
             raise ArgumentError(
@@ -327,7 +334,8 @@ class Settings:
         if type(value) is not int and not (type(value) is float and float in kinds):
             expected = "a number" if float in kinds else "a whole number"
             expected += " or auto" if str in kinds else ""
-            self._refuse(name, expected, f"{value!r:.80} of type {type(given).__name__}")
+            kind = "" if isinstance(given, str) else f" of type {type(given).__name__}"
+            self._refuse(name, expected, f"{value!r:.80}{kind}")
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)
