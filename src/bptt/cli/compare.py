@@ -187,8 +187,14 @@ def _print(rows: list[Row], title: str, levels: dict[str, float]) -> None:
     shown = Table(
         title=f"{title} ({said})", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
-    for head in (*axes, *HEADS):
-        shown.add_column(head, justify="left" if head in (*axes, "note") else "right")
+    for head in (*axes, *HEADS[:-1]):
+        shown.add_column(head, justify="left" if head in axes else "right")
     for row in rows:
-        shown.add_row(*cells_of(row, axes))
-    Console().print(shown, highlight=True)
+        shown.add_row(*cells_of(row, axes)[:-1])
+    console = Console()
+    console.print(shown, highlight=True)
+    for row in rows:  # below, on the whole width: in a column a sentence would be as tall as a page
+        *cells, note = cells_of(row, axes)
+        if note:
+            point = " ".join(cells[: len(axes)]) or row.cell
+            console.print(f"{point}: {note}", soft_wrap=True)
