@@ -143,7 +143,7 @@ def run(arguments: list[str]) -> int:
         job = record["job"]
         count.advance(f"{solved} solved; {job['cell']} {job['start']}")
 
-    with Count("jobs", len(jobs)) as count:
+    with Count("jobs", len(jobs), closing=True) as count:
         records = run_grid(jobs, path, runner, finished)
     rows = summarise(records)
     title = f"{inline(asked.task)}: {task.metric}"

@@ -61,7 +61,8 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
     except SystemExit as stop:
         own = _own_error(stop)
         if own is not None:  # of the dataclass itself, which tyro told in its own words
-            raise own from None
+            received = own.received.removesuffix(" of type str")  # as every word is that was typed
+            raise type(own)(own.expected, received, own.remedy) from None
         fault = find_fault(kind, name, words)
         if fault is None:  # nothing that we know; tyro's sentence then
             sentence = _first_line(complaint.getvalue())

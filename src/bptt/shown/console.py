@@ -163,10 +163,11 @@ class Count:
     Args:
         what: the pieces are, in a word.
         total: how many.
+        closing: whether a log is told of the last one however soon it is done.
     """
 
-    def __init__(self, what: str, total: int) -> None:
-        self._what, self._total, self._done = what, total, 0
+    def __init__(self, what: str, total: int, closing: bool = False) -> None:
+        self._what, self._total, self._closing, self._done = what, total, closing, 0
         self._pace, self._spoke = Pace(), time.monotonic()
         self._console = Console(stderr=True)
         self._bar = Progress(
@@ -194,11 +195,13 @@ class Count:
         """One more is done; ``said`` of it, where there is room."""
         self._done += 1
         told = f"{self._done} of {self._total} {self._what}"
-        left = self._pace.left(self._done / self._total)
+        left = "" if self._done == self._total else self._pace.left(self._done / self._total)
         told = ", ".join(part for part in (told, left, said) if part)
         if self._console.is_terminal:
             room = self._console.width - BAR - 1
             self._bar.update(self._task, completed=self._done, description=told[:room])
-        elif time.monotonic() - self._spoke >= QUIET:
+        elif time.monotonic() - self._spoke >= QUIET or (
+            self._closing and self._done == self._total
+        ):
             self._spoke = time.monotonic()
             self._console.print(told, soft_wrap=True)

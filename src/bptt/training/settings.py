@@ -334,8 +334,7 @@ class Settings:
         if type(value) is not int and not (type(value) is float and float in kinds):
             expected = "a number" if float in kinds else "a whole number"
             expected += " or auto" if str in kinds else ""
-            kind = "" if isinstance(given, str) else f" of type {type(given).__name__}"
-            self._refuse(name, expected, f"{value!r:.80}{kind}")
+            self._refuse(name, expected, f"{value!r:.80} of type {type(given).__name__}")
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)
