@@ -104,7 +104,7 @@ def test_what_is_unknown_either_way_is_the_same_text(made):
     ("broken", "said"),
     [
         (b"", "an empty file"),
-        (b"a", "received 1 character:"),
+        (b"a", "received 1 character,"),
         (b"\xff" * 4000, "byte 0xff at offset 0"),
     ],
 )
