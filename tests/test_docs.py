@@ -115,6 +115,9 @@ def test_commands_on_the_page_are_understood(page, monkeypatch):
     monkeypatch.setattr(tyro, "cli", parse_only)
     for command in commands(page):
         name, *words = shlex.split(command)
+        if name == "help":
+            assert set(words) <= set(cli.COMMANDS), command
+            continue
         assert name in cli.COMMANDS, command
         module = import_module(f"bptt.cli.{name}")
         for value in vars(module).values():  # where `from tyro import cli` was said

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import sys
 import unicodedata
 
@@ -260,3 +261,60 @@ def test_json_of_finite_numbers_is_as_it_was():
     document = {"a": [1, 2.5, "ß\x1b\x7f"], "b": None, "c": (1e308, -0.0)}
     assert as_json(document) == json.dumps(document)
     assert printable(as_json(document)) == as_json(document)
+
+
+@pytest.mark.parametrize("width", [20, 60, 200])
+def test_no_word_of_a_table_is_cut(width):
+    """A name that is typed after the table stands in it whole, on one line, however narrow it is."""
+    from rich.table import Table
+
+    file = io.StringIO()
+    table = Table("run", "what it is", "score", box=None)
+    name = "runs/" + "a-long-name-" * 5
+    table.add_row(name, "the first of several that were trained", "1.234")
+    Console(file=file, width=width).print(table)
+    shown = file.getvalue()
+    assert name in shown
+    assert "…" not in shown
+    assert {"the", "first", "of", "several", "that", "were", "trained"} <= set(shown.split())
+    if width == 200:
+        assert "the first of several that were trained" in shown
+
+
+def test_pieces_of_work_are_told_now_and_then_where_there_is_no_terminal(monkeypatch):
+    from bptt.shown import console
+
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+
+    def write():
+        with console.Count("jobs", 8) as count:
+            for _ in range(8):
+                now[0] += 12.0
+                count.advance("[red]\x1b")
+
+    out, err = encoded("utf-8", write)
+    assert out == b""
+    assert err.decode() == (
+        "3 of 8 jobs, 1:00 left, [red]\\x1b\n6 of 8 jobs, 0:24 left, [red]\\x1b\n"
+    )
+
+
+def test_pieces_of_work_are_a_bar_with_the_time_left_from_60_columns_on(monkeypatch):
+    from bptt.shown import console
+
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+
+    def write():
+        with console.Count("jobs", 8) as count:
+            now[0] += 40.0
+            count.advance("a long word on what it was that was done, and how")
+
+    err = encoded("utf-8", write, kind=Terminal)[1].decode()
+    lines = [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line) for line in re.split(r"[\r\n]", err)]
+    assert any("1 of 8 jobs, 4:40 left" in line for line in lines)
+    assert max(map(len, lines)) <= 60
+    assert "…" not in err

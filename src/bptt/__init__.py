@@ -7,7 +7,7 @@ and a program pays only for what it touches.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -29,6 +29,47 @@ if TYPE_CHECKING:
     from bptt.probes.watch import Flow, watch
     from bptt.recurrence import tick
     from bptt.report import plot
+
+
+class _Package(ModuleType):
+    """A package whose names stand in files of their own, each loaded with the first use of one of them.
+
+    A file may have the name of a function in it, as ``bptt.training.fit`` has. Loading it makes Python
+    put the file over the function in the package; here the function stays, as it would if the package
+    had loaded the file itself.
+    """
+
+    _files: Mapping[str, str]  # by name: the file it stands in, e.g. "training.fit"
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._files:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        found = getattr(import_module(f"bptt.{self._files[name]}"), name)
+        self.__dict__[name] = found
+        return found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, ModuleType) and name in self._files):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*self.__dict__, *self._files})
+
+
+def hand_on(package: str, files: Mapping[str, tuple[str, ...]]) -> None:
+    """Let a package hand on names of its files without loading them before they are asked for.
+
+    Args:
+        package: its ``__name__``; it is loading.
+        files: the names, by the file they stand in.
+    """
+    module = sys.modules[package]
+    room = package.removeprefix("bptt.")
+    module.__dict__["_files"] = {
+        n: f"{room}.{file}" for file, names in files.items() for n in names
+    }
+    module.__class__ = _Package
+
 
 _NAMES = {
     "ConvertWarning": "bptt.errors",

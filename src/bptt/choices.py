@@ -6,8 +6,9 @@ waits for torch. This file must not import it.
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from bptt.errors import ArgumentError, real
@@ -54,6 +55,17 @@ STARTS: dict[str, Word] = {
     "hold": Word(takes="no"),
 }
 
+# The cells that a start, a penalty or a held matrix is for; where it is not here, those with a matrix.
+MATRIX = ("rnn", "rnn-relu", "gru", "lstm")
+FOR_CELLS: dict[str, tuple[str, ...]] = {
+    "irnn": ("rnn", "rnn-relu"),
+    "forget": ("lstm",),
+    "chrono": ("gru", "lstm", "mingru"),
+    "default": (*MATRIX, "mingru", "lru"),
+    "floss": (*MATRIX, "mingru", "lru"),
+    "none": (*MATRIX, "mingru", "lru"),
+}
+
 CLIPS: dict[str, Word] = {
     "none": Word(takes="no"),
     "norm": Word(1.0),
@@ -87,6 +99,27 @@ TOKENS: dict[str, Word] = {
     "word": Word(above=1.0, whole=True),  # at most so many, the unknown one among them
     "bpe": Word(takes="must", above=255.0, whole=True),
 }
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that was meant, if one is close.
+
+    Example:
+        >>> nearest("hiden", ("hidden", "layers")), nearest("colour", ("hidden", "layers"))
+        ('hidden', None)
+    """
+    return next(iter(difflib.get_close_matches(word, list(known), 1, 0.75)), None)
+
+
+def suggest(word: str, known: Iterable[str], otherwise: str) -> str:
+    """The remedy for a word that is not known: the one that was meant, or what to do where none is close.
+
+    Example:
+        >>> suggest("gruu", ("gru", "lstm"), "pick one"), suggest("x", ("gru", "lstm"), "pick one")
+        ('did you mean gru?', 'pick one')
+    """
+    meant = nearest(word, known)
+    return otherwise if meant is None else f"did you mean {meant}?"
 
 
 def parse_form(text: str, words: Mapping[str, Word]) -> tuple[str, float | None]:
@@ -127,7 +160,8 @@ def parse_numbers(text: str, words: Mapping[str, Word]) -> tuple[str, tuple[floa
     name, colon, rest = text.partition(":")
     word = words.get(name)
     if word is None:
-        raise ArgumentError(f"one of {', '.join(words)}", repr(text), _by_name(words))
+        remedy = suggest(name, words, _by_name(words))
+        raise ArgumentError(f"one of {', '.join(words)}", repr(text), remedy)
     if not colon:
         if word.takes == "must":
             raise ArgumentError(f"a number after {name}", repr(text), f"write {name}:NUMBER")
@@ -166,6 +200,30 @@ def parse_forms(text: str, words: Mapping[str, Word]) -> list[tuple[str, float |
         [('orthogonal', 1.0), ('chrono', 200.0)]
     """
     return [parse_form(part, words) for part in text.split("+")]
+
+
+def check_cell(cell: str, init: str, regularise: str, orthogonal: bool) -> None:
+    """Raise ArgumentError where a cell cannot be started, held or regularised in this way.
+
+    Args:
+        cell: as ``--cell`` names it.
+        init: forms of ``--init``.
+        regularise: a form of ``--regularise``.
+        orthogonal: whether ``--orthogonal`` was given.
+
+    Example:
+        >>> check_cell("lstm", "orthogonal+chrono:9", "omega:1", False)
+    """
+    asked = {f"--init {name}": name for name, _ in parse_forms(init, STARTS)}
+    asked |= {f"--regularise {name}": name for name, _ in [parse_form(regularise, REGULARISERS)]}
+    asked |= {"--orthogonal": "hold"} if orthogonal else {}
+    for said, name in asked.items():
+        cells = FOR_CELLS.get(name, MATRIX)
+        if cell not in cells:
+            *others, last = cells
+            named = f"{', '.join(others)} or {last}" if others else last
+            remedy = f"leave {said} out, or choose another cell"
+            raise ArgumentError(f"{said} with --cell {named}", f"--cell {cell}", remedy)
 
 
 def clip_form(clip: str | float | None) -> str:

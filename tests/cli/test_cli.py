@@ -85,7 +85,21 @@ def test_train_says_what_came_out_and_samples(text, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "held out:" in printed
     assert "bits per character" in printed
-    assert len(printed.split("sample:\n")[1]) == 31
+    sample, rest = printed.split("sample:\n")[1].split("\nreport: ")
+    assert len(sample) == 31
+    assert rest.splitlines()[0] == f"{out}/report.html"
+    assert (tmp_path / "run" / "report.html").exists()
+    commands = [line.strip() for line in rest.splitlines() if line.startswith("    bptt ")]
+    assert commands == [
+        f"bptt sample {out}", f"bptt diagnose {out}", f"bptt train --resume {out} --steps 100",
+    ]  # fmt: skip
+    quick = {
+        "sample": [],
+        "diagnose": ["--try-for", "0", "--steps", "16"],
+        "train": ["--sample", "0"],
+    }
+    for words in map(shlex.split, commands):  # each works as it is typed
+        assert main([*words[1:], *quick[words[1]]]) == 0
 
 
 def test_train_json(text, tmp_path, capsys):

@@ -62,7 +62,7 @@ def test_the_table_and_the_order_in_words(place, capsys):
         (["--rungs", "gruu"], "--rungs among bigram"),
         (["--rungs"], "--rungs"),
         (["--steps", "0"], "--steps"),
-        (["--steps", "3", "--minutes", "1"], "one of --minutes, --steps"),
+        (["--steps", "3", "--minutes", "1"], "--minutes or --steps, received both"),
         (["no.txt", "--steps", "1"], "does not exist"),
         (["my.txt", "--steps", "1", "--csv", "no/t.csv"], "no/t.csv"),
     ],

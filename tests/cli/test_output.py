@@ -332,8 +332,8 @@ def test_a_terminal_gets_our_own_controls_and_no_others(tmp_path):
 def test_a_wrong_option_is_one_plain_line_on_a_terminal_too():
     assert on_a_terminal("train", "--colour", "red") == (
         2,
-        "bptt train: expected options of bptt train, received Unrecognized options: --colour, red: "
-        "see bptt train --help\r\n",
+        "bptt train: expected an option of bptt train, received --colour: "
+        "bptt help train lists them\r\n",
     )
     status, shown = on_a_terminal("train", "--help")
     assert status == 0
@@ -346,6 +346,86 @@ def test_a_wrong_option_is_the_same_line_in_every_encoding(encoding):
     assert run(encoding, "train", "--colour", "red") == (
         2,
         "",
-        "bptt train: expected options of bptt train, received Unrecognized options: --colour, red: "
-        "see bptt train --help\n",
+        "bptt train: expected an option of bptt train, received --colour: "
+        "bptt help train lists them\n",
     )
+
+
+RECORD = {
+    "step": 120, "loss": 1.2, "bits": 1.73, "perplexity": 3.32, "norm": 0.41, "clipped": 0.1,
+    "horizon": 14, "skipped": 3, "tokens_per_second": 81234.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("room", [10, 24, 36, 60, 75, 200])
+def test_what_tells_least_is_left_out_where_there_is_no_room(room):
+    from bptt.training.progress import line
+
+    shown, whole = line(RECORD, room), line(RECORD)
+    assert len(shown) <= room
+    assert all(part in whole.split("  ") for part in shown.split("  "))
+    assert "1.730 bits" in shown
+    assert ("horizon 14" in shown) == (room >= 24)
+    assert (shown == whole) == (room >= len(whole))
+
+
+def reporting(file, monkeypatch, **options):
+    """A reporter that has begun, on a console of one's own, and its clock."""
+    from types import SimpleNamespace
+
+    from bptt.shown import console
+    from bptt.training import progress
+    from bptt.training.settings import Settings
+
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    reporter = progress.TerminalReporter()
+    reporter._console = console.Console(file=file, **options)
+    corpus = SimpleNamespace(
+        valid=None, documents=1, names=("a.txt",), train=SimpleNamespace(tokens=[1] * 9),
+        vocabulary=SimpleNamespace(size=3),
+    )  # fmt: skip
+    model = SimpleNamespace(parameters=list)
+    of = SimpleNamespace(
+        corpus=corpus, settings=Settings(line_ends="unix"), model=model, chosen=(),
+        progress=SimpleNamespace(step=0),
+    )  # fmt: skip
+    reporter.begin(Path("runs/one"), of)
+    return reporter, now
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_the_bar_has_the_time_left_and_keeps_its_line(width, monkeypatch):
+    file = io.StringIO()
+    reporter, now = reporting(file, monkeypatch, force_terminal=True, width=width)
+    with reporter:
+        for share in (0.0, 0.1, 0.2, 0.25):
+            reporter.step(share, RECORD)
+            now[0] += 30.0
+    lines = [OWN.sub("", line) for line in re.split(r"[\r\n]", file.getvalue())]
+    bars = [line for line in lines if "bits" in line]
+    assert any("4:30 left" in line for line in bars)
+    assert max(map(len, bars)) <= width
+    assert "…" not in file.getvalue()
+
+
+def test_a_log_is_given_a_line_now_and_then_without_control_characters(monkeypatch):
+    file = io.StringIO()
+    reporter, now = reporting(file, monkeypatch)
+    with reporter:
+        for number in range(10):
+            reporter.step(number / 10, RECORD | {"step": number})
+            now[0] += 12.0
+    first, *lines = file.getvalue().splitlines()
+    assert "runs/one" in first
+    assert printable(file.getvalue()) == file.getvalue()
+    assert lines == [
+        f"step {n:>6}  {left} left  |  {_rest()}"
+        for n, left in ((3, "1:24"), (6, "0:48"), (9, "0:12"))
+    ]
+
+
+def _rest():
+    from bptt.training.progress import line
+
+    return line(RECORD)

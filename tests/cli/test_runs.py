@@ -109,7 +109,7 @@ def test_each_once_whatever_it_is_called(place, capsys) -> None:
         (["text.txt"], "received a file"),
         (["runs/notes"], "run folders in runs/notes, received none"),
         (["--json", "--csv"], "--json or --csv, received both"),
-        (["--sort", "taste"], "options of bptt runs"),
+        (["--sort", "taste"], "one of began, bits, seconds, run for --sort, received 'taste'"),
     ],
 )
 def test_refusals_are_one_line(place, capsys, words, said) -> None:

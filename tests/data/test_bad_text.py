@@ -146,7 +146,7 @@ def test_the_shortest_texts_that_do(tmp_path):
     path.write_text("xy")
     assert len(Corpus.open(path, valid_fraction=0).train.tokens) == 2
     path.write_text("x")
-    with pytest.raises(DataError, match="1 characters"):
+    with pytest.raises(DataError, match=r"received 1 character[:,]"):
         Corpus.open(path, valid_fraction=0)
 
 

@@ -102,7 +102,11 @@ def test_what_is_unknown_either_way_is_the_same_text(made):
 
 @pytest.mark.parametrize(
     ("broken", "said"),
-    [(b"", "an empty file"), (b"a", "1 characters"), (b"\xff" * 4000, "byte 0xff at offset 0")],
+    [
+        (b"", "an empty file"),
+        (b"a", "received 1 character,"),
+        (b"\xff" * 4000, "byte 0xff at offset 0"),
+    ],
 )
 def test_a_text_that_cannot_be_read_any_more_is_named_with_the_reason(made, broken, said):
     text, done = made

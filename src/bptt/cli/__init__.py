@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from importlib import import_module
 
 from bptt.errors import BpttError
@@ -74,8 +75,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    if words and words[0] == "help":  # bptt help train is bptt train --help
+        words = [*words[1:2], "--help"]
     if not words or words[0] in ("-h", "--help"):
-        print(_help())
+        from bptt.cli.help import overview_lines, print_help
+
+        print_help(partial(overview_lines, COMMANDS))
         return 0 if words else 2
     if words[0] == "--version":
         from bptt import __version__
@@ -93,11 +98,12 @@ def _run(words: list[str]) -> int:
         print("bptt: expected words, received one with a NUL: leave it out", file=sys.stderr)
         return 2
     if name not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        print(
-            f"bptt: expected a command ({known}), received {name!r:.80}: try bptt --help",
-            file=sys.stderr,
-        )
+        from bptt.cli.help import meant_by
+
+        others = [*COMMANDS, "help", "--help", "--version", "--completion"]
+        meant = meant_by(name, others)
+        remedy = "bptt help lists them" if meant is None else f"did you mean bptt {meant}?"
+        print(f"bptt: expected a command, received {name!r:.80}: {remedy}", file=sys.stderr)
         return 2
     if name in ("train", "forecast"):
         _wait_asleep()
@@ -124,19 +130,3 @@ def _let_go() -> None:
 def one_line(message: object) -> str:
     """A message on one line, whatever a file name or a value in it brought along."""
     return " ".join(str(message).split()) or "nothing more"
-
-
-def _help() -> str:
-    lines = [f"  {name:<8} {what}" for name, what in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: bptt COMMAND [ARGUMENT ...]",
-            "",
-            "Train recurrent networks through time, fast, and see exactly how far back they learn.",
-            "",
-            *lines,
-            "",
-            "bptt COMMAND --help lists the options and shows an example; bptt --version.",
-            "bptt --completion bash, zsh or fish prints what completes all this in that shell.",
-        ]
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from bptt.cli.parse import parse
 from bptt.errors import ArgumentError
@@ -26,6 +26,12 @@ class Bench:
 
     Example: bptt bench --cells gru --hidden 128 --modes train
     """
+
+    groups: ClassVar[dict[str, str]] = {
+        "cells": "what is measured",
+        "batch": "how",
+        "json": "output",
+    }
 
     cells: tuple[Cell, ...] = ("rnn", "gru", "lstm")
     """Which layers; rnn is the one with tanh."""
@@ -107,7 +113,7 @@ def run(arguments: list[str]) -> int:
 def _measure(asked: Bench) -> list[dict[str, Any]]:
     """All rows; what a peer does not have is said on stderr."""
     from bptt.experiments.benchmark import Case, measure, require, supports
-    from bptt.shown.console import Console
+    from bptt.shown.console import Count
 
     for peer in asked.peer:  # known now, or only after minutes of measuring
         require(peer)
@@ -129,11 +135,10 @@ def _measure(asked: Bench) -> list[dict[str, Any]]:
     if absent:
         print(f"bptt bench: left out, the peer has none: {', '.join(absent)}", file=sys.stderr)
     rows = []
-    with Console(stderr=True).status("") as status:
-        for number, case in enumerate(there, start=1):
-            what = f"{case.mode} {case.cell} H={case.hidden} beside {case.peer}"
-            status.update(f"row {number} of {len(there)}: {what}")
+    with Count("rows", len(there)) as count:
+        for case in there:
             rows.append(measure(case))
+            count.advance(f"{case.mode} {case.cell} H={case.hidden} beside {case.peer}")
     return rows
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import tyro
 
-from bptt.cli.parse import check_place, parse
+from bptt.cli.parse import File, Folder, check_place, parse
+from bptt.errors import ArgumentError
 from bptt.shown.text import as_json
 
 
@@ -32,38 +33,42 @@ class Claims:
     """Claims at a time; default: one a core."""
     threads: int = 1
     """Threads of each claim; no verdict should hang on it."""
-    data: str | None = None
-    """Folder with what no package carries: JSB_Chorales.mat (P5), Nottingham.mat (P6),
+    data: Folder = None
+    """Where what no package carries lies: JSB_Chorales.mat (P5), Nottingham.mat (P6),
     tinyshakespeare.txt (P11). Claims whose file is missing are listed as not run."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""
-    markdown: str | None = None
+    markdown: File = None
     """Write the whole ledger as a page to this file; what was not run is listed as such."""
-    known: str | None = None
+    known: File = None
     """A document of --json: results in it are kept and not made again."""
-    resume: str | None = None
-    """Folder in which every finished measurement is kept at once. A run that was stopped goes on
+    resume: Folder = None
+    """Every finished measurement is kept in this folder at once. A run that was stopped goes on
     there; it must be of the same version of the code."""
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise ArgumentError("--jobs >= 1", str(self.jobs), "leave it out for one a core")
+        if self.threads < 1:
+            raise ArgumentError("--threads >= 1", str(self.threads), "leave it out for one a claim")
+        if self.resume is not None and Path(self.resume).is_file():
+            raise ArgumentError(
+                f"a folder at --resume {self.resume}", "a file", "choose another place"
+            )
 
 
 def run(arguments: list[str]) -> int:
     """Run, print, write."""
     asked = parse(Claims, "claims", arguments)
+    check_place(asked.markdown)
 
-    from rich.progress import Progress
-
-    from bptt.errors import ArgumentError
     from bptt.experiments.claims import Result, find, ledger, not_asked, run_claims
     from bptt.experiments.claims.learn import VARIABLE
     from bptt.experiments.claims.page import document, markdown, summary, table
     from bptt.experiments.claims.run import THREADS, keep, open_folder, read_results
     from bptt.files.write import write_file
-    from bptt.shown.console import Console
+    from bptt.shown.console import Console, Count
 
-    if asked.jobs is not None and asked.jobs < 1:
-        raise ArgumentError("--jobs >= 1", str(asked.jobs), "leave it out for one a core")
-    if asked.threads < 1:
-        raise ArgumentError("--threads >= 1", str(asked.threads), "leave it out for one a claim")
     os.environ[THREADS] = str(asked.threads)
     claims = ledger()
     if asked.ids:
@@ -78,7 +83,6 @@ def run(arguments: list[str]) -> int:
             for c in chosen:
                 print(f"{c.id:<4} {'quick' if c.quick else 'long':<6} {c.statement}")
         return 0
-    check_place(asked.markdown)
     if asked.data is not None:
         os.environ[VARIABLE] = str(Path(asked.data).resolve())
     kept = {} if asked.known is None else read_results(Path(asked.known))
@@ -86,13 +90,12 @@ def run(arguments: list[str]) -> int:
     if folder is not None:
         kept |= open_folder(folder)
     fresh = [c for c in chosen if c.id not in kept]
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("claims", total=len(fresh))
+    with Count("claims", len(fresh)) as count:
 
         def done(result: Result) -> None:
             if folder is not None:
                 keep(folder, result)
-            progress.advance(bar)
+            count.advance(result.id)
 
         made = run_claims(fresh, jobs=asked.jobs, done=done) if fresh else []
     found = kept | {r.id: r for r in made}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import tyro
 
-from bptt.cli.parse import check_place, parse
+from bptt.cli.parse import File, Folder, check_place, parse
 from bptt.errors import ArgumentError
 from bptt.experiments.compare import Budget, Grid, Row, summarise
 from bptt.experiments.compare.grid import TASKS, text_task
@@ -31,21 +33,29 @@ class Compare:
     task: tyro.conf.Positional[str]
     """remember-first, copy, adding, temporal-order, agreement, recall, digits, japanese-vowels or co2; or
     a text of your own, whose next character is to be told."""
+    groups: ClassVar[dict[str, str]] = {
+        "cells": "the axes of the grid",
+        "seeds": "how each is trained",
+        "data": "where",
+        "out": "output",
+    }
+
     cells: tuple[str, ...] = ("rnn", "gru", "lstm")
     """Among rnn, rnn-relu, gru, lstm, mingru, lru; residual, highway and attention."""
     starts: tuple[str, ...] = ("default",)
-    """As --init of bptt train: orthogonal, irnn, np, radius:0.9, chrono:200, orthogonal+hold, …"""
+    """As --init of bptt train: orthogonal, irnn, np, radius:0.9, chrono:200, orthogonal+hold, …; default:
+    as torch has it."""
     clips: tuple[str, ...] = ("norm:1",)
     """As --clip of bptt train: norm:1, value:1, rescale:1, auto:10, z:2.5, unit:0.01, none."""
-    penalties: tuple[str, ...] = ("none",)
+    penalties: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PENALTY")] = ("none",)
     """As --regularise of bptt train: omega:1, floss:1, none."""
     gradients: tuple[str, ...] = ("full",)
     """full, truncated:K, windowed:K (:K2), checkpointed, adaptive:BIAS, randomized:K or forward."""
-    curricula: tuple[str, ...] = ("none",)
+    curricula: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CURRICULUM")] = ("none",)
     """none; double: begin short, and double the length whenever the task is solved at the present one."""
     lengths: tuple[int, ...] = ()
     """Of the task: steps, the delay, the words between, the lag, of a text the characters of a chunk;
-    default its own."""
+    default: its own."""
     fixed: tuple[int, ...] = (0,)
     """Sequences of a training set that is drawn once and read again and again; 0: every batch is drawn
     afresh. --fixed 0 512 puts both side by side."""
@@ -63,19 +73,19 @@ class Compare:
     """Updates between scores."""
     to_the_end: bool = False
     """Go on when the task is solved: the score is then that of the last update."""
-    data: str | None = None
-    """Folder of a real task's data; default data/TASK, where bptt data fetch writes."""
+    data: Folder = None
+    """Where a real task's data lie; default: data/TASK, where bptt data fetch writes."""
     workers: int | None = None
     """Processes; default: one a core."""
-    ray: str | None = None
+    ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Run on the Ray cluster at this address in place of processes; auto finds one, local starts one."""
-    out: str | None = None
-    """File of finished jobs, one JSON line each; default compare-TASK.jsonl, of a text by its name."""
-    csv: str | None = None
+    out: File = None
+    """The finished jobs, one JSON line each; default: compare-TASK.jsonl, of a text by its name."""
+    csv: File = None
     """Write the table into this file, with commas."""
-    figure: str | None = None
+    figure: File = None
     """Draw the scores, and how loss and score went, into this file, .svg, .png or .pdf."""
-    html: str | None = None
+    html: File = None
     """Write table and figure as one page."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""
@@ -100,13 +110,15 @@ def run(arguments: list[str]) -> int:
     grid = asked.grid
     jobs = grid.jobs()
 
-    from bptt.experiments.compare.job import build_task, on_processes, on_ray
-    from bptt.files.write import write_file
-
-    # Known now, or only after the grid: that the data are there, and what the levels are.
     check_place(asked.figure, (".svg", ".png", ".pdf"))
     check_place(asked.html)
     check_place(asked.csv)
+
+    from bptt.experiments.compare.job import build_task, on_processes, on_ray
+    from bptt.files.write import write_file
+    from bptt.shown.console import Count
+
+    # Known now, or only after the grid: that the data are there, and what the levels are.
     try:
         task = build_task(grid.task, jobs[0].length, asked.data)
     except ArgumentError as error:
@@ -123,8 +135,16 @@ def run(arguments: list[str]) -> int:
         if asked.ray is None
         else partial(on_ray, address=asked.ray)
     )
-    with _Progress(len(jobs)) as progress:
-        records = run_grid(jobs, path, runner, progress.finished)
+    solved = 0
+
+    def finished(record: Record) -> None:
+        nonlocal solved
+        solved += record["solved"]
+        job = record["job"]
+        count.advance(f"{solved} solved; {job['cell']} {job['start']}")
+
+    with Count("jobs", len(jobs), closing=True) as count:
+        records = run_grid(jobs, path, runner, finished)
     rows = summarise(records)
     title = f"{inline(asked.task)}: {task.metric}"
     levels = {"chance": task.chance, "goal": task.goal}
@@ -140,7 +160,8 @@ def run(arguments: list[str]) -> int:
             write_figure(draw_figure(*charts), Path(asked.figure))
         if asked.html is not None:
             command = shlex.join(["bptt", "compare", *arguments])
-            write_file(asked.html, comparison_page(rows, title, command, charts, levels))
+            date = datetime.now().isoformat(" ", "minutes")
+            write_file(asked.html, comparison_page(rows, title, command, charts, levels, date))
     if asked.json:
         document = {
             "task": asked.task, "metric": task.metric, "chance": task.chance, "best": task.best,
@@ -166,40 +187,14 @@ def _print(rows: list[Row], title: str, levels: dict[str, float]) -> None:
     shown = Table(
         title=f"{title} ({said})", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
-    for head in (*axes, *HEADS):
-        shown.add_column(head, justify="left" if head in (*axes, "note") else "right")
+    for head in (*axes, *HEADS[:-1]):
+        shown.add_column(head, justify="left" if head in axes else "right")
     for row in rows:
-        shown.add_row(*cells_of(row, axes))
-    Console().print(shown, highlight=True)
-
-
-class _Progress:
-    """A bar over the whole grid on stderr: jobs done, how many solved, time left."""
-
-    def __init__(self, jobs: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn as Remaining
-
-        from bptt.shown.console import Console
-
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-            Remaining(), console=Console(stderr=True),
-        )  # fmt: skip
-        self._bar = self._progress.add_task("jobs", total=jobs)
-        self._solved = 0
-
-    def __enter__(self) -> _Progress:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def finished(self, record: Record) -> None:
-        """One more."""
-        self._solved += record["solved"]
-        job = record["job"]
-        self._progress.update(
-            self._bar, advance=1, description=f"{self._solved} solved; {job['cell']} {job['start']}"
-        )
+        shown.add_row(*cells_of(row, axes)[:-1])
+    console = Console()
+    console.print(shown, highlight=True)
+    for row in rows:  # below, on the whole width: in a column a sentence would be as tall as a page
+        *cells, note = cells_of(row, axes)
+        if note:
+            point = " ".join(cells[: len(axes)]) or row.cell
+            console.print(f"{point}: {note}", soft_wrap=True)

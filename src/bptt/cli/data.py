@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from bptt.cli.parse import parse
+from bptt.cli.parse import Folder, parse
 from bptt.shown.text import as_json, inline
 
 
@@ -20,10 +20,10 @@ class Data:
     """
 
     job: tyro.conf.Positional[Literal["list", "fetch"]]
-    """What to do."""
+    """list names them, fetch writes the texts of one."""
     name: tyro.conf.Positional[str | None] = None
     """The data set to fetch."""
-    out: str | None = None
+    out: Folder = None
     """New folder for its texts; default: data/NAME."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import tyro
 
-from bptt.cli.parse import check_place, parse
+from bptt.cli.parse import File, Files, check_place, check_run, parse
 from bptt.shown.text import as_json, inline
 
 
@@ -30,7 +30,7 @@ class Diagnose:
     """A run folder."""
     file: tyro.conf.Positional[str | None] = None
     """The text, whole."""
-    text: tuple[str, ...] = ()
+    text: Files = ()
     """The run's own text, under the names it has now: its held-out part is taken."""
     line_ends: Literal["keep", "unix"] | None = None
     r"""Of FILE: read as they are, or \r\n and \r as \n; default: as those of the run's text."""
@@ -40,7 +40,7 @@ class Diagnose:
     """Sequences measured side by side."""
     seed: int = 0
     """Which places of the text."""
-    html: str | None = None
+    html: File = None
     """Write a page with pictures here."""
     try_for: float = 2.0
     """Seconds to train fresh copies of the model for, each with one remedy (start, cell, clip, k), on
@@ -52,6 +52,7 @@ class Diagnose:
 def run(arguments: list[str]) -> int:
     """Print a diagnosis."""
     asked = parse(Diagnose, "diagnose", arguments)
+    check_run(asked.run)
 
     from bptt.cli.text import open_text, shown_reading, unknown_lines
     from bptt.data import RandomChunks

@@ -10,7 +10,7 @@ from typing import Literal
 
 import tyro
 
-from bptt.cli.parse import parse
+from bptt.cli.parse import Files, check_run, check_texts, parse
 from bptt.shown.text import as_json, inline
 
 
@@ -29,7 +29,7 @@ class Eval:
     """A run folder."""
     file: tyro.conf.Positional[str | None] = None
     """The text, whole."""
-    text: tuple[str, ...] = ()
+    text: Files = ()
     """The run's own text, under the names it has now: its held-out part is taken."""
     line_ends: Literal["keep", "unix"] | None = None
     r"""Of FILE: read as they are, or \r\n and \r as \n; default: as those of the run's text."""
@@ -40,6 +40,8 @@ class Eval:
 def run(arguments: list[str]) -> int:
     """Print a score."""
     asked = parse(Eval, "eval", arguments)
+    check_run(asked.run)
+    check_texts((asked.file, *asked.text))
 
     from bptt.cli.text import open_text, shown_reading, unknown_lines
     from bptt.models.language import diverged

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from bptt.cli.forecast import export_forecaster, is_forecast
-from bptt.cli.parse import parse
+from bptt.cli.parse import Files, check_run, check_texts, parse
 from bptt.errors import ArgumentError
 from bptt.shown.text import as_json, inline
 
@@ -30,7 +30,7 @@ class Export:
     """A run folder."""
     to: Literal["c", "onnx"]
     """What to write."""
-    out: str | None = None
+    out: Annotated[str | None, tyro.conf.arg(metavar="PLACE")] = None
     """New folder for C, new file for ONNX; default: beside the run, RUN-c, RUN-int8, RUN.onnx."""
     name: str = "model"
     """Prefix of every identifier in the C code."""
@@ -44,7 +44,7 @@ class Export:
     """Tokens of the training text that the scales are taken from (int8)."""
     measure: int = 100_000
     """Steps of the held-out text over which to measure what int8 costs; 0 for none."""
-    text: tuple[str, ...] = ()
+    text: Files = ()
     """The run's own text, under the names it has now (int8)."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""
@@ -82,6 +82,8 @@ def run(arguments: list[str]) -> int:
     if is_forecast(asked.run):
         _show(asked, _forecast(asked))
         return 0
+    check_run(asked.run)
+    check_texts(asked.text)
 
     from bptt.models import LanguageModel
     from bptt.training.restore import load_model

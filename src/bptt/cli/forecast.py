@@ -9,7 +9,7 @@ import shlex
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -36,9 +36,18 @@ class Forecast:
 
     file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE.csv")]
     """A CSV file in UTF-8, the names of its columns in the first line."""
-    column: str | None = None
+    groups: ClassVar[dict[str, str]] = {
+        "column": "the series",
+        "horizon": "what is forecast",
+        "fill": "how the file is read",
+        "onto": "the network",
+        "lr": "how long, and how",
+        "seed": "the run and its output",
+    }
+
+    column: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """The column of numbers; default: the only one there is."""
-    time: str | None = None
+    time: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """The column of times; default: the one that holds times."""
     horizon: int | None = None
     """Steps ahead; default: the shortest season (a day of hours, a week of days, a year of months)."""
@@ -99,16 +108,8 @@ def run(arguments: list[str]) -> int:
     """Train, print the scores, and keep the run."""
     asked = parse(Forecast, "forecast", arguments)
 
-    import torch
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     from bptt.data.series import read_series
     from bptt.data.source import Source
-    from bptt.experiments.ladder import fit_forecasters
-    from bptt.report.compared import forecast_page
-    from bptt.shown.console import Console
-    from bptt.training import checkpoint as checkpoints
-    from bptt.training.forecast import Plan
     from bptt.training.run_folder import ForecastFolder
 
     place = Path(asked.out) if asked.out is not None else _free()
@@ -122,6 +123,16 @@ def run(arguments: list[str]) -> int:
         Source.of_file(asked.file), asked.column, asked.time,
         fill=asked.fill, decimal_comma=asked.decimal_comma,
     )  # fmt: skip
+
+    import torch
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from bptt.experiments.ladder import fit_forecasters
+    from bptt.report.compared import forecast_page
+    from bptt.shown.console import Console
+    from bptt.training import checkpoint as checkpoints
+    from bptt.training.forecast import Plan
+
     say = (lambda text: None) if asked.json else print
     say(_described(series))
     plan = Plan(**{f.name: getattr(asked, f.name) for f in fields(Plan) if hasattr(asked, f.name)})
@@ -144,7 +155,7 @@ def run(arguments: list[str]) -> int:
     folder.keep(found.plan.to_toml(), series.to_csv(), _metrics(found), document, kept)
     table, verdict = _table(found), _verdict(found)
     command = shlex.join(["bptt", "forecast", *arguments])
-    page = folder.write_report(forecast_page(found, series, command, verdict, table))
+    page = folder.write_report(forecast_page(found, series, asked.file, command, verdict, table))
     if asked.json:
         print(as_json({"run": str(place), **document}))
         return 0

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import tyro
 
-from bptt.cli.parse import parse
+from bptt.choices import suggest
+from bptt.cli.parse import Run, parse
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,14 @@ class Lab:
     """
 
     page: tyro.conf.Positional[str | None] = None
-    """Open this page instead of the list of all."""
+    """A page to open; with none, the list of all."""
     port: int = 2718
     """Where to listen; 0 picks a free port."""
     host: str = "127.0.0.1"
     """The address to listen on. Another than this machine's own lets others in: there is no password."""
     open: bool = True
-    """Open the browser."""
-    run: str | None = None
+    """The browser is opened; --no-open only says the address."""
+    run: Run = None
     """A run folder, for the page "Your run"."""
 
 
@@ -41,7 +42,9 @@ def run(arguments: list[str]) -> int:
     known = [page.slug for page in available()]
     if asked.page is not None and asked.page not in known:
         raise ArgumentError(
-            f"a page among {', '.join(known)}", repr(asked.page), "name one of these"
+            f"a page among {', '.join(known)}",
+            repr(asked.page),
+            suggest(asked.page, known, "name one of these"),
         )
     if not 0 <= asked.port <= 65535:
         raise ArgumentError("--port from 0 to 65535", str(asked.port), "change --port")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import tyro
 
-from bptt.cli.parse import check_place, parse
+from bptt.choices import suggest
+from bptt.cli.parse import File, Folder, check_place, check_texts, parse
 from bptt.errors import ArgumentError
 from bptt.shown.text import as_json
 from bptt.training.settings import Settings
@@ -35,16 +36,16 @@ class Ladder:
     rungs: tuple[str, ...] = WORDS
     """Among bigram, ngram, window, rnn, gru, lstm and attention."""
     minutes: float | None = None
-    """Of training for each; default 1."""
+    """Of training for each; default: 1."""
     steps: int | None = None
-    """Updates of each, in place of minutes."""
+    """Updates of each, in place of --minutes."""
     seed: int = 0
     """Of the weights."""
     threads: int | None = None
     """Threads of torch; default: torch's own choice."""
-    out: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+    out: Folder = None
     """Keep each run in this folder, by the rung's word; default: nothing is kept."""
-    csv: str | None = None
+    csv: File = None
     """Write the table into this file, with commas."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""
@@ -53,7 +54,10 @@ class Ladder:
         unknown = [word for word in self.rungs if word not in WORDS]
         if unknown or not self.rungs:
             received = repr(unknown[0]) if unknown else "none"
-            raise ArgumentError(f"--rungs among {', '.join(WORDS)}", received, "pick of these")
+            remedy = suggest(unknown[0], WORDS, "pick of these") if unknown else "pick of these"
+            raise ArgumentError(f"--rungs among {', '.join(WORDS)}", received, remedy)
+        if self.minutes is not None and self.steps is not None:
+            raise ArgumentError("--minutes or --steps", "both", "keep the one that should end each")
 
     @property
     def settings(self) -> Settings:
@@ -68,6 +72,7 @@ def run(arguments: list[str]) -> int:
     asked = parse(Ladder, "ladder", arguments)
     settings = asked.settings
     check_place(asked.csv)
+    check_texts(asked.files)
 
     from bptt.cli.text import shown_reading
     from bptt.experiments.ladder import climb, compare_order

@@ -1,35 +1,38 @@
-"""Arguments from the command line: dataclasses through tyro, and its complaints in one line."""
+"""Arguments from the command line: dataclasses through tyro, and every complaint in one line of ours."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import re
-import sys
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from bptt.errors import ArgumentError
-from bptt.shown.text import unescaped
+from bptt.cli.help import Option, find_fault, help_lines, options_of, print_help, refuse_value
+from bptt.errors import ArgumentError, BpttError
 
 T = TypeVar("T")
 ESCAPED = ("--documents", "--prompt")  # what is typed after these may hold \n, \t, \r and \\
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 _FRAME = "│╭╮╰╯─ \n"
-_OURS = re.compile(r"expected (.*), received (.*): (.*)")
+# What a path on the command line is: the help shows the word.
+File = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
+Files = Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE")]
+Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER")]
+Run = Annotated[str | None, tyro.conf.arg(metavar="RUN")]
 
 
 def parse(kind: type[T], name: str, arguments: list[str], default: T | None = None) -> T:
     """Read arguments into a dataclass.
 
     Args:
-        kind: its fields and their comments become options and help.
+        kind: its fields and the strings under them become options and help; ``groups``, a class variable,
+            titles for the options by the first field of each (see :mod:`bptt.cli.help`).
         name: of the subcommand.
         arguments: the words after it.
         default: an instance whose values stand where no option is given.
@@ -38,36 +41,41 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
         ArgumentError: the arguments do not fit.
         SystemExit: status 0, after ``--help``.
     """
+    if "--help" in arguments or "-h" in arguments:
+        print_help(partial(help_lines, kind, name))
+        raise SystemExit(0)
     options: dict[str, Any] = {} if default is None else {"default": default}
-    read = partial(
-        tyro.cli,
-        kind,
-        prog=f"bptt {name}",
-        args=_unescaped(arguments),
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
-        **options,
-    )
-    # tyro draws a box of several lines; a terminal full of frames hides the one that matters. It looks
-    # at stdout to choose the frame and its colours, also for stderr, so it is shown a plain one.
-    complaint, stdout = io.StringIO(), io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    words = _unescaped(arguments)
+    refuse_value(kind, words)
+    # tyro draws a box of several lines; a terminal full of frames hides the one that matters.
+    complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(stdout):
-            return read()
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                kind,
+                prog=f"bptt {name}",
+                args=words,
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
+                **options,
+            )
     except SystemExit as stop:
-        if stop.code in (
-            0,
-            None,
-        ):  # help, all of it our own words: once more, as the terminal likes it
-            with contextlib.redirect_stdout(unescaped(sys.stdout)):
-                read()
-            raise
-        sentence = _first_line(complaint.getvalue())
-        ours = _OURS.search(sentence)
-        if ours:  # raised by the dataclass itself; tyro put its own words in front
-            raise ArgumentError(*ours.groups()) from None
-        raise ArgumentError(
-            f"options of bptt {name}", sentence, f"see bptt {name} --help"
-        ) from None
+        own = _own_error(stop)
+        if own is not None:  # of the dataclass itself, which tyro told in its own words
+            received = own.received.removesuffix(" of type str")  # as every word is that was typed
+            raise type(own)(own.expected, received, own.remedy) from None
+        fault = find_fault(kind, name, words)
+        if fault is None:  # nothing that we know; tyro's sentence then
+            sentence = _first_line(complaint.getvalue())
+            fault = ArgumentError(f"options of bptt {name}", sentence, f"see bptt help {name}")
+        raise fault from None
+
+
+def _own_error(stop: BaseException) -> BpttError | None:
+    """The error of ours on whose account tyro ended the program."""
+    found: BaseException | None = stop
+    while found is not None and not isinstance(found, BpttError):
+        found = found.__context__
+    return found
 
 
 def unescape(text: str) -> str:
@@ -128,6 +136,23 @@ def check_place(path: str | None, endings: tuple[str, ...] = ()) -> None:
         )
 
 
+def check_run(run: str | None) -> None:
+    """Raise RunError where there is no run folder: said at once, before anybody waits for torch."""
+    from bptt.training.run_folder import RunFolder
+
+    if run is not None:
+        RunFolder.open(run)
+
+
+def check_texts(files: Iterable[str | None]) -> None:
+    """Raise DataError where a file cannot be a text: said at once, before anybody waits for torch."""
+    from bptt.data.source import Source
+
+    for file in files:
+        if file is not None:
+            Source.of_file(file)
+
+
 def _first_line(box: str) -> str:
     """The sentence inside tyro's frame, without the frame."""
     words: list[str] = []
@@ -162,7 +187,6 @@ _bptt() {{
 complete -o filenames -F _bptt bptt
 """
 SHELLS = ("bash", "zsh", "fish")
-(_POSITIONAL,) = tyro.conf.Positional[str].__metadata__  # type: ignore[attr-defined]
 
 
 def completion(shell: str, commands: Mapping[str, str]) -> str:
@@ -218,14 +242,5 @@ def _fish(commands: Mapping[str, str], options: Mapping[str, Mapping[str, Any]])
 def _options(command: str) -> dict[str, tuple[str, ...] | None]:
     """By option: the words it takes, empty where it takes any; None for a switch."""
     kind = getattr(import_module(f"bptt.cli.{command}"), command.capitalize())
-    hints = get_type_hints(kind, include_extras=True)
-    found: dict[str, tuple[str, ...] | None] = {"--help": None}
-    for field in fields(kind):
-        hint = hints[field.name]
-        if _POSITIONAL in getattr(hint, "__metadata__", ()):
-            continue
-        parts = [hint, *get_args(hint)]
-        chosen = next((get_args(part) for part in parts if get_origin(part) is Literal), ())
-        switch = hint is bool
-        found["--" + field.name.replace("_", "-")] = None if switch else tuple(map(str, chosen))
-    return found
+    known: list[Option] = [option for option in options_of(kind) if option.flag]
+    return {"--help": None} | {o.flag: None if o.switch else o.choices for o in known}

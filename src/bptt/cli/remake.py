@@ -9,7 +9,8 @@ from typing import Any
 
 import tyro
 
-from bptt.cli.parse import parse
+from bptt.cli.parse import Folder, parse
+from bptt.errors import ArgumentError
 from bptt.shown.text import as_json
 
 
@@ -30,43 +31,41 @@ class Remake:
     """Only list them: lesson and lines, about how many seconds, what it shows."""
     jobs: int | None = None
     """At a time; default: one a core."""
-    out: str | None = None
-    """Folder to write each into: NAME.json, .csv, -curves.csv, .svg, .png, and .txt with what it prints.
-    Made if it is missing; files of the same name are replaced."""
+    out: Folder = None
+    """Write each into this folder: NAME.json, .csv, -curves.csv, .svg, .png, and NAME.txt with what it
+    prints. Made if it is missing; files of the same name are replaced."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise ArgumentError("--jobs >= 1", str(self.jobs), "leave it out for one a core")
+        if self.all and self.names:
+            raise ArgumentError(
+                "names or --all", f"--all and {self.names[0]!r:.80}", "leave one of the two out"
+            )
+        if not (self.all or self.list or self.names):
+            raise ArgumentError(
+                "what to make", "no name", "bptt remake --list names all; --all makes them"
+            )
 
 
 def run(arguments: list[str]) -> int:
     """Run, print, write."""
     asked = parse(Remake, "remake", arguments)
 
-    from rich.progress import Progress
-
-    from bptt.errors import ArgumentError
     from bptt.experiments.lessons import find, remakes, run_remakes
     from bptt.experiments.lessons.registry import document
-    from bptt.shown.console import Console
+    from bptt.shown.console import Count
 
-    if asked.jobs is not None and asked.jobs < 1:
-        raise ArgumentError("--jobs >= 1", str(asked.jobs), "leave it out for one a core")
-    if asked.all and asked.names:
-        raise ArgumentError(
-            "names or --all", f"--all and {asked.names[0]!r:.80}", "leave one of the two out"
-        )
     every = [*remakes().values()]
     chosen = find(asked.names) if asked.names else every if asked.all or asked.list else []
     if asked.list:
         _list(chosen, asked.json)
         return 0
-    if not chosen:
-        raise ArgumentError(
-            "what to make", "no name", "bptt remake --list names all; --all makes them"
-        )
     out = None if asked.out is None else _folder(asked.out)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("remake", total=len(chosen))
-        results = run_remakes(chosen, jobs=asked.jobs, done=lambda _: progress.advance(bar))
+    with Count("remakes", len(chosen)) as count:
+        results = run_remakes(chosen, jobs=asked.jobs, done=lambda made: count.advance(made.name))
     if asked.json:
         print(as_json(document(chosen, results), indent=1, ensure_ascii=False))
     else:
@@ -82,8 +81,6 @@ def run(arguments: list[str]) -> int:
 
 def _folder(path: str) -> Path:
     """The folder to write into, known to be one before any work is done."""
-    from bptt.errors import ArgumentError
-
     place = Path(path)
     if not path or (place.exists() and not place.is_dir()):
         what = f"{path!r:.200}, a file" if path else "an empty name"

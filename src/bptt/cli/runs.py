@@ -214,8 +214,13 @@ def _print(rows: list[dict[str, Any]]) -> None:
         "horizon",
         *scores.values(),
     )
+    longest = max(
+        (len(inline(row["run"])) for row in rows), default=0
+    )  # typed after it: on one line
     for head in heads:
-        table.add_column(head, justify="left" if head in ("run", "state", "model") else "right")
+        left = head in ("run", "state", "model")
+        width = longest if head == "run" else None
+        table.add_column(head, justify="left" if left else "right", min_width=width)
     for row in rows:
         settings = row["settings"] or {}
         table.add_row(

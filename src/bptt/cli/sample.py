@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Annotated, TextIO
 
 import tyro
 
 from bptt.cli.forecast import continue_series, is_forecast
-from bptt.cli.parse import parse, typed
+from bptt.cli.parse import check_run, parse, typed
 from bptt.errors import ArgumentError
 from bptt.shown.text import as_json, unescaped
 
@@ -26,16 +26,16 @@ class Sample:
 
     run: tyro.conf.Positional[str]
     """A run folder."""
-    prompt: str | None = None
+    prompt: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     r"""What to continue; \n is a line break, \t a tab, \\ a backslash; default: a line's beginning."""
     length: int | None = None
     """Tokens to write, default 500; of a forecast steps, default all of its horizon."""
     temperature: float = 0.8
     """1 writes what the model believes, less is bolder, 0 takes the most likely token."""
     top_k: int | None = None
-    """Choose among the k most likely tokens."""
+    """Choose among the N most likely tokens; default: among all."""
     seed: int | None = None
-    """Same seed, same text."""
+    """Same seed, same text; default: another one each time."""
     raw: bool = False
     """Write control characters of prompt and text as they are, for a pipe; otherwise they are shown as
     escapes, which no terminal obeys."""
@@ -80,6 +80,7 @@ def run(arguments: list[str]) -> int:
             )
         continue_series(asked.run, asked.length, asked.json)
         return 0
+    check_run(asked.run)
 
     from bptt.models.language import default_prompt, generate
     from bptt.training.restore import load_model

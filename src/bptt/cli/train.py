@@ -13,16 +13,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from bptt.cli.parse import ESCAPED, parse
+from bptt.choices import nearest
+from bptt.cli.parse import ESCAPED, File, check_run, check_texts, parse
 from bptt.errors import ArgumentError
 from bptt.files.folder import reason
 from bptt.files.read import read_plain
 from bptt.shown.text import as_json, inline
-from bptt.training.settings import Settings, nearest, read_toml, read_word
+from bptt.training.settings import Settings, read_toml, read_word
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,27 @@ class Train(Settings):
     """Train a language model and leave a run folder behind.
 
     With no file it trains for a minute on the text that every CPython carries.
-    Ctrl-C, or closing the terminal, ends the run cleanly; --resume goes on from there. Every option
-    but FILES may stand in a file too, see --config, or in the environment: BPTT_HIDDEN=64 is --hidden 64.
-    The environment is stronger than the file, and the command line than both.
+    Ctrl-C, or closing the terminal, ends the run cleanly; --resume goes on from there.
+
+    Every option may stand in a file too, see --config, or in the environment: BPTT_HIDDEN=64 is
+    --hidden 64. The environment is stronger than the file, and the command line than both.
 
     Example: bptt train shakespeare.txt --cell lstm --hidden 512 --minutes 10 --out runs/play
     """
 
+    groups: ClassVar[dict[str, str]] = {
+        "model": "the model",
+        "batch": "the gradient through time",
+        "init": "start and optimisation",
+        "minutes": "how long, and what is looked at on the way",
+        "tokens": "how the text is read",
+        "seed": "the run and its output",
+    }
+
     resume: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
     """Go on with this run. Its settings hold; give a larger budget to train longer, and FILE where its
     text has another name or place now."""
-    config: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    config: File = None
     """Settings for a new run from this file, as a run's config.toml has them; any part of one will do."""
     log_to: Literal["tensorboard", "wandb", "mlflow"] | None = None
     """Log to TensorBoard (files in the run folder), Weights & Biases or MLflow as well."""
@@ -55,6 +66,7 @@ class Train(Settings):
 
 
 BUDGETS = ("minutes", "steps", "epochs")
+LONGER = 5  # times the budget: what to train on for
 NO_SETTINGS = ("BPTT_BACKEND", "BPTT_REQUIRE_NATIVE")  # variables of the package for other things
 GUARD = {"--guard": True, "--no-guard": False}
 # What a resumed run may change; everything else is part of what was trained so far.
@@ -79,7 +91,10 @@ def run(arguments: list[str]) -> int:
     """Train, and print the score and a sample."""
     given = gather(arguments)
     asked = given.parse()
+    check_run(asked.resume)
     settings, resume, changed = _settings(asked, given)
+    if resume is None:
+        check_texts(settings.files)
 
     from bptt.cli.text import shown_reading
     from bptt.report import write_run_report
@@ -117,6 +132,7 @@ def run(arguments: list[str]) -> int:
             print(f"{advice.rule}: {advice.text}")
         if asked.sample:
             _print_sample(outcome, asked.sample, settings.seed)
+        print(_next(outcome, folder))
     return 0
 
 
@@ -358,6 +374,22 @@ def _summary(outcome, unit: str) -> str:
                 "the training diverged (lower --lr), or learned its text by heart"
             )
     lines.append(f"run folder: {inline(outcome.run)}")
+    return "\n".join(lines)
+
+
+def _next(outcome, folder) -> str:
+    """Where its page is, and what can be done with the run now, as it is typed; the commands stand alone
+    on their lines, so that a terminal that wraps them loses nothing."""
+    settings, run = folder.read_settings(), str(outcome.run)
+    budget = next(name for name in BUDGETS if getattr(settings, name) is not None)
+    more = f"{LONGER * getattr(settings, budget):g}"
+    ways = [("let it write", ["sample", run])]
+    if settings.model == "recurrent":
+        ways.append(("see how far back it learns", ["diagnose", run]))
+    ways.append(("train it longer", ["train", "--resume", run, f"--{budget}", more]))
+    lines = [f"\nreport: {inline(folder.path / 'report.html')}", "next:"]
+    for what, words in ways:
+        lines += [f"  {what}:", f"    {inline(shlex.join(['bptt', *words]))}"]
     return "\n".join(lines)
 
 

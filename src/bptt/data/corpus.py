@@ -350,7 +350,7 @@ def _border(length: int, fraction: float, unit: str) -> int:
         held = f", {border} to train on and {length - border} held out" if fraction else ""
         raise DataError(
             f"a text of at least 2 {unit}" + (" in each part" if fraction else ""),
-            f"{length} {unit}{held}",
+            f"{length} {unit.removesuffix('s') if length == 1 else unit}{held}",
             "give a longer text"
             + (", or valid_fraction=0 to hold nothing out" if fraction else ""),
         )

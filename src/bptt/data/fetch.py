@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bptt.choices import suggest
 from bptt.data.source import default_text
 from bptt.errors import ArgumentError, DataError, DependencyError
 from bptt.files.folder import reason
@@ -243,9 +244,8 @@ def fetch(
     """
     entry = DATA_SETS.get(name)
     if entry is None:
-        raise ArgumentError(
-            "a data set: " + ", ".join(DATA_SETS), f"{name!r:.60}", "choose one of these names"
-        )
+        remedy = suggest(name, DATA_SETS, "choose one of these names")
+        raise ArgumentError("a data set: " + ", ".join(DATA_SETS), f"{name!r:.60}", remedy)
     target = Path(folder)
     if os.path.lexists(target):
         raise DataError(

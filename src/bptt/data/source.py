@@ -253,7 +253,7 @@ class Source:
                 "UTF-8 text",
                 f"{self.name!r} with the byte 0x{error.object[error.start]:02x} at offset "
                 f"{before - pending + error.start}",
-                "re-encode it as UTF-8, or pass --bytes (bytes_mode=True) to read bytes",
+                "re-encode it as UTF-8, or read its bytes: --bytes, in Python bytes_mode=True",
             ) from None
         if text:
             yield code_points(text)

@@ -10,13 +10,24 @@ import stat
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    BinaryIO,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from bptt.errors import ArgumentError
 from bptt.files.folder import LARGEST, WrongKindError, kind
+
+if TYPE_CHECKING:  # the command line reads small files of this kind before it needs an array
+    import numpy as np
+    from numpy.typing import NDArray
 
 # Small files that a program wrote and reads back by a name that somebody typed: results, metrics.
 #
@@ -180,6 +191,8 @@ AROUND = 4 << 20  # a fault may map the whole folio of the cache, up to 2 MB; a 
 def open_map(file: BinaryIO, dtype: np.dtype[Any]) -> NDArray[Any]:
     """An open file as a read-only array (N,), which stays when it is closed; ValueError where it is
     empty."""
+    import numpy as np
+
     return np.asarray(np.memmap(file, dtype=dtype, mode="r"))
 
 
@@ -208,9 +221,12 @@ def windows(stream: NDArray[Any], begins: NDArray[np.int64], span: int) -> NDArr
     Cost: O(span B); for a mapped stream a system call for every few windows and a fault for each.
 
     Example:
+        >>> import numpy as np
         >>> windows(np.arange(10) * 10, np.array([0, 6]), 3).tolist()
         [[0, 60], [10, 70], [20, 80]]
     """
+    import numpy as np
+
     steps = np.arange(span)[:, None]
     if _mapping(stream) is None:
         return np.asarray(stream[begins + steps])

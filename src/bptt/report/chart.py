@@ -25,6 +25,11 @@ COLORS = {
     "blue": BLUE, "orange": ORANGE, "green": GREEN, "purple": PURPLE, "sky": SKY, "ink": INK,
     "white": "#ffffff",
 }  # fmt: skip
+# The same on near-black: 4.5 : 1 or more, and no two of them alike. A page has both as variables of its
+# style; a figure in a file, which cannot know where it is shown, has the first.
+DARK = {
+    "blue": "#4f8ff7", "orange": "#f0904a", "green": "#3fc79a", "purple": "#e59bc8", "sky": "#9fdcf7",
+}  # fmt: skip
 Color = Literal["blue", "orange", "green", "purple", "sky", "ink", "white"]
 CYCLE: tuple[Color, ...] = ("blue", "orange", "green", "purple", "sky")
 WIDTH, HEIGHT = 440, 280  # of a picture, in units of its own

@@ -14,12 +14,11 @@ import numpy as np
 from bptt.errors import ArgumentError, DependencyError
 from bptt.files.write import write_file
 from bptt.report.chart import (
-    BLUE,
     COLORS,
     CYCLE,
+    DARK,
     HEIGHT,
     INK,
-    ORANGE,
     WIDTH,
     Band,
     Bars,
@@ -217,7 +216,7 @@ def _edge() -> list[Any]:
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """A figure as one ``<svg>`` for a page, which sets its size, ink and two colours; ids of its own.
+    """A figure as one ``<svg>`` for a page, which sets its size, ink and colours; ids of its own.
 
     Args:
         figure: made within :func:`style`.
@@ -232,7 +231,8 @@ def to_svg(figure: Figure, name: str) -> str:
     # The page's letters: matplotlib's own are not on every reader's machine.
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     text = text.replace(INK, "currentColor")
-    for color, variable in ((BLUE, "blue"), (ORANGE, "orange")):
+    for variable in DARK:
+        color = COLORS[variable]
         text = text.replace(f": {color}", f": var(--{variable}, {color})")
     return text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import cast
 
 import numpy as np
@@ -40,14 +41,14 @@ def chart_comparison(
     if len({row.length for row in rows}) > 1:
         for place, label in enumerate(dict.fromkeys(labels)):
             own = [row for row, of in zip(rows, labels, strict=True) if of == label]
-            look = CYCLE[place % len(CYCLE)], DASHES[place // len(CYCLE) % len(DASHES)]
+            look = _look(place)
             lengths, means = [float(r.length or 0) for r in own], [cast(float, r.mean) for r in own]
             parts.append(Line(label, lengths, means, *look, dots=True))
             parts += [
                 Line("", [at] * len(row.scores), row.scores, "ink", "none", dots=True, thin=True)
                 for at, row in zip(lengths, own, strict=True)
             ]
-        parts += [Mark(name, y=v, dash="dashed", start=True) for name, v in levels.items()]
+        parts += [Mark(name, y=v, dash=_dash(name), start=True) for name, v in levels.items()]
         low, high = _range([*levels.values(), *(s for row in rows for s in row.scores)], 0.1)
         first, last = _range([float(row.length or 0) for row in rows], 0.03)
         return Chart(
@@ -58,8 +59,8 @@ def chart_comparison(
     parts.append(Bars(places, means, "sky", 0.6, sideways=True))
     for place, row in zip(places, rows, strict=True):
         seeds = [place] * len(row.scores)
-        parts.append(Line("", row.scores, seeds, "ink", "none", dots=True, thin=True))
-    parts += [Mark(name, x=value, dash="dashed") for name, value in levels.items()]
+        parts.append(Line("", row.scores, seeds, "orange", "none", dots=True, thin=True))
+    parts += [Mark(name, x=value, dash=_dash(name)) for name, value in levels.items()]
     low, high = _range([0.0, *levels.values(), *(s for row in rows for s in row.scores)], 0.04)
     return Chart(
         title, parts, x=metric, caption=caption, grid=False, height=90 + 26 * len(rows),
@@ -95,18 +96,28 @@ def chart_progress(
             at, values = zip(*points, strict=True)
             label = named[tuple(record["job"][a] for a in AXES)]
             place, known = len(looks), label in looks
-            look = looks.setdefault(
-                label, (CYCLE[place % len(CYCLE)], DASHES[place // len(CYCLE) % len(DASHES)])
-            )
+            look = looks.setdefault(label, _look(place))
             name = "" if known else label
             parts.append(Line(name, at, values, *look, dots=len(at) < 3, thin=True))
         if not parts:
             continue
+        limits: tuple[float, float] | None = None
         if key == "curve":
-            parts += [Mark(name, y=v, dash="dashed", start=True) for name, v in levels.items()]
+            shown = [v for part in parts if isinstance(part, Line) for v in part.y]
+            limits = _range([*levels.values(), *shown], 0.1)  # room for the words at the levels
+            parts += [Mark(name, y=v, dash=_dash(name), start=True) for name, v in levels.items()]
         caption = "A line for every seed; a loss is the mean since the point before."
-        charts.append(Chart(title, parts, x="updates", y=axis, caption=caption))
+        charts.append(Chart(title, parts, x="updates", y=axis, caption=caption, ylim=limits))
     return charts
+
+
+def _look(place: int) -> tuple[Color, Dash]:
+    """Lines differ by dash as well as by colour; fifteen of them."""
+    return CYCLE[place % len(CYCLE)], DASHES[place % len(DASHES)]
+
+
+def _dash(level: str) -> Dash:
+    return "dotted" if level == "chance" else "dashed"
 
 
 def _range(values: Sequence[float], room: float) -> tuple[float, float]:
@@ -120,6 +131,7 @@ def comparison_page(
     command: str,
     charts: Sequence[Chart],
     levels: Mapping[str, float],
+    date: str = "",
 ) -> str:
     """A comparison as one HTML document that needs nothing else: numbers, picture, table.
 
@@ -129,19 +141,29 @@ def comparison_page(
         command: that made it, as it was typed.
         charts: of the scores, and of how they went.
         levels: what is known of the task, by name: chance, goal.
+        date: when it was made.
     """
     axes = varying(rows)
     table = ((*axes, *HEADS), *(tuple(cells_of(row, axes)) for row in rows))
     facts = [Fact(name, f"{level:.3g}") for name, level in levels.items()]
     solved = f"{sum(row.solved for row in rows)} of {sum(row.seeds for row in rows)}"
     facts.append(Fact("jobs that solved it", solved))
+    scored = [row for row in rows if row.mean is not None]
+    if scored:
+        more = levels.get("goal", 1.0) >= levels.get("chance", 0.0)  # of an error less is better
+        best = sorted(scored, key=lambda row: cast(float, row.mean), reverse=more)[0]
+        name = " ".join(value_on(best, axis) for axis in axes)
+        facts[:0] = [Fact("best", name or best.cell), Fact("its score", f"{best.mean:.3g}")]
     shown: tuple[Picture, ...] = ()
     if any(row.scores for row in rows):
         shown = tuple(
             picture(f"scores-{n}" if n else "scores", chart) for n, chart in enumerate(charts)
         )
     sections = [Section("", facts=tuple(facts), pictures=shown), Section("The grid", table=table)]
-    return page(title, command, sections, COMPARED)
+    about = [("date", date)] if date else []
+    cells = ", ".join(dict.fromkeys(row.cell for row in rows))
+    under = f"{len(rows)} points of a grid; models: {cells}."
+    return page(title, under, sections, COMPARED, [*about, ("command", command)])
 
 
 # Forecasts of a series.
@@ -232,6 +254,7 @@ def _dates(series: Series, first: int, last: int) -> list[tuple[float, str]]:
 def forecast_page(
     found: Outcome,
     series: Series,
+    file: str,
     command: str,
     said: Sequence[str],
     table: Sequence[Sequence[str]],
@@ -241,6 +264,7 @@ def forecast_page(
     Args:
         found: what was fitted and scored.
         series: of it.
+        file: in which it was found.
         command: that made it, as it was typed.
         said: the verdict, in sentences.
         table: of the scores, its head first.
@@ -274,4 +298,11 @@ def forecast_page(
                 pictures=(picture("lags", lags),),
             )
         )
-    return page(f"{series.name}, {found.plan.horizon} steps ahead", command, sections, FORECAST)
+    about = [
+        ("series", f"{series.name} of {file}"),
+        ("date", datetime.now().isoformat(" ", "minutes")),
+        ("command", command),
+    ]
+    title = f"{series.name}, {found.plan.horizon} steps ahead"
+    under = f"{len(series.values):,} steps; kept: {kept.name}."
+    return page(title, under, sections, FORECAST, about)

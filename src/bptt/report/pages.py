@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +16,7 @@ from bptt.probes import LagSpectrum, Reading, Saturation
 from bptt.probes.diagnose import Diagnosis, ModuleDiagnosis
 from bptt.report import on_text, words
 from bptt.report.advice import advise
-from bptt.report.chart import Chart
+from bptt.report.chart import COLORS, DARK, Chart
 from bptt.report.chart_figure import draw_figure, to_svg
 from bptt.report.figures import (
     Record,
@@ -26,6 +28,7 @@ from bptt.report.figures import (
     chart_memory,
     chart_products,
     chart_spectrum,
+    held_out,
     series,
 )
 from bptt.report.words import (
@@ -87,8 +90,23 @@ def picture(name: str, chart: Chart) -> Picture:
     return Picture(name, Markup(to_svg(draw_figure(chart), name)), chart.caption)
 
 
-def page(title: str, subtitle: str, sections: list[Section], footer: str) -> str:
-    """The page; all text is escaped, pictures stand in it as they are, without control characters."""
+def page(
+    title: str,
+    subtitle: str,
+    sections: list[Section],
+    footer: str,
+    about: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The page; all text is escaped, pictures stand in it as they are, without control characters.
+
+    Args:
+        title: of the page.
+        subtitle: what is shown, in a line.
+        sections: its parts.
+        footer: what stands below them.
+        about: what it was made of, by name: text, date, command; a command is set so that none of its
+            words is broken.
+    """
     try:
         import jinja2
     except ImportError:
@@ -96,7 +114,10 @@ def page(title: str, subtitle: str, sections: list[Section], footer: str) -> str
     template = Path(__file__).with_name("page.html").read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     made = environment.from_string(template)
-    text = made.render(title=title, subtitle=subtitle, sections=sections, footer=footer)
+    colors = {"light": {name: COLORS[name] for name in DARK}, "dark": DARK}
+    text = made.render(
+        title=title, subtitle=subtitle, sections=sections, footer=footer, about=about, colors=colors
+    )
     # A number keeps its unit on its line.
     return printable(text).replace(" %", "\N{NO-BREAK SPACE}%")
 
@@ -265,8 +286,38 @@ def write_run_report(
     model = describe_model(settings)
     under = f"{model}." if found is None else f"{model}. {subtitle(found)}"
     below = FOOTER if found is None else footer(found)
-    text = page(folder.path.resolve().name, under, sections, below)
+    text = page(folder.path.resolve().name, under, sections, below, about_run(folder, settings))
     return folder.write_report(text) if path is None else write_file(path, text)
+
+
+def words_of(settings: Settings) -> list[str]:
+    """What ``bptt train`` is given for these settings: the texts, and what is not as it is by itself."""
+    words, plain = list(settings.files), Settings()
+    for field in fields(Settings):
+        value, flag = getattr(settings, field.name), "--" + field.name.replace("_", "-")
+        said = field.name == "files" or (field.name == "tokens" and settings.bytes)
+        if said or value is None or value == getattr(plain, field.name):
+            continue
+        if field.name == "documents":  # as a shell hands it on
+            for letter, escape in (("\\", "\\\\"), ("\n", r"\n"), ("\t", r"\t"), ("\r", r"\r")):
+                value = value.replace(letter, escape)
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            # One word, so that a value which begins with a dash is none.
+            words += [f"{flag}={value}"] if str(value).startswith("-") else [flag, str(value)]
+    return words
+
+
+def about_run(folder: RunFolder, settings: Settings) -> list[tuple[str, str]]:
+    """On which text a run was trained, when it was begun, and with which command."""
+    texts = (
+        ", ".join(Path(name).name for name in settings.files) or "the default text of this Python"
+    )
+    # Nothing writes this file again, so its age is the run's.
+    began = datetime.fromtimestamp(folder.config.stat().st_mtime)
+    command = shlex.join(["bptt", "train", *words_of(settings)])
+    return [("text", texts), ("date", began.isoformat(" ", "minutes")), ("command", command)]
 
 
 def own_k(settings: Settings) -> int | None:
@@ -310,7 +361,11 @@ def _finding(found: Mapping[str, Any]) -> str:
 
 
 def _facts(records: Sequence[Record]) -> tuple[Fact, ...]:
-    facts = []
+    verdicts = [r["verdict"] for r in records if isinstance(r.get("verdict"), str)]
+    facts = [Fact("verdict at the end", verdicts[-1], verdicts[-1])] if verdicts else []
+    scores = held_out(records)[1]
+    if len(scores):
+        facts.append(Fact("bits, held out", f"{min(scores):.3f}"))
     for name, key, form in (
         ("steps", "step", thousands),
         ("seconds", "seconds", thousands),
@@ -322,7 +377,4 @@ def _facts(records: Sequence[Record]) -> tuple[Fact, ...]:
         _, values = series(records, key)
         if len(values):
             facts.append(Fact(name, form(float(values[-1]))))
-    verdicts = [r["verdict"] for r in records if isinstance(r.get("verdict"), str)]
-    if verdicts:
-        facts.append(Fact("verdict at the end", verdicts[-1], verdicts[-1]))
     return tuple(facts)

@@ -23,7 +23,8 @@ from bptt.shown.console import Console, plain
 
 # A diagnosis in a terminal: one table of modules, one of lags, the verdict in sentences, advice.
 
-BAR = 24  # characters that the largest share of a table takes
+BAR = 24  # characters that the largest share of a table takes; in a narrow terminal half of that
+ROOMY = 76  # columns of a terminal that is not narrow
 ACROSS = 3  # modules side by side
 COLORS = {
     "healthy": "green", "vanishing": "yellow", "exploding": "red", "no gradient": "red",
@@ -117,7 +118,8 @@ def _module(module: ModuleDiagnosis, k: int | None, several: bool, console: Any)
     console.print(plain(watched.explain()))
     if bool(watched.spectrum.norms.isfinite().all()):
         console.print()
-        console.print(_lags(watched.spectrum, k, console.options.ascii_only))
+        wide = BAR if console.width >= ROOMY else BAR // 2
+        console.print(_lags(watched.spectrum, k, console.options.ascii_only, wide))
     for note in module.notes:
         console.print(plain(note, "dim"))
     given = advise(module, k)
@@ -130,14 +132,14 @@ def _module(module: ModuleDiagnosis, k: int | None, several: bool, console: Any)
         console.print(plain(f"- {advice.text}"))
 
 
-def _lags(spectrum: LagSpectrum, k: int | None, ascii_only: bool) -> Any:
+def _lags(spectrum: LagSpectrum, k: int | None, ascii_only: bool, wide: int) -> Any:
     """A few lags, an octave apart, with the gradient's size as bars."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("K", justify="right")
-    table.add_column("gradient K back", min_width=BAR + 8, no_wrap=True)
-    table.add_column("bias of K", justify="right")
+    table.add_column("gradient K back", min_width=wide + 8, no_wrap=True)
+    table.add_column("bias of K", justify="right", no_wrap=True)  # a number keeps its unit
     table.add_column("cosine", justify="right")
     table.add_column("")
     marks = {spectrum.horizon(): "horizon 5 %"}
@@ -153,7 +155,7 @@ def _lags(spectrum: LagSpectrum, k: int | None, ascii_only: bool) -> Any:
         bias, cosine = spectrum.bias_of(row), spectrum.cosine_of(row)
         mark = marks.get(row, "")
         table.add_row(
-            str(row), f"{percent(share):>7} {bar(share, ascii_only=ascii_only)}", percent(bias),
+            str(row), f"{percent(share):>7} {bar(share, wide, ascii_only=ascii_only)}", percent(bias),
             _number(cosine), plain(mark, "bold"),
         )  # fmt: skip
     return table

@@ -1,15 +1,16 @@
-"""The terminal's view of a run: a live line on a terminal, a plain one per score elsewhere."""
+"""The terminal's view of a run: a live line on a terminal, plain ones now and then elsewhere."""
 
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from bptt.data.source import count_line_ends
-from bptt.shown.console import Console
+from bptt.shown.console import BAR, QUIET, Console, Pace
 from bptt.shown.text import inline, unescaped
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class TerminalReporter:
         self._live: Progress | None = None
         self._task: TaskID | None = None
         self._last: dict[str, Any] = {}
+        self._pace = Pace()
+        self._spoke = time.monotonic()
 
     def begin(self, run: Path, session: Session) -> None:
         """Say what is trained, on what, and where it goes."""
@@ -84,9 +87,8 @@ class TerminalReporter:
             self._say_line_ends(session)
         if self._console.is_terminal:
             self._live = Progress(
-                BarColumn(bar_width=16),
+                BarColumn(bar_width=BAR),
                 TextColumn("{task.description}", markup=False),
-                TimeRemainingColumn(compact=True),
                 console=self._console,
             )
             self._task = self._live.add_task("the first steps", total=1.0)
@@ -103,8 +105,18 @@ class TerminalReporter:
     def step(self, progress: float, record: dict[str, Any]) -> None:
         """Move the bar, and show the numbers of the last steps."""
         self._last = {k: v for k, v in self._last.items() if k in _LASTING} | record
+        left = self._pace.left(progress)
+        before = f"{left}  " if left else ""
         if self._live is not None and self._task is not None:
-            self._live.update(self._task, completed=progress, description=line(self._last))
+            told = before + line(self._last, self._console.width - BAR - 1 - len(before))
+            self._live.update(self._task, completed=progress, description=told)
+        elif time.monotonic() - self._spoke >= QUIET:
+            step = f"step {record['step']:>6}  " if "step" in record else ""
+            self._print(f"{step}{before}|  {line(self._last)}")
+
+    def _print(self, text: str) -> None:
+        self._spoke = time.monotonic()
+        self._console.print(text, soft_wrap=True)
 
     def score(self, step: int, score: Score | None) -> None:
         """Leave a line behind."""
@@ -114,7 +126,7 @@ class TerminalReporter:
             parts[0] += f"  held out{pieces} {fixed(score.bits, 3)} bits{per_character(score)}"
         if self._last:
             parts.append(line(self._last))
-        self._console.print("  |  ".join(parts), soft_wrap=True)
+        self._print("  |  ".join(parts))
 
     def look(self, step: int, found: Look) -> None:
         """Leave three lines behind, their texts one below the other."""
@@ -150,8 +162,12 @@ class TerminalReporter:
 _LASTING = ("horizon", "verdict")  # measured now and then; shown until they are measured again
 
 
-def line(record: dict[str, Any]) -> str:
+def line(record: dict[str, Any], room: int | None = None) -> str:
     """One line of the numbers that tell how a run goes.
+
+    Args:
+        record: a line of the metrics.
+        room: columns that there are; the numbers that tell least are left out until the rest fits.
 
     Example:
         >>> line({"loss": 1.2, "bits": 1.73, "perplexity": 3.32, "norm": 0.41, "clipped": 0.1,
@@ -160,14 +176,22 @@ def line(record: dict[str, Any]) -> str:
 
     With ``"horizon"`` measured, it stands before the speed: ``horizon 14``, in steps.
     """
-    reach = f"horizon {record['horizon']}  " if "horizon" in record else ""
-    reach += f"skipped {record['skipped']}  " if "skipped" in record else ""
-    return (
-        f"loss {fixed(record['loss'], 3)}  {fixed(record['bits'], 3)} bits  "
-        f"ppl {fixed(record['perplexity'], 1)}  "
-        f"|g| {record['norm']:.2g}  clipped {record['clipped']:.0%}  "
-        f"{reach}{record['tokens_per_second'] / 1000:.0f}k tokens/s"
-    )
+    parts = {
+        "loss": f"loss {fixed(record['loss'], 3)}",
+        "bits": f"{fixed(record['bits'], 3)} bits",
+        "perplexity": f"ppl {fixed(record['perplexity'], 1)}",
+        "norm": f"|g| {record['norm']:.2g}",
+        "clipped": f"clipped {record['clipped']:.0%}",
+        "horizon": f"horizon {record['horizon']}" if "horizon" in record else "",
+        "skipped": f"skipped {record['skipped']}" if "skipped" in record else "",
+        "speed": f"{record['tokens_per_second'] / 1000:.0f}k tokens/s",
+    }
+    parts = {name: text for name, text in parts.items() if text}
+    for least in ("clipped", "perplexity", "norm", "loss", "speed", "skipped", "horizon"):
+        if room is None or len("  ".join(parts.values())) <= room:
+            break
+        parts.pop(least, None)
+    return "  ".join(parts.values())
 
 
 def per_character(score: Score) -> str:

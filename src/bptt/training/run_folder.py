@@ -32,17 +32,18 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from bptt.data import Vocabulary
+from bptt.data.vocabulary import Vocabulary
 from bptt.errors import BpttError, RunError
 from bptt.files import lock, manifest
 from bptt.files.folder import Folder, WrongKindError, kind, reason
 from bptt.files.write import new_folder
 from bptt.shown.text import as_json
-from bptt.training import checkpoint as checkpoints
 from bptt.training.settings import Settings
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a folder that is none is refused before anybody waits for torch
     from typing_extensions import Self
+
+    from bptt.training import checkpoint as checkpoints
 
 logger = logging.getLogger(__name__)
 # Every name that a run writes in its folder.
@@ -104,6 +105,8 @@ class RunFolder:
         first: checkpoints.Checkpoint | None,
     ) -> None:
         """Write the folder: files that will never change, those that will, and a checkpoint."""
+        from bptt.training import checkpoint as checkpoints
+
         files = {self.environment.name: (json.dumps(environment(), indent=2) + "\n").encode()}
         files |= sealed
         files |= {**others, manifest.NAME: manifest.seal(files)}

@@ -6,9 +6,8 @@ This file must not import torch: ``bptt train --help`` is built from it.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +21,9 @@ from bptt.choices import (
     STARTS,
     TOKENS,
     Word,
+    check_cell,
     clip_form,
+    nearest,
     parse_form,
     parse_forms,
 )
@@ -53,27 +54,27 @@ class Settings:
     cell: Literal["rnn", "rnn-relu", "gru", "lstm", "mingru", "lru"] = "gru"
     """The recurrent cell."""
     hidden: int | None = None
-    """State size H (recurrent, 192), hidden units (window, 256), width (attention, 96)."""
+    """Size H of a layer; default: 192 (recurrent), 256 (window), 96 (attention)."""
     layers: int | None = None
-    """Layers (recurrent 1, window 2, attention 3)."""
+    """How many layers; default: 1 (recurrent), 2 (window), 3 (attention)."""
     embedding: int | None = None
-    """Size of a token's vector (recurrent: H, window: 32)."""
+    """Size of a token's vector; default: H (recurrent), 32 (window)."""
     dropout: float | None = None
-    """Share dropped while training (recurrent 0.1, window 0.2, attention 0)."""
+    """Share dropped while training; default: 0.1 (recurrent), 0.2 (window), 0 (attention)."""
     order: int | None = None
-    """Tokens an n-gram spans; default 6."""
+    """Tokens an n-gram spans; default: 6."""
     context: int | None = None
-    """Tokens the window (8) or a layer of attention (64) sees."""
+    """Tokens that are seen at once; default: 8 (window), 64 (a layer of attention)."""
 
     batch: int | None = None
-    """Lanes B that are trained side by side; default 16, fewer for a short text."""
+    """Lanes B that are trained side by side; default: 16, fewer for a short text."""
     gradient: Gradient = "truncated"
     """How the gradient is taken through a chunk; docs/estimators says which to take."""
     k: int | None = None
-    """Truncation length K; windowed: steps whose losses a window scores, k1; default 64, fewer for a
+    """Truncation length K; windowed: steps whose losses a window scores, k1; default: 64, fewer for a
     short text."""
     window: int | None = None
-    """Steps a window of --gradient windowed spans, k2; default 2 k."""
+    """Steps a window of --gradient windowed spans, k2; default: 2 k."""
     states: int | None = None
     """States that --gradient checkpointed keeps; default: one for each of its segments."""
     cut: float = 0.5
@@ -81,22 +82,23 @@ class Settings:
     bias: float = 0.05
     """Relative bias that --gradient adaptive allows; it sets k by measuring."""
     chunk: int | None = None
-    """Steps per update; default k, and 4 k where an estimator needs room (windowed, adaptive,
+    """Steps per update; default: k, and 4 k where an estimator needs room (windowed, adaptive,
     randomized); full and checkpointed without --k: the whole lane, a long one 1024 at a time."""
     partition: Literal["lanes", "random"] = "lanes"
     """Lanes carry the state through the text; random chunks start afresh each."""
 
-    init: str = "default"
-    """Start of the recurrent layers: default, small, gaussian, identity, irnn, orthogonal, np, radius or
-    norm, with a number if wanted (radius:0.9); forget:BIAS, chrono:STEPS; joined by +."""
+    init: Annotated[str, tyro.conf.arg(metavar="START")] = "default"
+    """Start of the recurrent layers: small, gaussian, identity, irnn, orthogonal, np, radius or norm,
+    with a number if wanted (radius:0.9); forget:BIAS, chrono:STEPS; joined by +; default: as torch
+    has it."""
     orthogonal: bool = False
     """Hold the recurrent matrices orthogonal while they are trained."""
     forget_bias: float | None = None
-    """Bias of an LSTM's forget gates."""
+    """Bias of an LSTM's forget gates; default: as --init leaves it."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """What turns a gradient into an update."""
     lr: float | None = None
-    """Peak learning rate (adamw 0.003, sgd 1)."""
+    """Peak learning rate; default: 0.003 (adamw), 1 (sgd)."""
     warmup: float = 0.02
     """Share of the run over which the rate rises from zero."""
     decay: Literal["cosine", "linear", "none"] = "cosine"
@@ -108,7 +110,7 @@ class Settings:
     clip: float | str | None = 1.0
     """Largest gradient norm; or norm, value, rescale, auto (percentile), z or unit with a number, e.g.
     auto:10; none switches clipping off."""
-    regularise: str | None = None
+    regularise: Annotated[str | None, tyro.conf.arg(metavar="PENALTY")] = None
     """Penalty on the recurrence, with its weight: omega:1 (Pascanu's), floss:1 (gradient flossing)."""
 
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
@@ -116,11 +118,11 @@ class Settings:
     the last checkpoint and go on with other data."""
 
     minutes: float | None = None
-    """Stop after this long; the default, 1, if neither steps nor epochs are given."""
+    """Stop after so many minutes; default: 1, if neither --steps nor --epochs is given."""
     steps: int | None = None
-    """Stop after this many updates."""
+    """Stop after so many updates."""
     epochs: float | None = None
-    """Stop after this many passes over the text."""
+    """Stop after so many passes over the text."""
     patience: int = 0
     """Stop early after this many scores in a row without a new best; 0: never."""
     eval_every: int | None = None
@@ -134,7 +136,7 @@ class Settings:
     """Steps between looks at the text: what the model predicts beside what stands there, and a sample;
     0: never."""
     guard: bool = True
-    """Name mistakes of the training loop while it runs; --no-guard does not look for them."""
+    """Mistakes of the training loop are named while it runs; --no-guard does not look for them."""
     keep: int = 3
     """Newest checkpoints to keep, beside the best one."""
 
@@ -143,18 +145,19 @@ class Settings:
     encoding finds, 256 or more."""
     bytes: bool = False
     """Read bytes in place of characters: --tokens byte."""
-    documents: str | None = None
+    documents: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     """Begin a new document after this text, e.g. '\\n\\n', two line breaks; files always begin one."""
     line_ends: Literal["keep", "unix"] = "keep"
     """unix: read the line ends of Windows, \\r\\n, and of old Macs, \\r, as \\n."""
     valid_fraction: float | None = None
-    """Share of the text, at its end, that is held out; default 0.1, or nothing where that is under 20."""
+    """Share of the text, at its end, that is held out; default: 0.1, or nothing where that is under
+    20 tokens."""
     seed: int = 0
     """Seed of the weights, of dropout and of random chunks."""
-    threads: int | str | None = "auto"
-    """Threads of torch. auto: by --minutes as many as the updates are fastest with, measured now and
+    threads: Annotated[int | str | None, tyro.conf.arg(metavar="N")] = "auto"
+    """Threads of torch, or auto: by --minutes as many as the updates are fastest with, measured now and
     then; by --steps or --epochs torch's own number, so that the run repeats to the bit."""
-    out: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
+    out: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """New folder for the run; default: runs/CELL-DATE-TIME."""
 
     def __post_init__(self) -> None:
@@ -213,6 +216,12 @@ class Settings:
             raise ArgumentError(
                 f"{flag} with --model recurrent", f"--model {self.model}", f"leave {flag} out"
             )
+        if self.model == "recurrent":
+            check_cell(self.cell, self.init, self.regularise or "none", self.orthogonal)
+        if self.model == "attention" and (self.hidden or 0) % 8:  # four heads of an even width each
+            self._refuse("hidden", "a multiple of 8, with --model attention,", self.hidden)
+        if self.model == "ngram" and (self.order or 1) > 8:
+            self._refuse("order", "at most 8 tokens", self.order)
         budgets = [n for n in ("minutes", "steps", "epochs") if getattr(self, n) is not None]
         if len(budgets) > 1:
             raise ArgumentError(
@@ -394,16 +403,6 @@ def read_word(name: str, word: str) -> Any:
     if str not in kinds:
         raise ValueError("a number" if float in kinds else "a whole number")
     return word
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that was meant, if one is close.
-
-    Example:
-        >>> nearest("hiden", ("hidden", "layers")), nearest("colour", ("hidden", "layers"))
-        ('hidden', None)
-    """
-    return next(iter(difflib.get_close_matches(word, list(known), 1, 0.75)), None)
 
 
 @cache

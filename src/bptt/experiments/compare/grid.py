@@ -19,6 +19,7 @@ from bptt.choices import (
     parse_form,
     parse_forms,
     parse_numbers,
+    suggest,
 )
 from bptt.errors import ArgumentError
 from bptt.files.folder import reason
@@ -151,21 +152,23 @@ class Grid:
             raise ArgumentError(
                 f"a task: {', '.join(TASKS)}, or a text",
                 repr(self.task),
-                "pick one of them, or name a file that is there",
+                suggest(self.task, TASKS, "pick one of them, or name a file that is there"),
             )
         for name in ("cells", "starts", "clips", "penalties", "gradients", "curricula", "fixed"):
             if not getattr(self, name):
                 raise ArgumentError(f"at least one value for --{name}", "none", "name one")
         unknown = [c for c in self.cells if c not in CELLS + SHORT]
         if unknown:
+            remedy = suggest(unknown[0], CELLS + SHORT, "pick one")
             raise ArgumentError(
-                f"--cells among {', '.join(CELLS + SHORT)}", repr(unknown[0]), "pick one"
+                f"--cells among {', '.join(CELLS + SHORT)}", repr(unknown[0]), remedy
             )
         self._check_forms()
         unknown = [c for c in self.curricula if c not in CURRICULA]
         if unknown:
+            remedy = suggest(unknown[0], CURRICULA, "pick one")
             raise ArgumentError(
-                f"--curricula among {', '.join(CURRICULA)}", repr(unknown[0]), "pick one"
+                f"--curricula among {', '.join(CURRICULA)}", repr(unknown[0]), remedy
             )
         if set(self.curricula) != {"none"} and self.task not in MADE_UP:
             what = "a text" if self.task.startswith(TEXT) else self.task
