@@ -62,7 +62,15 @@ ANSWER = 0.2
 
 
 def head(slug: str) -> Any:
-    """The page's title and line, and the way to the other pages."""
+    """The page's title and line, and the way to the other pages.
+
+    It is the first a page runs, so the reader's own thread is set to one core of torch here: what a
+    slider asks for is small, and a second thread that has to wait for its core makes it ten times slower.
+    """
+    import marimo
+
+    if marimo.running_in_notebook():
+        torch.set_num_threads(1)
     pages = available()
     at = [page.slug for page in pages].index(slug)
     links = ['<a href="/">All pages</a>']
