@@ -26,8 +26,10 @@ runs anew); the reader leaving the page (his session ends ``server.LEFT`` second
 generator yields at least every half second, after every update if it can: a tick that is not drawn
 costs nothing.
 
-Work of a second or so that follows a slider has no button: leave ``when`` out. What other cells need of
-the result they read from a ``mo.state`` whose setter is given as ``done``.
+Work of a second or so that follows a slider is not waited for: leave ``when`` out, and give the reader
+``again, stop = live.buttons(work)``: the cell that starts the work reads ``again`` and so runs anew when it
+is pressed. What other cells need of the result they read from a ``mo.state`` whose setter is given as
+``done``.
 """
 
 from __future__ import annotations
@@ -383,6 +385,13 @@ def stop_button(work: Work, label: str = "Stop") -> Any:
         return count + 1
 
     return mo.ui.button(value=0, on_click=stop, label=label)
+
+
+def buttons(work: Work) -> tuple[Any, Any]:
+    """Start again and Stop, for work that begins by itself."""
+    import marimo as mo
+
+    return mo.ui.run_button(label="Start again"), stop_button(work)
 
 
 # What torch.nn and bptt.nn fill parameters with.
