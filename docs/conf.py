@@ -3,7 +3,12 @@
 import sys
 from pathlib import Path
 
+import torch
+
 import bptt
+
+# What the pages compute is small: a second thread that has to wait for its core makes it ten times slower.
+torch.set_num_threads(1)
 
 for folder in ("_ext", "figures"):  # the directive, and what the figures share
     sys.path.insert(0, str(Path(__file__).parent / folder))

@@ -409,6 +409,8 @@ def first_gradients(parameters: list[Any], most: int = 2) -> Iterator[tuple[Tens
 
 def asks_itself(args: Any, kwargs: Any) -> bool:
     """Whether a step was given a closure; the optimiser itself stands first in its arguments."""
+    if len(args) == 1 and not kwargs:
+        return False
     return any(callable(a) for a in args[1:]) or kwargs.get("closure") is not None
 
 
