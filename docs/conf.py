@@ -26,10 +26,12 @@ extensions = [
     "drawn",
     "course",
     "formulas",
+    "notebook",
     "offline",
     "remade",
 ]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3  # a section of "The mistakes" is linked to by its code
 napoleon_use_ivar = True  # a dataclass documents its fields once, in its own docstring
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
