@@ -8,7 +8,7 @@ import torch
 
 import bptt
 
-# What the pages compute is small: a second thread that has to wait for its core makes it ten times slower.
+# What the pages compute is small: a second thread that waits for its core makes it ten times slower.
 torch.set_num_threads(1)
 
 for folder in ("_ext", "figures"):  # the directive, and what the figures share

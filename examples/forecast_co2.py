@@ -46,7 +46,9 @@ def series_folder() -> str:
     """Where the series is; fetched once."""
     folder = Path("data/co2")
     if not folder.exists():
-        print("data/co2 is missing: it is fetched once, as bptt data fetch co2 does", file=sys.stderr)
+        print(
+            "data/co2 is missing: it is fetched once, as bptt data fetch co2 does", file=sys.stderr
+        )
         fetch("co2", folder)
     return str(folder)
 

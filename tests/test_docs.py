@@ -212,6 +212,7 @@ def test_what_a_page_shows_is_kept_until_what_it_is_made_from_changes(
 def test_every_file_of_the_package_counts_for_what_is_kept(extension, tmp_path, monkeypatch):
     kept = extension("kept")
     monkeypatch.setattr(kept, "SOURCES", (tmp_path,))
+    monkeypatch.setattr(kept, "MAKERS", ())
     hashes = set()
     for name in ("a.py", "b.h", "texts/c.txt", "d.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -242,17 +243,44 @@ def test_formulas_are_broken_between_terms_and_nowhere_else(extension, latex, pa
 
 def test_every_formula_of_the_pages_can_be_broken_without_loss(extension):
     parts = extension("pieces").parts
-    formulas = [f for page in PAGES for f in re.findall(r"\$\$(.+?)\$\$", page.read_text("utf-8"), re.S)]
+    formulas = [
+        f for page in PAGES for f in re.findall(r"\$\$(.+?)\$\$", page.read_text("utf-8"), re.S)
+    ]
     assert len(formulas) > 40
     for formula in formulas:
         joined = r"\qquad".join("".join(of) for of in parts(formula))
         assert joined == formula
 
 
+@pytest.mark.parametrize(
+    ("written", "page"),
+    [
+        (
+            "The state h_t = a ⊙ h_{t-1}, a sum.",
+            r"The state \ :math:`h_{t} = a \odot  h_{t-1}`\ , a sum.",
+        ),
+        ("W_ih x_t of step's ends", r"\ :math:`W_{ih} x_{t}`\  of step's ends"),
+        ("‖∂L/∂h_t‖", r"\ :math:`\lVert \partial L/\partial h_{t}\rVert`\ "),
+        ("at most 1/√H a step", r"at most \ :math:`1/\sqrt{H}`\  a step"),
+        # Names, code, programs, and halves of what is not understood stay as they are.
+        ("h_n: the state", "h_n: the state"),
+        ("``W_ih x_t`` and :func:`a_b`", "``W_ih x_t`` and :func:`a_b`"),
+        (">>> h_t = W_ih @ x_t", ">>> h_t = W_ih @ x_t"),
+        ("batch_first, r, start_chrono(model, 3)", "batch_first, r, start_chrono(model, 3)"),
+        ("act(xp_t + W_hh h)", "act(xp_t + W_hh h)"),
+        ("a step, I think, A thing", "a step, I think, A thing"),
+    ],
+)
+def test_formulas_of_docstrings_are_set_and_names_are_not(extension, written, page):
+    assert extension("written").lines_with_math([written]) == [page]
+
+
 def test_the_cells_of_the_notebook_page_run_and_display(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     names, shown = {}, []
-    for cell in re.findall(r"```\{cell\}\n(.*?)```", (DOCS / "notebook.md").read_text("utf-8"), re.S):
+    for cell in re.findall(
+        r"```\{cell\}\n(.*?)```", (DOCS / "notebook.md").read_text("utf-8"), re.S
+    ):
         tree = ast.parse(cell)
         last = tree.body[-1].value if isinstance(tree.body[-1], ast.Expr) else None
         exec(compile(tree, "a cell", "exec"), names)

@@ -112,7 +112,10 @@ def test_forecast_co2(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words", "said"),
-    [("forecast_co2", [], "bptt data fetch co2"), ("keyword_spotting", ["none"], "apt-get install")],
+    [
+        ("forecast_co2", [], "bptt data fetch co2"),
+        ("keyword_spotting", ["none"], "apt-get install"),
+    ],
 )
 def test_an_example_without_its_data_says_so_in_a_line(name, words, said, tmp_path):
     """Nothing to fetch from either: pip is told to ask nobody."""

@@ -19,6 +19,7 @@ from latex2mathml.converter import convert
 from pieces import parts
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
+from written import lines_with_math
 
 
 def _mathml(latex: str, display: str) -> str:
@@ -57,8 +58,13 @@ def _take_letters(_: Sphinx, config: Any) -> None:
     config.html_static_path.append(str(Path(package.origin).parent / "fonts"))
 
 
+def _set(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = lines_with_math(lines)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Take the place of MathJax."""
     app.connect("config-inited", _take_letters)
+    app.connect("autodoc-process-docstring", _set, priority=400)  # before napoleon's
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     return {"parallel_read_safe": True}

@@ -22,8 +22,9 @@ import bptt
 
 DOCS = Path(__file__).parents[1]
 FOLDER = DOCS / "_build" / "kept"
-# The package as it is imported, its kernels' source, and what draws.
-SOURCES = (Path(bptt.__file__).parent, DOCS.parent / "csrc", Path(__file__).parent)
+# The package as it is imported, its kernels' source; and what draws and runs.
+SOURCES = (Path(bptt.__file__).parent, DOCS.parent / "csrc")
+MAKERS = ("drawn.py", "panels.py", "course.py", "notebook.py")
 STANDS_ON = ("torch", "numpy", "matplotlib")
 
 
@@ -37,8 +38,12 @@ def common() -> str:
             if path.is_file() and path.suffix not in (".pyc", ".so"):
                 made_from.update(path.relative_to(folder).as_posix().encode() + b"\0")
                 made_from.update(path.read_bytes())
+    for name in MAKERS:
+        made_from.update(Path(__file__).with_name(name).read_bytes())
     stands_on = [f"{name} {version(name)}" for name in STANDS_ON]
-    made_from.update(repr([platform.python_version(), str(bptt.ops.backend()), *stands_on]).encode())
+    made_from.update(
+        repr([platform.python_version(), str(bptt.ops.backend()), *stands_on]).encode()
+    )
     return made_from.hexdigest()
 
 

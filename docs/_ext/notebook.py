@@ -77,7 +77,9 @@ class Cell(SphinxDirective):
         printed, shown = kept(f"cell-{name}-{len(cells)}", cells, lambda: run(list(cells), name))
         found: list[nodes.Node] = [nodes.literal_block(code, code, language="python")]
         if printed:
-            found.append(nodes.literal_block(printed, printed, language="text", classes=["printed"]))
+            found.append(
+                nodes.literal_block(printed, printed, language="text", classes=["printed"])
+            )
         if shown:
             found.append(nodes.raw("", f'<div class="displayed">{shown}</div>', format="html"))
         return found

@@ -81,7 +81,12 @@ def test_lines_of_one_dash_are_told_apart_by_shapes(count, dash):
 
 
 def test_lines_without_a_name_or_with_dashes_of_their_own_have_no_shapes():
-    parts = [Line("", [1], [1]), Line("", [1], [2]), Line("a", [1], [3]), Line("b", [1], [3], dash="dotted")]
+    parts = [
+        Line("", [1], [1]),
+        Line("", [1], [2]),
+        Line("a", [1], [3]),
+        Line("b", [1], [3], dash="dotted"),
+    ]
     assert told_apart(parts) == {}
 
 

@@ -86,7 +86,12 @@ def test_it_learns_and_says_so():
 
 @pytest.mark.parametrize(
     ("accuracy", "horizon", "steps", "said"),
-    [(1.0, (20, 6), 20, True), (0.9, (6,), 20, True), (1.0, (20,), 20, False), (0.2, (6,), 20, False)],
+    [
+        (1.0, (20, 6), 20, True),
+        (0.9, (6,), 20, True),
+        (1.0, (20,), 20, False),
+        (0.2, (6,), 20, False),
+    ],
 )
 def test_right_answers_beside_a_short_horizon_are_explained(accuracy, horizon, steps, said):
     many = len(horizon)

@@ -27,8 +27,8 @@ generator yields at least every half second, after every update if it can: a tic
 costs nothing.
 
 Work of a second or so that follows a slider is not waited for: leave ``when`` out, and give the reader
-``again, stop = live.buttons(work)``: the cell that starts the work reads ``again`` and so runs anew when it
-is pressed. What other cells need of the result they read from a ``mo.state`` whose setter is given as
+``again, stop = live.buttons(work)``. The cell that starts the work reads ``again``, and so runs anew when
+it is pressed. What other cells need of the result they read from a ``mo.state`` whose setter is given as
 ``done``.
 """
 

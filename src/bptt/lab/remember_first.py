@@ -262,7 +262,7 @@ def tell(course: Course) -> str:
 
 
 def explain(course: Course) -> tuple[str, ...]:
-    """How right answers and a horizon short of the first symbol go together, where they stand side by side."""
+    """How right answers and a horizon short of the first symbol go together."""
     T, now = course.setting.steps, course.horizon[-1]
     if now >= T or not course.accuracy[-1] > (1 + course.setting.task.chance) / 2:
         return ()
@@ -270,10 +270,10 @@ def explain(course: Course) -> tuple[str, ...]:
     before = f" It has been up to {reached} on the way." if reached > now else ""
     return (
         f"An accuracy of {percent(course.accuracy[-1])} and a horizon of {now} of {T} steps do not "
-        "contradict each other. The accuracy says what the weights have learned. The horizon says how far "
-        "back the gradient of this one update comes from: cut after so many steps, it would be within 5 % "
-        f"of the same. The network keeps the symbol over all {T} steps; the little error that is left "
-        f"corrects its last steps.{before}",
+        "contradict each other. The accuracy says what the weights have learned. The horizon says how "
+        "far back the gradient of this one update comes from: cut after so many steps, it would be "
+        f"within 5 % of the same. The network keeps the symbol over all {T} steps; the little error that "
+        f"is left corrects its last steps.{before}",
     )
 
 

@@ -253,6 +253,7 @@ def _weight(recurrence: Recurrence) -> Tensor | None:
 
 # Lyapunov exponents of a recurrence under its own input: growth and decay per step, in the long run.
 
+
 @dataclass(frozen=True, eq=False)
 class Lyapunov:
     """What :func:`lyapunov_spectrum` found.

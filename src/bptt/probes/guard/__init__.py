@@ -10,7 +10,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any
 
 import torch
@@ -298,9 +298,9 @@ class Guard:
         if len(norms) > 1:
             low, middle, high = quantiles(norms, n=4)
             facts["norm before clipping"] = f"{middle:.3g} (quartiles {low:.3g} … {high:.3g})"
-            after = sorted(n for _, n in self._norms if math.isfinite(n))
+            after = [n for _, n in self._norms if math.isfinite(n)]
             if after:
-                facts["norm after clipping"] = f"{after[len(after) // 2]:.3g}"
+                facts["norm after clipping"] = f"{median(after):.3g}"
             facts["clipped"] = f"{self._clipped} of {loop.updates} updates"
         if loop.horizon is not None:
             facts["horizon"] = f"{loop.horizon} of {loop.steps} steps"

@@ -340,9 +340,9 @@ def norm_of(gradients: list[Tensor]) -> float:
         if any(g.is_sparse for g in gradients):
             gradients = [g.coalesce().values() if g.is_sparse else g for g in gradients]
         norms = torch._foreach_norm(gradients)
-        if len(norms) > FEW or not norms[0].is_cpu:
-            if len({n.device for n in norms}) == len({n.dtype for n in norms}) == 1:
-                return float(torch.linalg.vector_norm(torch.stack(norms)))
+        many = len(norms) > FEW or not norms[0].is_cpu
+        if many and len({n.device for n in norms}) == len({n.dtype for n in norms}) == 1:
+            return float(torch.linalg.vector_norm(torch.stack(norms)))
         # A few numbers of a CPU are read sooner than stacked.
         return math.hypot(*(n.item() for n in norms))
 
