@@ -8,7 +8,7 @@ import re
 TOKEN = re.compile(r"\\(?:left|right)(?![a-zA-Z])\s*(?:\\[a-zA-Z]+|\\.|.)|\\[a-zA-Z]+|\\.|.", re.S)
 OPENS = {"{", "(", "[", r"\lVert", r"\lvert", r"\langle", r"\begin", r"\lfloor", r"\lceil"}
 CLOSES = {"}", ")", "]", r"\rVert", r"\rvert", r"\rangle", r"\end", r"\rfloor", r"\rceil"}
-BREAKS = {"=", "+", "-", r"\approx", r"\le", r"\ge", r"\leftarrow"}
+BREAKS = {"=", "+", "-", r"\cdot", r"\approx", r"\le", r"\ge", r"\leftarrow"}
 
 
 def parts(latex: str) -> list[list[str]]:
