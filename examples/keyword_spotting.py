@@ -117,6 +117,11 @@ def main(sounds: Path) -> None:
     torch.set_num_threads(1)
     random = np.random.default_rng(0)
     seen, unseen = clips(sounds / "it_IT_f_Menardi"), clips(sounds / "it_IT_m_Carlo")
+    if not (seen and unseen):
+        sys.exit(
+            f"no recordings of two voices in {sounds}: apt-get install "
+            "asterisk-prompt-it-menardi-wav asterisk-core-sounds-it-wav, or name their folder"
+        )
     print(f"{len(seen)} recordings to learn from, {len(unseen)} of a speaker never heard")
     model = Spotter()
     optimizer = torch.optim.AdamW(model.parameters(), 4e-3)

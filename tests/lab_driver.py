@@ -127,6 +127,33 @@ class LabPage:
         box = self.page.locator(f'[data-control="{control}"]')
         box.get_by_role("button", name=button, exact=True).press("Enter")
 
+    def begin_again(self):
+        """Press Start again, and wait until the work has begun anew."""
+        self.page.evaluate(
+            """() => {
+                window.begun = false;
+                const watch = new MutationObserver(() => {
+                    const state = document.querySelector('[data-value="state"]')?.textContent;
+                    window.begun = window.begun || state === "'running'";
+                });
+                watch.observe(document.body, {childList: true, subtree: true, characterData: true});
+            }"""
+        )
+        self.click("run", "Start again")
+        self.page.wait_for_function("() => window.begun")
+
+    def covered(self, control):
+        """Whether something floats over a slider's label while its thumb has the focus and moves."""
+        handle = self.page.locator(f'[data-control="{control}"] [role="slider"]').first
+        handle.focus()
+        handle.press("ArrowRight")
+        handle.hover()
+        self.page.wait_for_timeout(400)  # a bubble comes after a moment
+        return self.page.evaluate(
+            """() => [...document.querySelectorAll('[data-radix-popper-content-wrapper]')]
+                .some(e => e.getBoundingClientRect().width > 0)"""
+        )
+
     def pick(self, control, option, *, changes):
         """Pick one of a dropdown by its words; returns the value named ``changes``."""
         before = self.page.locator(f'[data-value="{changes}"]').text_content()

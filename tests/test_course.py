@@ -11,6 +11,7 @@ import tyro
 
 from bptt import cli
 from bptt.lab import available, live, server
+from bptt.probes.guard import RULES
 
 DOCS = Path(__file__).parents[1] / "docs"
 KINDS = {"program", "figure", "table", "formula", "exercise", "question", "statement", "warning"}
@@ -165,3 +166,30 @@ def test_every_lab_page_and_chapter_is_in_the_table():
     assert {path.stem for path in (DOCS / "course").glob("*.md")} == {
         *server.CHAPTERS, "index", "coverage",
     }  # fmt: skip
+
+
+# Which mistakes a chapter speaks of; of these it leads to the sections of the page.
+SPEAKS_OF = {
+    "clipping": ["always-clipped", "clip-after-step", "clip-before-backward", "clip-scaled", "never-near",
+                 "not-finite", "saturated", "spike", "spike-stays"],
+    "gates": ["dead-units", "saturated"],
+    "practice": ["always-clipped", "carry-over-unrelated", "eval-mode", "frozen-recurrent",
+                 "lane-shuffled", "norm-grows", "padding-in-loss", "padding-in-state", "spike",
+                 "state-in-eval", "two-steps", "zero-grad-missing"],
+    "remember_first": ["near-zero"],
+    "truncation": ["carry-dropped", "loss-scale-by-length", "missing-detach"],
+}  # fmt: skip
+SECTIONS = set(re.findall(r"^### `([a-z-]+)`$", (DOCS / "mistakes.md").read_text("utf-8"), re.M))
+
+
+@pytest.mark.parametrize("page", CHAPTERS, ids=lambda page: page.stem)
+def test_a_chapter_leads_to_the_sections_of_the_mistakes_it_speaks_of(page):
+    linked = re.findall(r"\]\(\.\./mistakes\.md#([a-z-]+)\)", page.read_text("utf-8"))
+    assert sorted(set(linked)) == SPEAKS_OF.get(page.stem, [])
+    assert set(linked) <= SECTIONS
+
+
+def test_every_mistake_that_the_guard_names_has_a_section_and_a_chapter():
+    codes = {code for rule in RULES for code in rule.codes}
+    assert codes == SECTIONS
+    assert codes == {code for of in SPEAKS_OF.values() for code in of}

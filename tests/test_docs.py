@@ -179,6 +179,121 @@ def test_every_public_name_is_in_the_interface():
     assert missing == []
 
 
+@pytest.fixture
+def extension(monkeypatch):
+    """A module of ``docs/_ext`` that needs no Sphinx."""
+    monkeypatch.syspath_prepend(str(DOCS / "_ext"))
+    return import_module
+
+
+def test_what_a_page_shows_is_kept_until_what_it_is_made_from_changes(
+    extension, tmp_path, monkeypatch
+):
+    kept = extension("kept")
+    monkeypatch.setattr(kept, "FOLDER", tmp_path / "kept")
+    made = []
+
+    def get(*own):
+        return kept.kept("figure", own, lambda: made.append(1) or [len(made), "ü"])
+
+    data = tmp_path / "data.json"
+    data.write_text("1")
+    assert get("text", data) == get("text", data) == [1, "ü"]
+    assert get("another", data) == [2, "ü"]
+    data.write_text("2")
+    assert get("another", data) == [3, "ü"]
+    (path,) = (tmp_path / "kept").iterdir()
+    for damage in ("", "{", "[]", '{"made_from": 1}', path.read_text("utf-8")[:-9]):
+        path.write_text(damage, "utf-8")
+        before = len(made)
+        assert get("another", data) == [before + 1, "ü"]
+    monkeypatch.setattr(kept, "common", lambda: "the package has changed")
+    assert get("another", data)[0] == len(made) > 8
+    assert [p.name for p in (tmp_path / "kept").iterdir()] == ["figure.json"]
+
+
+def test_every_file_of_the_package_counts_for_what_is_kept(extension, tmp_path, monkeypatch):
+    kept = extension("kept")
+    monkeypatch.setattr(kept, "SOURCES", (tmp_path,))
+    monkeypatch.setattr(kept, "MAKERS", ())
+    hashes = set()
+    for name in ("a.py", "b.h", "texts/c.txt", "d.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        for text in ("1", "2"):
+            (tmp_path / name).write_text(text)
+            kept.common.cache_clear()
+            hashes.add(kept.common())
+    kept.common.cache_clear()
+    assert len(hashes) == 8
+
+
+@pytest.mark.parametrize(
+    ("latex", "parts"),
+    [
+        (r"a = (b + c) + d,\qquad e = f", [["a ", "= (b + c) ", "+ d,"], [" e ", "= f"]]),
+        (r"-x + y", [["-x ", "+ y"]]),
+        (r"x^{a+b} = \sum_{k=1}^{t} k", [["x^{a+b} ", r"= \sum_{k=1}^{t} k"]]),
+        (r"\left(a + b\right) - c", [[r"\left(a + b\right) ", "- c"]]),
+        (r"g \leftarrow g", [["g ", r"\leftarrow g"]]),
+        (r"\lVert a - b\rVert^2", [[r"\lVert a - b\rVert^2"]]),
+        (r"\begin{cases} a = b \end{cases}", [[r"\begin{cases} a = b \end{cases}"]]),
+        (r"a \qquad (b", [[r"a \qquad (b"]]),  # not understood: left whole
+    ],
+)
+def test_formulas_are_broken_between_terms_and_nowhere_else(extension, latex, parts):
+    assert extension("pieces").parts(latex) == parts
+
+
+def test_every_formula_of_the_pages_can_be_broken_without_loss(extension):
+    parts = extension("pieces").parts
+    formulas = [
+        f for page in PAGES for f in re.findall(r"\$\$(.+?)\$\$", page.read_text("utf-8"), re.S)
+    ]
+    assert len(formulas) > 40
+    for formula in formulas:
+        joined = r"\qquad".join("".join(of) for of in parts(formula))
+        assert joined == formula
+
+
+@pytest.mark.parametrize(
+    ("written", "page"),
+    [
+        (
+            "The state h_t = a ⊙ h_{t-1}, a sum.",
+            r"The state \ :math:`h_{t} = a \odot  h_{t-1}`\ , a sum.",
+        ),
+        ("W_ih x_t of step's ends", r"\ :math:`W_{ih} x_{t}`\  of step's ends"),
+        ("‖∂L/∂h_t‖", r"\ :math:`\lVert \partial L/\partial h_{t}\rVert`\ "),
+        ("at most 1/√H a step", r"at most \ :math:`1/\sqrt{H}`\  a step"),
+        # Names, code, programs, and halves of what is not understood stay as they are.
+        ("h_n: the state", "h_n: the state"),
+        ("``W_ih x_t`` and :func:`a_b`", "``W_ih x_t`` and :func:`a_b`"),
+        (">>> h_t = W_ih @ x_t", ">>> h_t = W_ih @ x_t"),
+        ("batch_first, r, start_chrono(model, 3)", "batch_first, r, start_chrono(model, 3)"),
+        ("act(xp_t + W_hh h)", "act(xp_t + W_hh h)"),
+        ("a step, I think, A thing", "a step, I think, A thing"),
+    ],
+)
+def test_formulas_of_docstrings_are_set_and_names_are_not(extension, written, page):
+    assert extension("written").lines_with_math([written]) == [page]
+
+
+def test_the_cells_of_the_notebook_page_run_and_display(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names, shown = {}, []
+    for cell in re.findall(
+        r"```\{cell\}\n(.*?)```", (DOCS / "notebook.md").read_text("utf-8"), re.S
+    ):
+        tree = ast.parse(cell)
+        last = tree.body[-1].value if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, "a cell", "exec"), names)
+        if isinstance(last, ast.Name):
+            shown.append(names[last.id]._repr_html_())
+    assert len(shown) == 3
+    assert "horizon" in shown[0]
+    assert "zero-grad-missing" in shown[2]
+
+
 def test_there_are_pages():
     assert len(WITH_PYTHON) > 20
     assert len(WITH_COMMANDS) > 5

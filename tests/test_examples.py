@@ -110,6 +110,29 @@ def test_forecast_co2(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("forecast_co2", [], "bptt data fetch co2"),
+        ("keyword_spotting", ["none"], "apt-get install"),
+    ],
+)
+def test_an_example_without_its_data_says_so_in_a_line(name, words, said, tmp_path):
+    """Nothing to fetch from either: pip is told to ask nobody."""
+    done = subprocess.run(
+        [sys.executable, *(["-S"] if sys.flags.no_site else []), EXAMPLES / f"{name}.py", *words],
+        capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False,
+        env={**os.environ, "PIP_NO_INDEX": "1"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert said in lines[0]
+    assert len(lines) <= 2  # what is fetched, and why that failed
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 @pytest.mark.device
 def test_keyword_spotting():
     """On the recordings that .ci/run installs; BPTT_SOUNDS names another folder."""

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from docutils import nodes
+from kept import kept
 from rows import LEDGER, claims
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -133,16 +134,24 @@ def print_output(app: Sphinx, doctree: nodes.document) -> None:
     for number, block in enumerate(list(doctree.findall(nodes.literal_block)), 1):
         if block.get("language") != "python":
             continue
-        said = io.StringIO()
-        torch.manual_seed(0)
-        try:
-            with contextlib.redirect_stdout(said):
-                exec(compile(block.astext(), f"{page}, block {number}", "exec"), {})
-        except Exception as error:
-            raise ExtensionError(f"{page}: block {number} of its code fails", error) from error
-        if text := said.getvalue().rstrip():
+        name = f"{page}, block {number}"
+        where = f"output-{page.replace('/', '-')}-{number}"
+        text = kept(where, [block.astext()], lambda: _run(block.astext(), name))  # noqa: B023
+        if text:
             shown = nodes.literal_block(text, text, language="text", classes=["printed"])
             block.parent.insert(block.parent.index(block) + 1, shown)
+
+
+def _run(code: str, name: str) -> str:
+    """What a program prints."""
+    said = io.StringIO()
+    torch.manual_seed(0)
+    try:
+        with contextlib.redirect_stdout(said):
+            exec(compile(code, name, "exec"), {})
+    except Exception as error:
+        raise ExtensionError(f"{name} of its code fails", error) from error
+    return said.getvalue().rstrip()
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -7,10 +7,14 @@
 runs ``docs/figures/lyapunov.py``, whose ``draw()`` returns the panels and the numbers of the caption. The
 panels stand in the page as SVG, in the page's own ink and letters, light and dark alike. A file with
 several figures is called with the name of one: ``said:adam`` runs ``draw("adam")`` of ``said.py``.
+
+A figure is drawn anew where what it is made from has changed (``kept.py``): its file, the files that it
+names, the package.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import logging
 from html import escape
@@ -19,6 +23,7 @@ from typing import Any
 
 import torch
 from docutils import nodes
+from kept import kept
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -43,6 +48,18 @@ def draw(name: str) -> tuple[list[str], dict[str, str]]:
     return svgs, numbers
 
 
+def made_from(name: str) -> list[Path]:
+    """A figure's own file, those of the same folder that it imports, and those that it reads."""
+    file = FIGURES / f"{name.partition(':')[0]}.py"
+    found, reads = [file], list[str]()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (FIGURES / f"{node.module}.py").is_file():
+            found.append(FIGURES / f"{node.module}.py")
+        if isinstance(node, ast.Constant) and str(node.value).endswith((".json", ".csv")):
+            reads.append(str(node.value))
+    return found + [FIGURES.parent / Path(read).name for read in reads]
+
+
 class Drawn(SphinxDirective):
     """One figure: panels side by side where there is room, and a caption with computed numbers."""
 
@@ -52,8 +69,10 @@ class Drawn(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Draw, and fill the caption."""
         name = self.arguments[0]
-        self.env.note_dependency(str(FIGURES / f"{name.partition(':')[0]}.py"))
-        svgs, numbers = draw(name)
+        files = made_from(name)
+        for file in files:
+            self.env.note_dependency(str(file))
+        svgs, numbers = kept(f"figure-{name.replace(':', '-')}", [name, *files], lambda: draw(name))
         words = "\n".join(self.content)
         for key, value in numbers.items():
             if "{" + key + "}" not in words:

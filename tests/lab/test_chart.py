@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from bptt.errors import ArgumentError
-from bptt.report.chart import HEIGHT, WIDTH, Band, Chart, Line, Mark
+from bptt.report.chart import HEIGHT, SHAPES, WIDTH, Band, Chart, Line, Mark, told_apart
 from bptt.report.chart_svg import BOTTOM, LEFT, RIGHT, TOP, draw_svg
 
 
@@ -63,3 +63,37 @@ def test_one_value_and_none():
     assert "nan" not in draw(Line("l", [3], [7.0], dots=True))
     with pytest.raises(ArgumentError, match="give xlim and ylim"):
         draw(Line("l", [1, 2], [math.nan, math.nan]))
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+@pytest.mark.parametrize("dash", ["", "dashed", "dotted"])
+def test_lines_of_one_dash_are_told_apart_by_shapes(count, dash):
+    lines = [Line(f"l{n}", range(30), [n + 1.0] * 30, dash=dash) for n in range(count)]
+    found = told_apart([Mark("m", y=1.0), *lines])
+    looks = [found.get(n + 1) for n in range(count)]
+    assert looks == [None, *SHAPES][:count]
+    assert len(set(looks)) == count
+    figure = ET.fromstring(draw(*lines))
+    legend = ["".join(p.attrib["d"] for p in li.iter("path")) for li in figure.iter("li")]
+    assert len(set(legend)) == count
+    curves = figure.find("svg").find("svg").findall("path")
+    assert len(curves) == 2 * count - 1
+
+
+def test_lines_without_a_name_or_with_dashes_of_their_own_have_no_shapes():
+    parts = [
+        Line("", [1], [1]),
+        Line("", [1], [2]),
+        Line("a", [1], [3]),
+        Line("b", [1], [3], dash="dotted"),
+    ]
+    assert told_apart(parts) == {}
+
+
+@pytest.mark.parametrize("points", [1, 2, 5, 30, 400])
+@pytest.mark.parametrize("shape", range(4))
+def test_a_shape_stands_on_its_curve_however_short_it_is(points, shape):
+    lines = [Line(f"l{n}", range(points), range(points)) for n in range(shape + 2)]
+    curve = ET.fromstring(draw(*lines)).find("svg").find("svg").findall("path")[-1].attrib["d"]
+    assert 1 <= curve.count("M") <= 2 * 6
+    assert "nan" not in curve

@@ -88,18 +88,22 @@ def test_the_ends_of_the_sliders_can_be_drawn(setting):
 
 @pytest.mark.timing
 def test_a_slider_is_answered_in_time():
-    """From a slider's move to the first picture; the middle of five, torch's own loading aside."""
+    """From a slider's move to the first picture, and to the whole run; the middle of five.
+
+    Processor time of all threads, torch's own loading aside: what others do on the machine is left out.
+    """
     next(compare(Setting()))
-    taken = []
+    first, whole = [], []
     for seed in range(5):
-        begin = time.perf_counter()
-        draw(next(compare(Setting(seed=seed))).frame)
-        taken.append(time.perf_counter() - begin)
-    assert statistics.median(taken) < ANSWER
-    *_, tick = compare(Setting(updates=30))
-    begin = time.perf_counter()
-    draw(tick.frame)
-    assert time.perf_counter() - begin < ANSWER
+        begin = time.process_time()
+        run = compare(Setting(seed=seed))
+        draw(next(run).frame)
+        first.append(time.process_time() - begin)
+        *_, tick = run
+        draw(tick.frame)
+        whole.append(time.process_time() - begin)
+    assert statistics.median(first) < ANSWER
+    assert statistics.median(whole) < 1.0
 
 
 def test_the_notebook_runs_as_a_script():
@@ -108,9 +112,8 @@ def test_the_notebook_runs_as_a_script():
     assert names["work"].state == "done"
 
 
-@pytest.mark.timing  # it stops within a second
 @pytest.mark.browser
-def test_every_slider_begins_the_run_it_names_and_it_stops(open_page):
+def test_every_slider_begins_the_run_it_names_and_it_begins_again(open_page):
     lab = open_page("clipping").wait("setting")
     for control, key, threshold, rate, radius in (
         ("radius", "ArrowLeft", 1, 0.03, 1.6),
@@ -118,10 +121,8 @@ def test_every_slider_begins_the_run_it_names_and_it_stops(open_page):
         ("threshold", "ArrowLeft", 0.3, 0.1, 1.6),
     ):
         lab.press(control, key, changes="setting")
-        lab.reach("done", 10)
-        lab.click("stop", "Stop")
-        lab.settle("state", "stopped", 1000)
-        assert 9 < lab.value("done") < 120
+        lab.settle("state", "done")
+        assert lab.value("done") == 120
         assert lab.value("setting") == pytest.approx([threshold, rate, radius])
         found = last(Setting(threshold, rate, radius, updates=5))
         # Two processes may sum in another order; the first updates have not yet blown that up.
@@ -129,6 +130,10 @@ def test_every_slider_begins_the_run_it_names_and_it_stops(open_page):
             assert shown[:5] == pytest.approx(track.before, rel=1e-2)
         rescaled = lab.value("after")[3]
         assert rescaled == pytest.approx([threshold] * len(rescaled), rel=1e-4)
+    before = lab.value("before")
+    lab.begin_again()
+    lab.settle("state", "done")
+    assert lab.value("before") == before
 
 
 @pytest.mark.browser

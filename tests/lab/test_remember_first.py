@@ -84,6 +84,30 @@ def test_it_learns_and_says_so():
     assert len(course.norms[-1]) == 5
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "horizon", "steps", "said"),
+    [
+        (1.0, (20, 6), 20, True),
+        (0.9, (6,), 20, True),
+        (1.0, (20,), 20, False),
+        (0.2, (6,), 20, False),
+    ],
+)
+def test_right_answers_beside_a_short_horizon_are_explained(accuracy, horizon, steps, said):
+    many = len(horizon)
+    course = Course(
+        Setting(steps), 10 * many, 0, tuple(range(many)), (accuracy,) * many, (0.1,) * many, horizon,
+        ((1.0,) * steps,) * many, accuracy >= 0.99,
+    )  # fmt: skip
+    shown = draw(course).replace("\xa0", " ")
+    assert ("do not contradict each other" in shown) is said
+    if said:
+        assert f"a horizon of {horizon[-1]} of {steps} steps" in shown
+        assert ("up to 20 on the way" in shown) is (len(horizon) > 1)
+        # It stands under the two numbers, above the pictures.
+        assert shown.index("contradict") < shown.index("<figure")
+
+
 def test_a_small_start_vanishes_and_it_says_so():
     course = last(Setting(30, "rnn", "small", "Adam", 1e-4, 3))
     assert course.shares()[-1] < 1e-4

@@ -14,9 +14,13 @@ from torch.nn.utils import clip_grad
 
 import bptt
 import tutorial_loops
+from bptt.errors import BpttError
 from bptt.experiments.claims.registry import ledger
+from bptt.gradients import Truncated
 from bptt.probes.guard import RULES, Rule
 from bptt.probes.guard.call_rules import Carry
+from bptt.remedies import clip_norm
+from bptt.training.fit import fit_step
 from faulty_loops import LOOPS
 from guard_settings import detach, score, text
 from healthy_loops import LOOPS as HEALTHY
@@ -222,6 +226,65 @@ def test_every_code_has_a_section_of_the_page():
     (found,) = guard.findings
     for shown in (str(found), guard.report(), guard._repr_html_()):
         assert "docs/mistakes.md#two-steps" in shown
+
+
+def carried_with_its_graph():
+    gru, x = torch.nn.GRU(3, 4), torch.randn(6, 2, 3)
+    Truncated(3).backward(gru, x, torch.randn(6, 2, 4), gru(x)[1], F.mse_loss)
+
+
+def kept_beside_the_carry():
+    class Keeps(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru, self.h = torch.nn.GRU(3, 4), None
+
+        def forward(self, x, carry=None):
+            y, self.h = self.gru(x, self.h)
+            return y, carry
+
+    Truncated(3).backward(Keeps(), torch.randn(6, 2, 3), torch.randn(6, 2, 4), loss=F.mse_loss)
+
+
+def clipped_before_backward():
+    clip_norm(torch.nn.GRU(3, 4).parameters(), 1.0)
+
+
+def of_another_model():
+    gru, other = torch.nn.GRU(3, 4), torch.nn.GRU(3, 4)
+    optimizer = torch.optim.SGD(other.parameters(), 0.1)
+    fit_step(gru, optimizer, (torch.randn(6, 2, 3), torch.randn(6, 2, 4)), loss=F.mse_loss)
+
+
+def lanes_of_another_batch():
+    bptt.nn.GRU(3, 4)(torch.randn(6, 2, 3), torch.zeros(1, 5, 4))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "code"),
+    [
+        (carried_with_its_graph, "missing-detach"), (kept_beside_the_carry, "missing-detach"),
+        (clipped_before_backward, "clip-before-backward"), (of_another_model, "frozen-recurrent"),
+        (lanes_of_another_batch, "lane-shuffled"),
+    ],
+)  # fmt: skip
+def test_an_error_of_the_same_kind_names_the_section(mistake, code):
+    with pytest.raises(BpttError) as caught:
+        mistake()
+    assert f"docs/mistakes.md#{code}" in str(caught.value)
+
+
+def test_every_section_that_a_message_names_is_there():
+    root = Path(bptt.__file__).parent
+    page = (root.parents[1] / "docs" / "mistakes.md").read_text("utf-8")
+    sections = set(re.findall(r"^### `([a-z-]+)`$", page, re.M))
+    named = {
+        code
+        for path in root.rglob("*.py")
+        for code in re.findall(r"docs/mistakes\.md#([a-z-]+)", path.read_text("utf-8"))
+    }
+    assert len(named) > 6
+    assert named <= sections
 
 
 def test_every_code_names_a_row_of_the_ledger_that_exists():

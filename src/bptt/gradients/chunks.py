@@ -204,7 +204,8 @@ def hidden_state(symptom: str) -> ArgumentError:
     return ArgumentError(
         "a model whose whole state is in the carry",
         f"one that keeps some of it elsewhere: {symptom}",
-        "hand all state in and out as the carry; keep no graph on the module (self.h = h.detach())",
+        "hand all state in and out as the carry; keep no graph on the module (self.h = h.detach(); "
+        "docs/mistakes.md#missing-detach)",
     )
 
 

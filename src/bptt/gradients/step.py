@@ -134,7 +134,7 @@ def check_call(carry: Carry, loss: Loss | None, inputs: Tensor, targets: Tensor,
         raise ArgumentError(
             "a carry without a graph",
             "one that still reaches into an earlier chunk",
-            "pass step.carry, or bptt.carry.detach(carry)",
+            "pass step.carry, or bptt.carry.detach(carry) (docs/mistakes.md#missing-detach)",
         )
     for name, value in (("inputs", inputs), ("targets", targets)):
         if not isinstance(value, Tensor):

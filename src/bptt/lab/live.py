@@ -26,8 +26,10 @@ runs anew); the reader leaving the page (his session ends ``server.LEFT`` second
 generator yields at least every half second, after every update if it can: a tick that is not drawn
 costs nothing.
 
-Work of a second or so that follows a slider has no button: leave ``when`` out. What other cells need of
-the result they read from a ``mo.state`` whose setter is given as ``done``.
+Work of a second or so that follows a slider is not waited for: leave ``when`` out, and give the reader
+``again, stop = live.buttons(work)``. The cell that starts the work reads ``again``, and so runs anew when
+it is pressed. What other cells need of the result they read from a ``mo.state`` whose setter is given as
+``done``.
 """
 
 from __future__ import annotations
@@ -62,7 +64,15 @@ ANSWER = 0.2
 
 
 def head(slug: str) -> Any:
-    """The page's title and line, and the way to the other pages."""
+    """The page's title and line, and the way to the other pages.
+
+    It is the first a page runs, so the reader's own thread is set to one core of torch here: what a
+    slider asks for is small, and a second thread that has to wait for its core makes it ten times slower.
+    """
+    import marimo
+
+    if marimo.running_in_notebook():
+        torch.set_num_threads(1)
     pages = available()
     at = [page.slug for page in pages].index(slug)
     links = ['<a href="/">All pages</a>']
@@ -375,6 +385,13 @@ def stop_button(work: Work, label: str = "Stop") -> Any:
         return count + 1
 
     return mo.ui.button(value=0, on_click=stop, label=label)
+
+
+def buttons(work: Work) -> tuple[Any, Any]:
+    """Start again and Stop, for work that begins by itself."""
+    import marimo as mo
+
+    return mo.ui.run_button(label="Start again"), stop_button(work)
 
 
 # What torch.nn and bptt.nn fill parameters with.

@@ -159,14 +159,14 @@ def draw(course: Course) -> str:
             {
                 "accuracy": percent(course.accuracy[-1]),
                 "by chance": percent(course.setting.task.chance),
-                "horizon": f"{course.horizon[-1]} of {course.setting.steps} steps",
+                "horizon of this update": f"{course.horizon[-1]} of {course.setting.steps} steps",
                 "gradient at the first symbol": percent(first)
                 if first >= 5e-5
                 else number(first, 2),
             }
         )
+        + words(tell(course), *explain(course))
         + charts(draw_accuracy(course), draw_lags(course), draw_horizon(course))
-        + words(tell(course))
         + values(
             {
                 "updates": course.updates,
@@ -258,6 +258,22 @@ def tell(course: Course) -> str:
     return (
         f"After {course.updates} updates the gradient does reach the first symbol, with "
         f"{percent(first)} of its largest norm; what it needs now is time.{lost}"
+    )
+
+
+def explain(course: Course) -> tuple[str, ...]:
+    """How right answers and a horizon short of the first symbol go together."""
+    T, now = course.setting.steps, course.horizon[-1]
+    if now >= T or not course.accuracy[-1] > (1 + course.setting.task.chance) / 2:
+        return ()
+    reached = max(course.horizon)
+    before = f" It has been up to {reached} on the way." if reached > now else ""
+    return (
+        f"An accuracy of {percent(course.accuracy[-1])} and a horizon of {now} of {T} steps do not "
+        "contradict each other. The accuracy says what the weights have learned. The horizon says how "
+        "far back the gradient of this one update comes from: cut after so many steps, it would be "
+        f"within 5 % of the same. The network keeps the symbol over all {T} steps; the little error that "
+        f"is left corrects its last steps.{before}",
     )
 
 

@@ -91,6 +91,9 @@ def state_gradients(recurrence: Recurrence, direct: States) -> StateGradients:
 # Products of state Jacobians along real trajectories: what the recurrence itself does to a gradient.
 
 
+# Jacobians are made so many steps at a time, (steps, n, S, S), and so many numbers of them at most.
+BLOCK, NUMBERS = 64, 2**21
+
 # Memory ends where less than this share of a gradient is left, and stays so: one rule for all who say it.
 MEMORY_LEFT = 1e-4
 
@@ -172,31 +175,37 @@ def jacobian_products(
             f"ends (t, lane) below ({T}, {B})", f"{ends.tolist()}", "count both from 0"
         )
     kept = _columns(recurrence, states)
-    linear, link = recurrence.linearize(), recurrence.link
+    linear, link = recurrence.linearize(), recurrence.link.cpu()
     n, total = len(ends), sum(sizes)
     product = torch.eye(total, dtype=torch.float64).expand(n, total, total)
     values = torch.full((n, lags, len(kept)), torch.nan, dtype=torch.float64)
     alone = torch.zeros(0)
     complete = torch.ones(n, dtype=torch.bool)
-    for k in range(lags):
-        at = ends[:, 0] - k
-        complete = complete & (at >= 0)
-        if k:  # the step just passed must lead on to this one
-            complete = complete & link[(at + 1).clamp(min=0), ends[:, 1]].cpu()
-        if not bool(complete.any()):
+    many = max(1, min(BLOCK, NUMBERS // max(1, n * total**2)))
+    for first in range(0, lags, many):
+        back = torch.arange(first, min(first + many, lags))[:, None]
+        at = ends[:, 0] - back
+        # The sequence had begun by then, and the step just passed leads on to this one.
+        leads = (at >= 0) & ((back == 0) | link[(at + 1).clamp(0, T - 1), ends[:, 1]])
+        reached = torch.cat([complete[None], leads]).cumprod(0)[1:].bool()
+        reached = reached[reached.any(1)]
+        if not len(reached):
             break
-        rows = (at.clamp(min=0) * B + ends[:, 1]).to(link.device)
-        jacobian = linear.jacobian(rows, sizes).double().cpu()
-        alone = jacobian if k == 0 else alone
-        product = product @ jacobian
-        if not bool(product[complete].isfinite().all()):
-            raise ArgumentError(
-                "Jacobians whose products are finite",
-                f"one that is not, {k + 1} steps back",
-                "look for weights or states that are not finite, or ask for fewer lags",
-            )
-        block = product[complete][:, kept][:, :, kept]
-        values[complete, k] = torch.linalg.svdvals(block)
+        rows = (at[: len(reached)].clamp(min=0) * B + ends[:, 1]).flatten()
+        jacobians = linear.jacobian(rows.to(recurrence.link.device), sizes).double().cpu()
+        products = jacobians.view(len(reached), n, total, total)
+        alone = products[0].clone() if first == 0 else alone
+        for place, complete in enumerate(reached):
+            product = products[place] = product @ products[place]
+            if not bool(product[complete].isfinite().all()):
+                raise ArgumentError(
+                    "Jacobians whose products are finite",
+                    f"one that is not, {first + place + 1} steps back",
+                    "look for weights or states that are not finite, or ask for fewer lags",
+                )
+        values[:, first : first + len(reached)][reached.T] = torch.linalg.svdvals(
+            products.transpose(0, 1)[reached.T][:, kept][:, :, kept]
+        )
     alone = alone[:, kept][:, :, kept]
     weight = _weight(recurrence)
     sigma = None if weight is None else float(torch.linalg.matrix_norm(weight, 2))
@@ -243,9 +252,6 @@ def _weight(recurrence: Recurrence) -> Tensor | None:
 
 
 # Lyapunov exponents of a recurrence under its own input: growth and decay per step, in the long run.
-
-# Jacobians are made this many steps at a time: (steps, S, S) numbers.
-BLOCK = 64
 
 
 @dataclass(frozen=True, eq=False)

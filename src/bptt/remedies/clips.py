@@ -114,7 +114,10 @@ def measure(parameters: Iterable[Tensor]) -> tuple[list[Tensor], Tensor]:
     """The parameters that have a gradient, and its norm over all of them."""
     kept = [p for p in parameters if p.grad is not None]
     if not kept:
-        raise ArgumentError("gradients to clip", "none", "call backward() first")
+        raise ArgumentError(
+            "gradients to clip", "none",
+            "call backward() first (docs/mistakes.md#clip-before-backward)",
+        )  # fmt: skip
     return kept, nn.utils.get_total_norm([p.grad for p in kept if p.grad is not None])
 
 

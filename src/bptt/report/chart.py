@@ -34,6 +34,8 @@ Color = Literal["blue", "orange", "green", "purple", "sky", "ink", "white"]
 CYCLE: tuple[Color, ...] = ("blue", "orange", "green", "purple", "sky")
 WIDTH, HEIGHT = 440, 280  # of a picture, in units of its own
 Dash = Literal["", "dashed", "dotted", "none"]
+Shape = Literal["circle", "square", "triangle", "diamond"]
+SHAPES: tuple[Shape, ...] = ("circle", "square", "triangle", "diamond")
 Limits = tuple[float, float]
 Ticks = Sequence[tuple[float, str]]
 
@@ -177,6 +179,39 @@ def fit(chart: Chart) -> Axes:
     xticks = chart.xticks if chart.xticks is not None else ticks(*xlim, log=chart.xlog, about=6)
     yticks = chart.yticks if chart.yticks is not None else ticks(*ylim, log=chart.log, about=5)
     return Axes(xlim, ylim, _within(xticks, xlim), _within(yticks, ylim))
+
+
+MARKED = 6  # shapes along a curve, about
+
+
+def told_apart(parts: Sequence[Part]) -> dict[int, Shape]:
+    """The lines, by place, that need a shape on them, because a line before has the same dash.
+
+    Whoever sees no colours tells lines apart by dash and shape: no two named lines of a chart share
+    both, up to five of one dash.
+
+    Example:
+        >>> told_apart([Line("a", [1], [1]), Line("b", [1], [2]), Line("c", [1], [3], dash="dotted")])
+        {1: 'circle'}
+    """
+    found: dict[int, Shape] = {}
+    before: dict[tuple[Dash, bool], int] = {}
+    for place, part in enumerate(parts):
+        if isinstance(part, Line) and part.name:
+            kind = (part.dash, part.dots)
+            nth = before[kind] = before.get(kind, -1) + 1
+            if nth:
+                found[place] = SHAPES[(nth - 1) % len(SHAPES)]
+    return found
+
+
+def marked(count: int, shape: Shape) -> tuple[int, int]:
+    """At which of a curve's points its shape stands: the first, and how many further the next.
+
+    Curves of other shapes begin elsewhere, so that curves that coincide are both seen.
+    """
+    apart = max(1, count // MARKED)
+    return SHAPES.index(shape) * apart // len(SHAPES), apart
 
 
 def _within(marks: Ticks, limits: Limits) -> Ticks:

@@ -28,8 +28,11 @@ from bptt.report.chart import (
     Line,
     Mark,
     Part,
+    Shape,
     drawable,
     fit,
+    marked,
+    told_apart,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 # A panel of this many inches is as wide as a phone, so that its letters keep their size there.
 PANEL = (4.7, 3.1)
 DASHES = {"": "-", "dashed": "--", "dotted": ":", "none": "none"}
+SIGNS: dict[Shape, str] = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D"}
 LINE = 52  # letters of a legend that fit into a line of it
 
 _RULES: dict[str, Any] = {
@@ -118,8 +122,9 @@ def draw_axes(axes: Any, chart: Chart) -> None:
         axes.set_xscale("log")
     if chart.log:
         axes.set_yscale("log")
-    for part in chart.parts:
-        _draw(axes, part, chart)
+    apart = told_apart(chart.parts)
+    for place, part in enumerate(chart.parts):
+        _draw(axes, part, chart, apart.get(place))
     axes.set(xlim=bounds.xlim, ylim=bounds.ylim, xlabel=chart.x, ylabel=chart.y)
     for axis, ticks in ((axes.xaxis, bounds.xticks), (axes.yaxis, bounds.yticks)):
         axis.set_ticks([value for value, _ in ticks], [word for _, word in ticks])
@@ -150,7 +155,7 @@ def _letters(names: Sequence[str], columns: int) -> int:
     return sum(max(map(len, names[i : i + rows])) + 4 for i in range(0, len(names), rows))
 
 
-def _draw(axes: Any, part: Part, chart: Chart) -> None:
+def _draw(axes: Any, part: Part, chart: Chart, shape: Shape | None = None) -> None:
     if isinstance(part, Heat):
         _draw_heat(axes, part)
         return
@@ -159,8 +164,9 @@ def _draw(axes: Any, part: Part, chart: Chart) -> None:
         axes.plot(
             drawable(part.x, chart.xlog), drawable(part.y, chart.log), color=color,
             linestyle=DASHES[part.dash], linewidth=1.1 if part.thin else 1.9,
-            marker="o" if part.dots else None, markersize=3 if part.thin else 4.5, markeredgewidth=0,
-            label=part.name or None,
+            marker=SIGNS[shape] if shape else "o" if part.dots else None,
+            markevery=marked(len(part.x), shape) if shape and not part.dots else None,
+            markersize=3 if part.thin else 4.5, markeredgewidth=0, label=part.name or None,
             path_effects=_edge() if part.color == "white" else None,
         )  # fmt: skip
     elif isinstance(part, Band):

@@ -1,7 +1,7 @@
 """A chart as SVG for a page, in a millisecond: matplotlib takes a third of a second, a slider has 0.2.
 
 Colours are CSS variables, so a chart follows the page's light and dark. It is 440 units wide and scales:
-its letters stay legible on a phone. Lines differ by dash as well as by colour.
+its letters stay legible on a phone. Lines differ by dash or by the shapes on them as well as by colour.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ from bptt.report.chart import (
     Limits,
     Line,
     Mark,
+    Shape,
     drawable,
     fit,
+    marked,
+    told_apart,
 )
 
 LEFT, RIGHT, TOP, BOTTOM = 54, 10, 10, 42
@@ -65,8 +68,11 @@ def draw_svg(chart: Chart) -> str:
         (True, True)
     """
     frame = _frame(chart, fit(chart))
+    apart = told_apart(chart.parts)
     shapes = "".join(
-        _SHAPES[type(part)](part, frame) for part in chart.parts if type(part) in _SHAPES
+        _SHAPES[type(part)](part, frame) + (_shapes(part, frame, apart[n]) if n in apart else "")
+        for n, part in enumerate(chart.parts)
+        if type(part) in _SHAPES
     )
     heats = [part for part in chart.parts if isinstance(part, Heat)]
     height = chart.height + SCALE * len(heats)
@@ -79,7 +85,9 @@ def draw_svg(chart: Chart) -> str:
         f"{_words(chart, frame)}{scale}"
     )
     entries = "".join(
-        _entry(_swatch(p), p.name) for p in chart.parts if isinstance(p, (Line, Band)) and p.name
+        _entry(_swatch(p, apart.get(n)), p.name)
+        for n, p in enumerate(chart.parts)
+        if isinstance(p, (Line, Band)) and p.name
     )
     return frame_figure(chart.title, inside, height, chart.caption, entries)
 
@@ -205,6 +213,24 @@ def _line(line: Line, frame: _Frame) -> str:
     return _stroked(path, line.color, width, f' stroke-linejoin="round"{DASHES[line.dash]}') + dots
 
 
+# Around a point, in units of the picture.
+_OUTLINES: dict[Shape, str] = {
+    "circle": "m-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z", "square": "m-3.6 -3.6h7.2v7.2h-7.2z",
+    "triangle": "m0 -4.8l4.6 8h-9.2z", "diamond": "m0 -5.2l5.2 5.2l-5.2 5.2l-5.2 -5.2z",
+}  # fmt: skip
+
+
+def _shapes(part: Any, frame: _Frame, shape: Shape) -> str:
+    """A few shapes along a line that has a dash in common with another."""
+    x, y = frame.across(part.x), frame.up(part.y)
+    first, apart = marked(len(x), shape)
+    places = zip(x[first::apart].tolist(), y[first::apart].tolist(), strict=True)
+    path = "".join(
+        f"M{a:.1f} {b:.1f}{_OUTLINES[shape]}" for a, b in places if not math.isnan(a + b)
+    )
+    return f'<path d="{path}" fill="{paint(part.color)}"/>'
+
+
 # How each kind of part is drawn; a label is a word and nothing else.
 _SHAPES: dict[type, Callable[..., str]] = {
     Line: _line, Band: _band, Bars: _bars, Mark: _mark, Heat: _heat,
@@ -253,12 +279,15 @@ def _words(chart: Chart, frame: _Frame) -> str:
     return text
 
 
-def _swatch(part: Line | Band) -> str:
+def _swatch(part: Line | Band, shape: Shape | None = None) -> str:
     if isinstance(part, Band):
         return f'<rect y="3" width="26" height="8" fill="{paint(part.color)}" opacity="0.3"/>'
     if part.dash == "none":
         return f'<circle cx="13" cy="7" r="3" fill="{paint(part.color)}"/>'
-    return _stroked("M0 7H26", part.color, 1.2 if part.thin else 2.2, DASHES[part.dash])
+    line = _stroked("M0 7H26", part.color, 1.2 if part.thin else 2.2, DASHES[part.dash])
+    if shape is None:
+        return line
+    return f'{line}<path d="M13 7{_OUTLINES[shape]}" fill="{paint(part.color)}"/>'
 
 
 def swatch(color: Color, name: str) -> str:

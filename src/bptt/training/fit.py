@@ -166,7 +166,8 @@ def apply_gradient(
         raise ArgumentError(
             "a gradient for a parameter of the optimiser",
             "none",
-            "give a batch with a target that is scored, and the optimiser this model's parameters",
+            "give a batch with a target that is scored, and the optimiser this model's parameters "
+            "(docs/mistakes.md#frozen-recurrent)",
         )
     seen = (clip or NoClip())(parameters)
     norm = after = seen.norm.item()

@@ -41,13 +41,14 @@ def _(work):
         steps=[0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30], value=1, label="Threshold θ", show_value=True,
         full_width=True,
     )  # fmt: skip
-    stop = live.stop_button(work)
-    layout.controls(radius=radius, rate=rate, threshold=threshold, stop=stop)
-    return radius, rate, threshold
+    again, stop = live.buttons(work)
+    layout.controls(radius=radius, rate=rate, threshold=threshold, run=layout.beside(again, stop))
+    return again, radius, rate, threshold
 
 
 @app.cell
-def _(radius, rate, threshold, work):
+def _(again, radius, rate, threshold, work):
+    _ = again.value
     setting = lab.Setting(threshold.value, rate.value, radius.value)
     work.show(lambda: lab.compare(setting), lab.draw)
     return (setting,)

@@ -42,15 +42,17 @@ def _(work):
     cell = mo.ui.radio(
         {"RNN": "rnn", "GRU": "gru", "LSTM": "lstm"}, "GRU", label="Cell", inline=True
     )
+    again, stop = live.buttons(work)
     layout.controls(
         prompt=prompt, temperature=temperature, top_k=top_k, warm_up=warm_up, draw=draw, cell=cell,
-        stop=live.stop_button(work),
+        run=layout.beside(again, stop),
     )  # fmt: skip
-    return cell, draw, prompt, temperature, top_k, warm_up
+    return again, cell, draw, prompt, temperature, top_k, warm_up
 
 
 @app.cell
-def _(cell, set_found, work):
+def _(again, cell, set_found, work):
+    _ = again.value
     set_found(None)
     work.show(lambda: lab.prepare(cell.value), lab.draw_training, done=set_found)
     begun = True
@@ -63,7 +65,7 @@ def _(begun, draw, get_found, prompt, temperature, top_k, warm_up):
     among = None if top_k.value == "all" else int(top_k.value)
     if found is None:
         shown = layout.words(
-            "The figures come when the model is trained. If you stopped that, another cell begins anew."
+            "The figures come when the model is trained. If you stopped that, press Start again."
         )
     elif not prompt.value:
         shown = layout.words("Type at least one character to continue.")

@@ -36,13 +36,14 @@ def _(work):
     cell = mo.ui.radio(
         {"RNN": "rnn", "GRU": "gru", "LSTM": "lstm"}, "GRU", label="Cell", inline=True
     )
-    stop = live.stop_button(work)
-    layout.controls(k=k, cell=cell, stop=stop)
-    return cell, k
+    again, stop = live.buttons(work)
+    layout.controls(k=k, cell=cell, run=layout.beside(again, stop))
+    return again, cell, k
 
 
 @app.cell
-def _(cell, set_found, work):
+def _(again, cell, set_found, work):
+    _ = again.value
     set_found(None)
     work.show(lambda: lab.prepare(cell.value), lab.draw_training, done=set_found)
     begun = True
@@ -54,8 +55,8 @@ def _(begun, get_found, k):
     found = get_found() if begun else None
     layout.show(
         layout.words(
-            "The figures come when the model is trained and measured. If you stopped that, another cell "
-            "begins anew."
+            "The figures come when the model is trained and measured. If you stopped that, press Start "
+            "again."
         )
         if found is None
         else lab.draw(found, k.value)

@@ -10,7 +10,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any
 
 import torch
@@ -298,9 +298,9 @@ class Guard:
         if len(norms) > 1:
             low, middle, high = quantiles(norms, n=4)
             facts["norm before clipping"] = f"{middle:.3g} (quartiles {low:.3g} … {high:.3g})"
-            after = sorted(n for _, n in self._norms if math.isfinite(n))
+            after = [n for _, n in self._norms if math.isfinite(n)]
             if after:
-                facts["norm after clipping"] = f"{after[len(after) // 2]:.3g}"
+                facts["norm after clipping"] = f"{median(after):.3g}"
             facts["clipped"] = f"{self._clipped} of {loop.updates} updates"
         if loop.horizon is not None:
             facts["horizon"] = f"{loop.horizon} of {loop.steps} steps"
@@ -324,19 +324,32 @@ class Guard:
         return f"Guard({self.loop.updates} updates: {codes})"
 
     def _repr_html_(self) -> str:
-        left = "style='text-align:left'"
-        rows = "".join(
-            f"<tr><th {left}>{html.escape(n)}</th><td {left}>{html.escape(v)}</td></tr>"
+        facts = "".join(
+            f"<tr><td {_NAME}>{html.escape(n)}</td><td {_LEFT}>{html.escape(v)}</td></tr>"
             for n, v in self.facts().items()
         )
-        found = "".join(
-            f"<h4>{html.escape(f.code)} in {html.escape(f.module)}, at update {f.update}</h4>"
-            f"<p>{html.escape(f.seen)} {html.escape(f.why)}"
-            f"{f' Ledger: {html.escape(f.claim)}.' if f.claim else ''} "
-            f"More: <code>{html.escape(f.page)}</code></p><pre>{html.escape(f.write)}</pre>"
-            for f in self.findings
-        )
-        return f"<table>{rows}</table>{found or '<p>No mistake was seen.</p>'}"
+        found = "".join(map(_card, self.findings)) or "<p>No mistake was seen.</p>"
+        return f"<div {_SHEET}><table>{facts}</table>{found}</div>"
+
+
+# A notebook's page has colours of its own, light or dark: only its ink is used here.
+_SHEET = "style='max-width:46em;line-height:1.5'"
+_LEFT = "style='text-align:left'"
+_NAME = "style='text-align:left;opacity:.75;padding-right:1.5em;white-space:nowrap'"
+_CARD = "style='border-left:4px solid #d55e00;padding:.1em 0 .1em 1em;margin:1em 0'"
+_CODE = "style='white-space:pre-wrap;margin:.4em 0;background:none;color:inherit;padding:0'"
+
+
+def _card(one: Finding) -> str:
+    """A finding for a notebook: its name and place, what, why, the line to write, where more stands."""
+    code, module, seen, why = map(html.escape, (one.code, one.module, one.seen, one.why))
+    row = f"Ledger: {html.escape(one.claim)}. " if one.claim else ""
+    return (
+        f"<div {_CARD}><div><b>{code}</b> in {module}, at update {one.update}</div>"
+        f"<div>{seen}</div><div style='opacity:.75'>{why}</div>"
+        f"<pre {_CODE}>{html.escape(one.write)}</pre>"
+        f"<div style='opacity:.75;font-size:.9em'>{row}More: {html.escape(one.page)}</div></div>"
+    )
 
 
 def _warn(finding: Finding) -> None:

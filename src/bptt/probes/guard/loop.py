@@ -8,6 +8,7 @@ freed.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -328,6 +329,9 @@ def is_as_stamped(tensor: Tensor | None, before: Stamp | None) -> bool:
     return before[0].cdata == tensor.untyped_storage()._cdata and before[1] == tensor._version
 
 
+FEW = 32  # tensors
+
+
 def norm_of(gradients: list[Tensor]) -> float:
     """2-norm of all numbers in a list of gradients."""
     if not gradients:
@@ -336,9 +340,11 @@ def norm_of(gradients: list[Tensor]) -> float:
         if any(g.is_sparse for g in gradients):
             gradients = [g.coalesce().values() if g.is_sparse else g for g in gradients]
         norms = torch._foreach_norm(gradients)
-        if len({n.device for n in norms}) > 1 or len({n.dtype for n in norms}) > 1:
-            return sum(float(n) ** 2 for n in norms) ** 0.5
-        return float(torch.linalg.vector_norm(torch.stack(norms)))
+        many = len(norms) > FEW or not norms[0].is_cpu
+        if many and len({n.device for n in norms}) == len({n.dtype for n in norms}) == 1:
+            return float(torch.linalg.vector_norm(torch.stack(norms)))
+        # A few numbers of a CPU are read sooner than stacked.
+        return math.hypot(*(n.item() for n in norms))
 
 
 # Hooks that are set together and taken off together, and what is read off a call's arguments.
@@ -409,6 +415,8 @@ def first_gradients(parameters: list[Any], most: int = 2) -> Iterator[tuple[Tens
 
 def asks_itself(args: Any, kwargs: Any) -> bool:
     """Whether a step was given a closure; the optimiser itself stands first in its arguments."""
+    if len(args) == 1 and not kwargs:
+        return False
     return any(callable(a) for a in args[1:]) or kwargs.get("closure") is not None
 
 
@@ -431,6 +439,8 @@ def count_terms(target: Any, ignored: Any) -> int:
 
 def as_list(parameters: Any) -> list[Any]:
     """Parameters as clipping functions take them: one, or an iterable."""
+    if type(parameters) is list:
+        return parameters
     if isinstance(parameters, Tensor):
         return [parameters]
     return list(parameters) if isinstance(parameters, Iterable) else []

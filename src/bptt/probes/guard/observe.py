@@ -38,7 +38,7 @@ from bptt.recurrence.record import Hook
 
 # Updates that are looked at closely: the first, and then so many of each cycle. Of the others only the
 # norm is known: from whoever clips by it, else it is taken at every third.
-FIRST, BURST, CYCLE, SELDOM, TOGETHER = 64, 8, 512, 3, 8
+FIRST, BURST, CYCLE, SELDOM, TOGETHER = 64, 8, 512, 3, 16
 
 
 class Observer:
@@ -79,7 +79,8 @@ class Observer:
         self._attends = False
         self._partly = False  # attention began within this update
         self._sound = True  # clipping came at the right time so far
-        self._waiting: list[Update] = []
+        # Updates at rest: number, norm before and after, threshold, whether the clip acted.
+        self._waiting: list[tuple[int, float | None, float | None, float | None, bool | None]] = []
         self._used: dict[int, Stamp | None] = {}
         self._repeated = False
         self._scale = 1.0
@@ -88,9 +89,15 @@ class Observer:
     def tell_updates(self) -> None:
         """Tell of the updates that wait."""
         waiting, self._waiting = self._waiting, []
-        for update in waiting:
-            self.loop.at = update.number
-            self._tell("on_update", update)
+        for number, before, after, threshold, acted in waiting:
+            after = before if after is None else after
+            self._tell_one(
+                Update(number, False, before, after, threshold, acted, 0, False, False, [], False)
+            )
+
+    def _tell_one(self, update: Update) -> None:
+        self.loop.at = update.number
+        self._tell("on_update", update)
 
     # Coming and going.
 
@@ -117,6 +124,11 @@ class Observer:
         self.tell_updates()
         self._rest()
         self._always.release()
+
+    @property
+    def _rests(self) -> bool:
+        """Whether norms alone are looked at."""
+        return not self._attends and self._sound
 
     def _attend(self) -> None:
         """Look at every call, loss and backward pass from here on."""
@@ -190,11 +202,11 @@ class Observer:
         **more: Any,
     ) -> Any:
         parameters, threshold = as_list(parameters), float(max_norm)
-        careful = self._attends or not self._sound
+        careful = not self._rests
         spent = self._before_clip(parameters, threshold) if careful else False
         done = original(parameters, max_norm, total_norm, *rest, **more)
         if not spent and self._order == 2.0 and self._holds_all(parameters):
-            self._note_norm(threshold, float(total_norm))
+            self._note_norm(threshold, total_norm.item())
         elif careful:
             self._after_clip(parameters, spent)
         return done
@@ -209,7 +221,7 @@ class Observer:
     ) -> None:
         if threading.get_ident() != self._thread or not self._holds_all(parameters):
             return
-        if self._attends or not self._sound:
+        if not self._rests:
             self._before_clip(parameters, threshold if by_norm else None)
         if by_norm and threshold is not None:
             self._note_norm(threshold, float(norm))
@@ -234,7 +246,7 @@ class Observer:
 
     def _clip_by_value(self, original: Any, parameters: Any, *args: Any, **kwargs: Any) -> Any:
         parameters = as_list(parameters)
-        careful = self._attends or not self._sound
+        careful = not self._rests
         spent = self._before_clip(parameters, None) if careful else False
         done = original(parameters, *args, **kwargs)
         if careful:
@@ -301,6 +313,9 @@ class Observer:
         return found
 
     def _step_begins(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        # At rest, where a clip has told the norm, there is nothing to see; that is most updates.
+        if self._after is not None and id(optimizer) in self._guarded and self._rests:
+            return
         if threading.get_ident() != self._thread or not self._owns(optimizer):
             return
         closure = asks_itself(args, kwargs)
@@ -325,33 +340,45 @@ class Observer:
     def _step_ended(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if threading.get_ident() != self._thread or id(optimizer) not in self._guarded:
             return
+        self.loop.updates = at = self.loop.updates + 1
         closure = asks_itself(args, kwargs)
-        self.loop.updates += 1
+        before, resting = self._before, self._rests and not closure
+        if resting:
+            self._waiting.append((at, before, self._after, self._threshold, self._acted))
+        else:
+            self._tell_closely(closure)
+        attend = at < FIRST or at % CYCLE < BURST
+        if attend or not resting:
+            self._note_used([p for g in optimizer.param_groups for p in g["params"]])
+            self._close.losses = []
+            self._passes, self._close.forward = 0, False
+            self._clean = self._partly = self._repeated = False
+        self._before = self._after = self._threshold = self._acted = None
+        self._scale, self._unscaled = 1.0, False
+        # What rests is told a few at a time: the code of the rules is cold in each update's memory.
+        if resting and (
+            attend
+            or len(self._waiting) >= TOGETHER
+            or at >= self.loop.wake
+            or not (before is None or math.isfinite(before))
+        ):
+            self.tell_updates()
+        if attend:
+            self._attend()
+        elif self._attends:
+            self._rest()
+
+    def _tell_closely(self, closure: bool) -> None:
+        """Tell of the update that was just made, with all that was seen of it."""
         if closure and self._before is None and (self._attends or self.loop.updates % SELDOM == 0):
             self._before = self._norm()  # the gradient still stands
         after = self._before if self._after is None else self._after
         stale = self._passes > 0 and not self._clean and bool(self._used) and not self._partly
-        update = Update(
-            self.loop.updates, self._attends, self._before, after, self._threshold, self._acted,
-            self._passes, self._repeated and not self._partly, stale,
-            [] if self._partly else self._close.losses, closure,
+        self.tell_updates()
+        self._tell_one(
+            Update(
+                self.loop.updates, self._attends, self._before, after, self._threshold, self._acted,
+                self._passes, self._repeated and not self._partly, stale,
+                [] if self._partly else self._close.losses, closure,
+            )
         )  # fmt: skip
-        at = self.loop.updates
-        attend = at < FIRST or at % CYCLE < BURST
-        if attend or self._attends or not self._sound:
-            self._note_used([p for g in optimizer.param_groups for p in g["params"]])
-            self._close.losses = []
-        self._passes, self._close.forward = 0, False
-        self._clean = self._partly = False
-        self._before = self._after = self._threshold = self._acted = None
-        self._scale, self._unscaled, self._repeated = 1.0, False, False
-        self._waiting.append(update)
-        # What rests is told a few at a time: the code of the rules is cold in each update's memory.
-        finite = update.before is None or math.isfinite(update.before)
-        full = len(self._waiting) >= TOGETHER or at >= self.loop.wake
-        if self._attends or attend or full or not finite:
-            self.tell_updates()
-        if attend:
-            self._attend()
-        else:
-            self._rest()
