@@ -11,18 +11,17 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from bptt.errors import ArgumentError, BpttError, DependencyError
+from bptt.errors import ArgumentError, BpttError, DependencyError, real
+from bptt.probes import VERDICTS
 from bptt.probes.watch import Flow, Watched, watch
 from bptt.recurrence import off_backward, on_backward
 
 # A training loop of your own: a function is told the numbers whenever a step was measured.
 
-# "horizon": 35, "decay": 0.93, "verdict": "healthy"; of several modules each under its name besides,
-# as "encoder.lstm/horizon".
+# "horizon": 35, "decay": 0.93, "verdict": "healthy"; of several modules horizon and decay of each under
+# its name besides, as "encoder.lstm/horizon". The verdict is one, that of :meth:`bptt.Flow.judge`.
 Numbers: TypeAlias = dict[str, Any]
 Tell: TypeAlias = Callable[[int, Numbers], Any]
-# A verdict where only numbers are taken.
-VERDICTS = {"vanishing": -1.0, "healthy": 0.0, "exploding": 1.0}
 
 
 class Watcher:
@@ -31,6 +30,8 @@ class Watcher:
     Args:
         model: any module that holds recurrent layers or cells.
         every: measure each n-th backward pass.
+        guess: the loss of a model that has learned nothing, e.g. log of the number of classes: training
+            that stands above it is called diverged. Leave it out where the loss is scaled.
         options: further ones of :class:`bptt.watch`.
 
     Example:
@@ -46,8 +47,11 @@ class Watcher:
         >>> watcher.stop()
     """
 
-    def __init__(self, model: nn.Module, every: int = 50, **options: Any) -> None:
+    def __init__(
+        self, model: nn.Module, every: int = 50, *, guess: float | None = None, **options: Any
+    ) -> None:
         self._model = model
+        self._guess = None if guess is None else real("guess", guess)
         self._watch = watch(model, every=every, **options)
         self.flow: Flow = self._watch.__enter__()
         on_backward(self._began, self._ended)
@@ -67,7 +71,7 @@ class Watcher:
             if measured.refusal is not None:
                 self._warn(measured.refusal)
                 continue
-            found = _of(measured.main)
+            found = {**_of(measured.main), "verdict": self.flow.judge(guess=self._guess).word}
             if len(measured.modules) > 1:
                 for module in measured.modules:
                     found |= {f"{module.name}/{name}": v for name, v in _of(module).items()}
@@ -129,12 +133,17 @@ class WatchWarning(UserWarning):
 
 
 def _of(module: Watched) -> Numbers:
-    return {"horizon": module.horizon, "decay": module.decay, "verdict": module.verdict}
+    return {"horizon": module.horizon, "decay": module.decay}
 
 
 @contextmanager
 def told(
-    model: nn.Module, tell: Tell, every: int = 50, **options: Any
+    model: nn.Module,
+    tell: Tell,
+    every: int = 50,
+    *,
+    guess: float | None = None,
+    **options: Any,
 ) -> Iterator[Callable[[], None]]:
     """Tell a function how far back the gradient reaches, while you train.
 
@@ -142,6 +151,7 @@ def told(
         model: any module that holds recurrent layers or cells.
         tell: called as ``tell(step, numbers)``; step counts your calls of what the block hands out.
         every: measure each n-th backward pass; at 50 it takes at most about 5 % of the time.
+        guess: the loss of a model that has learned nothing, see :class:`Watcher`.
         options: further ones of :class:`bptt.watch`.
 
     Returns:
@@ -160,7 +170,7 @@ def told(
         1 ['decay', 'horizon', 'verdict']
         3 ['decay', 'horizon', 'verdict']
     """
-    watcher = Watcher(model, every, **options)
+    watcher = Watcher(model, every, guess=guess, **options)
     step = 0
 
     def after_step() -> None:
@@ -180,7 +190,7 @@ def told(
 # Horizon, verdict and norms in the log history of Hugging Face's Trainer.
 
 
-def for_hugging_face(every: int = 50, **options: Any) -> Any:
+def for_hugging_face(every: int = 50, *, guess: float | None = None, **options: Any) -> Any:
     """A callback for ``transformers.Trainer(callbacks=[...])``.
 
     Each measured step leaves a line ``{"step", "bptt/horizon", "bptt/decay", "bptt/verdict",
@@ -192,6 +202,7 @@ def for_hugging_face(every: int = 50, **options: Any) -> Any:
 
     Args:
         every: measure each n-th backward pass; gradient accumulation counts each part.
+        guess: the loss of a model that has learned nothing, see :class:`Watcher`.
         options: further ones of :class:`bptt.watch`.
 
     Returns:
@@ -219,7 +230,7 @@ def for_hugging_face(every: int = 50, **options: Any) -> Any:
             return None if self.watcher is None else self.watcher.flow
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.watcher = Watcher(kwargs["model"], every, **options)
+            self.watcher = Watcher(kwargs["model"], every, guess=guess, **options)
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if self.watcher is not None:
@@ -255,19 +266,20 @@ def for_hugging_face(every: int = 50, **options: Any) -> Any:
 # Horizon, verdict and norms in Lightning's own log.
 
 
-def for_lightning(every: int = 50, **options: Any) -> Any:
+def for_lightning(every: int = 50, *, guess: float | None = None, **options: Any) -> Any:
     """A callback for ``lightning.Trainer(callbacks=[...])``.
 
     It logs ``bptt/horizon``, ``bptt/decay``, ``bptt/verdict``, ``bptt/norm`` and
     ``bptt/norm_clipped`` to whatever logger the trainer has, at each measured step and at no other,
     whatever ``log_every_n_steps`` says, and keeps everything in its ``flow``. The norms are those of
     the gradient of all parameters, before and after the trainer clips it. A verdict is a number there:
-    -1 vanishing, 0 healthy, 1 exploding.
+    -1 vanishing, 0 healthy, 1 exploding; the others are in :data:`bptt.probes.VERDICTS`.
 
     Limits: with manual optimisation there are no norms, because the trainer does not see the clipping.
 
     Args:
         every: measure each n-th backward pass.
+        guess: the loss of a model that has learned nothing, see :class:`Watcher`.
         options: further ones of :class:`bptt.watch`.
 
     Returns:
@@ -300,7 +312,7 @@ def for_lightning(every: int = 50, **options: Any) -> Any:
             self.stepped = True
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            self.watcher = Watcher(pl_module, every, **options)
+            self.watcher = Watcher(pl_module, every, guess=guess, **options)
 
         def on_train_batch_end(
             self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -318,7 +330,9 @@ def for_lightning(every: int = 50, **options: Any) -> Any:
                 self.stepped = False
             for numbers in self.watcher.news():
                 found = {
-                    f"bptt/{name}": VERDICTS[value] if isinstance(value, str) else float(value)
+                    f"bptt/{name}": VERDICTS[value].number
+                    if isinstance(value, str)
+                    else float(value)
                     for name, value in numbers.items()
                 }
                 found = {name: value for name, value in found.items() if math.isfinite(value)}

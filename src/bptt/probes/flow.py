@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from bptt.errors import ArgumentError, BpttError, whole
 from bptt.probes.graded_spectrum import join_spectra
 from bptt.probes.lag_spectrum import lag_spectrum
-from bptt.probes.spectrum import LagSpectrum, explain, verdict
+from bptt.probes.spectrum import LagSpectrum
 from bptt.probes.states import Saturation
+from bptt.probes.verdict import Verdict, explain, judge, middle, verdict
 from bptt.recurrence import Found, Recorder
 
 
@@ -50,7 +51,7 @@ class Watched:
 
     @property
     def verdict(self) -> str:
-        """``"vanishing"``, ``"healthy"`` or ``"exploding"``."""
+        """One of :data:`bptt.probes.VERDICTS`: of this module in this step alone."""
         return verdict(self.spectrum)
 
     @property
@@ -75,6 +76,7 @@ class Measured:
             pass was taken; else None.
         method: ``"layers"`` or ``"graded"``, see :class:`Flow`.
         refusal: why there is no joint spectrum, where there should be one.
+        loss: what the backward pass began from; None where that is not one number.
     """
 
     step: int
@@ -82,6 +84,7 @@ class Measured:
     together: Watched | None = None
     method: str = "layers"
     refusal: BpttError | None = None
+    loss: float | None = None
 
     @property
     def main(self) -> Watched:
@@ -97,13 +100,19 @@ class Measured:
         return max(self.modules, key=lambda m: m.carries)
 
 
+# A verdict is taken over so many measured steps, of the later half of them: what happens while a start
+# settles is not what training comes to.
+RECENT = 8
+
+
 @dataclass(eq=False)
 class Flow:
     """What :func:`watch` saw; filled as the backward passes inside the block end.
 
     The figures are those of the last measured step, and in it of all modules together where one is
     given what another returned; else of the module that carries most, the one with the longest gradient.
-    ``modules`` holds each by itself, ``history`` the other steps.
+    ``modules`` holds each by itself, ``history`` the other steps. The verdict is that of the last eight
+    measured steps, of the later half of them.
 
     Attributes:
         history: every measured step, oldest first.
@@ -169,8 +178,32 @@ class Flow:
 
     @property
     def verdict(self) -> str:
-        """``"vanishing"``, ``"healthy"`` or ``"exploding"``."""
-        return self.last.main.verdict
+        """The word of :meth:`judge`: ``"vanishing"``, ``"healthy"``, ``"exploding"``, ``"no gradient"``."""
+        return self.judge().word
+
+    def judge(self, *, k: int | None = None, guess: float | None = None) -> Verdict:
+        """The verdict over the last measured steps, with its reason and how sure it is.
+
+        Args:
+            k: steps that the gradient is truncated to, where the watched sequences are longer: a watched
+                gradient may then be called ``"cut short"``.
+            guess: the loss of a model that has learned nothing, e.g. log of the number of classes; training
+                that ends above it, or not finite, is called ``"diverged"``.
+
+        Raises:
+            WatchError: nothing has been measured yet.
+        """
+        recent, _ = self._recent()
+        loss = None if guess is None else self.last.loss
+        return judge([m.spectrum for m in recent], k=k, loss=loss, guess=guess)
+
+    def _recent(self) -> tuple[list[Watched], int]:
+        """What the verdict is taken over, and which of it speaks for all."""
+        main, n = self.last.main, len(self.history)
+        steps = self.history[max(n // 2, n - RECENT) :]
+        recent = [m.main for m in steps if m.refusal is None]
+        recent = [m for m in recent if m.name == main.name]
+        return recent, middle([m.spectrum for m in recent])
 
     def bias(self, k: int) -> float:
         """Relative bias ‖g_k - g‖ / ‖g‖ of the gradient truncated to k steps, exact for any k.
@@ -188,8 +221,10 @@ class Flow:
         return self._at(k).cosine_of(k)
 
     def explain(self) -> str:
-        """The verdict in sentences, with the numbers behind it."""
-        return self.last.main.explain()
+        """The verdict in sentences, with the numbers of the step in the middle of those it is taken over."""
+        recent, place = self._recent()
+        one = recent[place]
+        return explain(one.spectrum, one.saturation, self.judge())
 
     def __repr__(self) -> str:
         if not self.history:
@@ -228,10 +263,10 @@ class Flow:
 
 def table(rows: Sequence[tuple[str, Watched]]) -> str:
     """Modules as a table for notebooks."""
-    head = "".join(f"<th>{h}</th>" for h in ("module", "horizon", "decay", "verdict", "gradient"))
+    head = "".join(f"<th>{h}</th>" for h in ("module", "horizon", "decay", "gradient"))
     lines = [
         f"<tr><td>{escape(name)}</td><td>{m.horizon} of {m.spectrum.steps}</td>"
-        f"<td>{m.decay:.3g}</td><td>{m.verdict}</td><td>{m.spectrum.gradient_norm:.3g}</td></tr>"
+        f"<td>{m.decay:.3g}</td><td>{m.spectrum.gradient_norm:.3g}</td></tr>"
         for name, m in rows
     ]
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
