@@ -44,8 +44,8 @@ class Diagnose:
     html: str | None = None
     """Write a page with pictures here."""
     try_for: Annotated[float, tyro.conf.arg(metavar="MINUTES")] = 0.0
-    """Minutes, in all, to train fresh copies of the model for, each with one remedy (start, cell, clip, k)
-    and from three starts, on the same text: 5 rank them on a model of the default size; default none."""
+    """Minutes, in all, to train fresh copies of the model for, each with one remedy (start, cell, clip,
+    k) and from three starts, on the same text: 5 rank them for a model of the default size."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""
 

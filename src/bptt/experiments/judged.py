@@ -3,18 +3,20 @@
 The end of ``bptt train``, the run's report, ``bptt diagnose`` and the lab's *Your run* all measure here,
 or read what was measured here, and so come to one verdict with the same numbers.
 
-The batches are not those that a run measures on its way: there each is one update's own, of two lanes and
-as long as a chunk, and costs next to nothing. Here they are places of the held-out text, longer than k, so
-that what k cuts off is seen too.
+The batches are not those that a run measures on its way: there each is one update's own, of two lanes
+and as long as a chunk, and costs next to nothing. Here they are places of the held-out text, longer than
+k, so that what k cuts off is seen too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bptt.data import RandomChunks, Stream
@@ -32,6 +34,7 @@ from bptt.training.sizes import own_k
 PLACES, BATCHES = 16, 4
 # So many times k: what is cut off is within it, and each step more costs as much as all before it.
 TIMES, LEAST, MOST = 3, 64, 256
+ALONE = 256  # units
 
 
 def steps_for(settings: Settings, tokens: int) -> int:
@@ -89,8 +92,21 @@ def diagnose_run(
     """
     steps = steps_for(settings, len(stream.tokens)) if steps is None else steps
     first, *others = places(stream, steps, lanes=lanes, seed=seed)
-    found = diagnose(model.eval(), first, token_loss, k=own_k(settings), others=others)
+    with _few_threads(settings):
+        found = diagnose(model.eval(), first, token_loss, k=own_k(settings), others=others)
     return replace(found, trained=last_loss(records), guess=guess(model))
+
+
+@contextmanager
+def _few_threads(settings: Settings) -> Iterator[None]:
+    """Small matrices are measured by one thread: several wait for each other longer than they work."""
+    before = torch.get_num_threads()
+    if (settings.hidden or 0) <= ALONE:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def judge_outcome(outcome: Outcome, settings: Settings) -> Verdict | None:
@@ -109,7 +125,8 @@ def judge_outcome(outcome: Outcome, settings: Settings) -> Verdict | None:
     stream = corpus.train if corpus.valid is None else corpus.valid
     try:
         batches = places(stream, steps_for(settings, len(stream.tokens)))
-        spectra = spectra_of(outcome.model.eval(), batches, token_loss, k=own_k(settings))
+        with _few_threads(settings):
+            spectra = spectra_of(outcome.model.eval(), batches, token_loss, k=own_k(settings))
         found = judge(
             spectra, k=own_k(settings), loss=last_loss(run.read_metrics()),
             guess=guess(outcome.model),

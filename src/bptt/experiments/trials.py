@@ -206,13 +206,14 @@ def diagnose(
     Parameters, ``.grad``, random numbers and training mode are afterwards what they were.
 
     Args:
-        model, batch, loss, k, lanes, others: as :func:`bptt.probes.diagnose.diagnose` takes them: any module
-            with recurrent layers or cells; ``(inputs, target)``; ``loss(output, target)``, a scalar;
+        model, batch, loss, k, lanes, others: as :func:`bptt.probes.diagnose.diagnose` takes them: any
+            module with recurrent layers or cells; ``(inputs, target)``; ``loss(output, target)``, one
+            number;
             the truncation you train with; the most lanes to measure; further batches, for the
             spread.
-        try_for: seconds to train fresh copies of the model for, on these batches, each with one remedy and
-            from three starts: :func:`try_remedies`. Default: not at all. For trials on more than one batch, or remedies
-            of your own, call that.
+        try_for: seconds to train fresh copies of the model for, on these batches, each with one remedy
+            and from three starts: :func:`try_remedies`. Default: not at all. For remedies of your own,
+            call that.
 
     Returns:
         :class:`bptt.Diagnosis`; draw it with :func:`bptt.report.write_report`, or print it with

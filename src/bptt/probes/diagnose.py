@@ -32,7 +32,7 @@ from bptt.probes.on_text import Reading
 from bptt.probes.spectrum import LagSpectrum
 from bptt.probes.verdict import Verdict, explain, judge, middle
 from bptt.probes.watch import Flow, Watched, watch
-from bptt.recurrence import Found
+from bptt.recurrence import Recurrence
 
 # A singular value decomposition takes S³: beyond this a report would take minutes.
 STATES = 1024
@@ -145,7 +145,7 @@ def diagnose(
         k: the truncation you train with: its bias is measured and judged. Steps.
         lanes: the most lanes to measure; default all.
         others: further batches: the verdict is taken over all, says how far they differ, and everything
-            else is measured on the one whose horizon is in the middle.
+            else of the gradient is of the one whose horizon is in the middle.
 
     Returns:
         :class:`Diagnosis`, without trials; draw it with :func:`bptt.report.write_report`, or print
@@ -177,7 +177,11 @@ def diagnose(
     watched = flow.modules
     if together is not None and len(watched) > 1:  # what is chained is judged as one
         watched = (*watched, replace(together, name=TOGETHER))
-    modules = tuple(_measure(one, flow._kept.get(one.name)) for one in watched)
+    kept = [flow._kept, *(f._kept for f, _, _ in steps if f is not flow)]
+    modules = tuple(
+        _measure(one, [found[one.name].recurrence for found in kept if one.name in found])
+        for one in watched
+    )
     return Diagnosis(modules, value, k, hands_on=hands_on, spectra=tuple(same))
 
 
@@ -235,14 +239,15 @@ def _untouched(model: nn.Module) -> Iterator[None]:
                 parameter.grad = gradient
 
 
-def _measure(watched: Watched, found: Found | None) -> ModuleDiagnosis:
-    if found is None:
+def _measure(watched: Watched, ran: Sequence[Recurrence]) -> ModuleDiagnosis:
+    """What runs through time in one module, whatever the loss: along the trajectories of all batches."""
+    if not ran:
         note = (
             "Jacobian products, Lyapunov exponents and memory not measured: they need a module that "
             "gets back the state it returned as it was"
         )
         return ModuleDiagnosis(watched, None, None, None, (note,))
-    recurrence, notes = found.recurrence, []
+    recurrence, notes = ran[0].beside(ran[1:]), []
     T, S = recurrence.steps, sum(carried(recurrence).sizes)
 
     def attempt(what: str, measure: Callable[[], Any], possible: str = "") -> Any:

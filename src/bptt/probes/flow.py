@@ -178,7 +178,7 @@ class Flow:
 
     @property
     def verdict(self) -> str:
-        """The word of :meth:`judge`: ``"vanishing"``, ``"healthy"``, ``"exploding"``, ``"no gradient"``."""
+        """The word of :meth:`judge`: ``"vanishing"``, ``"healthy"``, ``"exploding"``, or another."""
         return self.judge().word
 
     def judge(self, *, k: int | None = None, guess: float | None = None) -> Verdict:
@@ -187,8 +187,8 @@ class Flow:
         Args:
             k: steps that the gradient is truncated to, where the watched sequences are longer: a watched
                 gradient may then be called ``"cut short"``.
-            guess: the loss of a model that has learned nothing, e.g. log of the number of classes; training
-                that ends above it, or not finite, is called ``"diverged"``.
+            guess: the loss of a model that has learned nothing, e.g. log of the number of classes;
+                training that stands above it, or is not finite, is called ``"diverged"``.
 
         Raises:
             WatchError: nothing has been measured yet.
@@ -221,7 +221,7 @@ class Flow:
         return self._at(k).cosine_of(k)
 
     def explain(self) -> str:
-        """The verdict in sentences, with the numbers of the step in the middle of those it is taken over."""
+        """The verdict in sentences, with the numbers of the middle one of the steps it is taken over."""
         recent, place = self._recent()
         one = recent[place]
         return explain(one.spectrum, one.saturation, self.judge())

@@ -2,8 +2,9 @@
 
 Whoever speaks of a verdict asks here: what was measured of one batch or of several goes in, one word with
 its numbers comes out. The rules look at what share of the gradient comes from how far back, beside what
-the run truncates to, and beside what the task can use where remedies were tried. No rule looks at a factor
-per step: a line through a fall that is not straight says one thing of its head and another of its tail.
+the run truncates to, and beside what the task can use where remedies were tried. No rule looks at a
+factor per step: a line through a fall that is not straight says one thing of its head and another of its
+tail.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ GROWTH = 10.0
 # A truncation that leaves out a fifth turns an update by 11 degrees at most; what the gradient of one
 # batch differs by from that of the next is more.
 CUTS = 0.2
-# A gradient that ends within a quarter of the steps that it may go back wastes three quarters of the work.
+# A gradient that ends within a quarter of the steps that it may go back wastes three quarters of work.
 QUARTER = 4
 # And one that reaches 32 steps is never called vanishing, however long the sequence: that is as far as
 # the truncations in common use go (35 in Zaremba et al., 2014).
@@ -55,15 +56,15 @@ class Kind:
 VERDICTS: dict[str, Kind] = {
     "diverged": Kind(
         2.0,
-        "The training loss is not finite, or more than 5 % above that of a model that has learned nothing (of a "
-        "text with V symbols: log V).",
+        "The training loss is not finite, or more than 5 % above that of a model that has learned "
+        "nothing (of a text with V symbols: log V).",
         "Train anew with a third of the rate.",
     ),
     "no gradient": Kind(
         -2.0,
         "The gradient of the recurrent parameters is 0.",
-        "Look for units that are all shut (a ReLU that is 0 everywhere), a detach() on the way, or a loss "
-        "that does not ask for the output.",
+        "Look for units that are all shut (a ReLU that is 0 everywhere), a detach() on the way, or a "
+        "loss that does not ask for the output.",
     ),
     "exploding": Kind(
         1.0,
@@ -72,15 +73,16 @@ VERDICTS: dict[str, Kind] = {
     ),
     "cut short": Kind(
         -0.5,
-        f"More than {100 * CUTS:.0f} % of the gradient comes from beyond the k steps that it is truncated "
-        "to; or a longer k was tried, reached farther, and the loss fell.",
+        f"More than {100 * CUTS:.0f} % of the gradient comes from beyond the k steps that it is "
+        "truncated to; or a longer k was tried, reached farther, and the loss fell.",
         "Train with a longer k.",
     ),
     "vanishing": Kind(
         -1.0,
-        f"All but 5 % of the gradient comes from the nearest quarter of the steps that it may go back, and "
-        f"from {REACHES} at most; or a remedy was tried, reached farther, and the loss fell.",
-        "Try whether a remedy reaches farther and lowers the loss: that tells whether the task can use more.",
+        f"All but 5 % of the gradient comes from the nearest quarter of the steps that it may go back, "
+        f"and from {REACHES} at most; or a remedy was tried, reached farther, and the loss fell.",
+        "Try whether a remedy reaches farther and lowers the loss: that tells whether the task can use "
+        "more.",
     ),
     "healthy": Kind(
         0.0,
@@ -360,8 +362,8 @@ def rank(trials: Sequence[Any]) -> Ranking:
     if not useful or not own.horizon:
         return Ranking(
             True, None,
-            f"None of {len(good)} remedies reached farther and lowered the loss ({made}): the task shows no "
-            "use for more.",
+            f"None of {len(good)} remedies reached farther and lowered the loss ({made}): the task shows "
+            "no use for more.",
         )  # fmt: skip
     best = min(useful, key=lambda t: t.loss)
     return Ranking(

@@ -94,8 +94,8 @@ class Advice:
     Attributes:
         rule: its name.
         text: what was measured, what to do, and why.
-        command: what to type next, in a shell for a run, else in Python; empty where there is no more than
-            the text.
+        command: what to type next, in a shell for a run, else in Python; empty where there is no more
+            than the text.
     """
 
     rule: str
@@ -207,8 +207,8 @@ def _healthy(judged: Verdict, run: Run | None) -> Advice:
             return Advice("k too long", text, run.anew(switch_k(run.settings, shorter)))
     if judged.horizon >= judged.steps and (k is None or k >= judged.steps) and judged.steps > 1:
         text = (
-            f"Nothing has to change. The horizon is as long as the {judged.steps} steps that were measured, "
-            "so it may be longer: longer sequences tell."
+            f"Nothing has to change. The horizon is as long as the {judged.steps} steps that were "
+            "measured, so it may be longer: longer sequences tell."
         )
         if run is None:
             return Advice("sequence too short", text, "bptt.diagnose(model, longer_batch, loss)")
@@ -336,8 +336,8 @@ def _longer(found: ModuleDiagnosis, say: Say) -> None:
         say(
             "plain cell",
             "A plain RNN multiplies the gradient by the same matrix at every step: if the task needs more "
-            f"than its horizon of {found.watched.horizon}, an orthogonal start (--init orthogonal) or a gated cell (--cell gru) "
-            "reaches farther.",
+            f"than its horizon of {found.watched.horizon}, an orthogonal start (--init orthogonal) or "
+            "a gated cell (--cell gru) reaches farther.",
         )
 
 

@@ -85,7 +85,7 @@ def tried_rows(trials: tuple[Trial, ...]) -> tuple[tuple[str, ...], ...]:
 
 
 def on_tried(trials: tuple[Trial, ...]) -> str:
-    """What the trials tell: which remedy the task shows a use for; or that they cannot be ranked, and why.
+    """What the trials tell: which remedy the task shows a use for, or why they cannot be ranked.
 
     Example:
         >>> own = Trial("as it is", "", 90, 2.0, 1.5, 12, 20, 0.8, "vanishing", starts=3, spread=0.01)
