@@ -115,7 +115,7 @@ def run(arguments: list[str]) -> int:
         return status
     folder = RunFolder.open(outcome.run)
     with _closed_terminal_passed_over():
-        print(_summary(outcome, settings.unit))
+        print(_summary(outcome, settings.unit, verdict))
         for line in _judgement(folder, verdict):
             print(line)
         if asked.sample:
@@ -339,7 +339,7 @@ def _without_ours(asked: Train) -> Settings:
     return Settings(**{name: getattr(asked, name) for name in fields})
 
 
-def _summary(outcome, unit: str) -> str:
+def _summary(outcome, unit: str, verdict) -> str:
     from bptt.training.progress import fixed
 
     lines = [
@@ -357,9 +357,12 @@ def _summary(outcome, unit: str) -> str:
             f"perplexity {fixed(valid.perplexity, 2)}){also} over {valid.tokens:,}, in one piece{by}"
         )
         if not valid.nats <= math.log(symbols):  # not a number among them
+            why = "the training diverged (lower --lr), or learned its text by heart"
+            if verdict is not None and verdict.word != "diverged":
+                why = "it learned what it was trained on, and not this"
             lines.append(
                 f"that is worse than a guess among {symbols} symbols ({math.log2(symbols):.3f} bits): "
-                "the training diverged (lower --lr), or learned its text by heart"
+                f"{why}"
             )
     lines.append(f"run folder: {inline(outcome.run)}")
     return "\n".join(lines)

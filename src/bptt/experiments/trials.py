@@ -84,9 +84,14 @@ def run_variants(
 
 
 def switch_k(settings: Settings, k: int) -> str:
-    """The words that make a run truncate to k: a chunk as long as the old k changes with it."""
-    held = settings.chunk is not None and (settings.chunk == settings.k or settings.chunk < k)
-    return f"--k {k} --chunk {k}" if held else f"--k {k}"
+    """The words that make a run's gradient reach back k steps; what has to hold them changes with it."""
+    chunk = settings.steps_per_update
+    if settings.gradient == "windowed":
+        own = f"--k {k} " if k < settings.k1 else ""
+        return f"{own}--window {k} --chunk {max(chunk, k)}"
+    if settings.gradient != "truncated":
+        return f"--chunk {k}"
+    return f"--k {k} --chunk {k}" if chunk == settings.k1 or chunk < k else f"--k {k}"
 
 
 Batch = tuple[Any, Any]

@@ -308,7 +308,8 @@ def _of_one(spectrum: LagSpectrum, k: int | None) -> tuple[str, str]:
     else:
         reason = f"All but 5 % of the gradient comes from the last {horizon} of {steps} steps."
     if k is not None and k < steps:
-        reason = f"{reason[:-1]}; k = {k} leaves {100 * cut:.2g} % of it out."
+        share = "less than 0.1" if cut < 1e-3 else f"{100 * cut:.2g}"
+        reason = f"{reason[:-1]}; k = {k} leaves {share} % of it out."
     return "healthy", reason
 
 

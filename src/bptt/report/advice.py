@@ -203,8 +203,7 @@ def _healthy(judged: Verdict, run: Run | None) -> Advice:
         )
         if run is None:
             return Advice("k too long", text, f"bptt.gradients.Truncated({shorter})")
-        if run.settings.gradient == "truncated":
-            return Advice("k too long", text, run.anew(switch_k(run.settings, shorter)))
+        return Advice("k too long", text, run.anew(switch_k(run.settings, shorter)))
     if judged.horizon >= judged.steps and (k is None or k >= judged.steps) and judged.steps > 1:
         text = (
             f"Nothing has to change. The horizon is as long as the {judged.steps} steps that were "
@@ -237,10 +236,7 @@ def _cut_short(judged: Verdict, run: Run | None) -> Advice:
     if run is None:
         return Advice("k too short", text, f"bptt.gradients.Truncated({longer})")
     settings, chunk = run.settings, max(longer, run.settings.steps_per_update)
-    switch = {
-        "truncated": switch_k(settings, longer),
-        "windowed": f"--window {longer} --chunk {chunk}",
-    }.get(settings.gradient, f"--chunk {longer}")
+    switch = switch_k(settings, longer)
     name = {"truncated": "k", "windowed": "window"}.get(settings.gradient, "chunk")
     lanes = settings.lanes
     while lanes and not run.fits(**{"chunk": chunk, name: longer, "batch": lanes}):
@@ -335,9 +331,9 @@ def _longer(found: ModuleDiagnosis, say: Say) -> None:
     elif "h" in gates or "relu" in gates:
         say(
             "plain cell",
-            "A plain RNN multiplies the gradient by the same matrix at every step: if the task needs more "
-            f"than its horizon of {found.watched.horizon}, an orthogonal start (--init orthogonal) or "
-            "a gated cell (--cell gru) reaches farther.",
+            "A plain RNN multiplies the gradient by the same matrix at every step: if the task needs "
+            f"more than its horizon of {found.watched.horizon}, an orthogonal start (--init "
+            "orthogonal) or a gated cell (--cell gru) reaches farther.",
         )
 
 
