@@ -80,7 +80,8 @@ def callback_says(file: str, folder: Path, settings: dict[str, object]) -> str:
             watcher = Watcher(
                 session.model, every=10, guess=math.log(session.corpus.vocabulary.size)
             )
-        said.extend(numbers["verdict"] for numbers in watcher.news())
+        loss = session.progress.tally.nats / session.progress.tally.steps
+        said.extend(numbers["verdict"] for numbers in watcher.news(loss))
 
     given = {**settings, "clip": None if settings.get("clip") == "none" else 1.0}
     train(Settings(files=(file,), out=str(folder / "again"), **given), on_step=after)
@@ -128,8 +129,8 @@ def test_everybody_says_the_same(told, tmp_path, capsys) -> None:
     course = your_run.read_course(run)
     assert f"Verdict: {verdict}" in your_run.tell(course)
     *_, last = your_run.measure(run)
-    assert last.value.diagnosis.verdict == verdict
-    assert f"{verdict.reason} {verdict.sure}" in unescape(your_run.draw_measured(last.value))
+    assert last.frame.diagnosis.verdict == verdict
+    assert f"{verdict.reason} {verdict.sure}" in unescape(your_run.draw_measured(last.frame))
     # A callback in somebody's own training: its batches are those of the updates, of two lanes each.
     assert callback_says(file, tmp_path, settings) == word
 

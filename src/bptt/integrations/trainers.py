@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
 from bptt.errors import ArgumentError, BpttError, DependencyError, real
-from bptt.probes import VERDICTS
+from bptt.probes import VERDICTS, Verdict
 from bptt.probes.watch import Flow, Watched, watch
 from bptt.recurrence import off_backward, on_backward
 
@@ -31,7 +31,7 @@ class Watcher:
         model: any module that holds recurrent layers or cells.
         every: measure each n-th backward pass.
         guess: the loss of a model that has learned nothing, e.g. log of the number of classes: training
-            that stands above it is called diverged. Leave it out where the loss is scaled.
+            that stands above it is called diverged.
         options: further ones of :class:`bptt.watch`.
 
     Example:
@@ -52,6 +52,7 @@ class Watcher:
     ) -> None:
         self._model = model
         self._guess = None if guess is None else real("guess", guess)
+        self._loss: float | None = None
         self._watch = watch(model, every=every, **options)
         self.flow: Flow = self._watch.__enter__()
         on_backward(self._began, self._ended)
@@ -61,9 +62,14 @@ class Watcher:
         self._clips = False
         self._warned = False
 
-    def news(self) -> Iterator[Numbers]:
-        """The numbers of every step that was measured since the last call."""
+    def news(self, loss: float | None = None) -> Iterator[Numbers]:
+        """The numbers of every step that was measured since the last call.
+
+        Args:
+            loss: of training by now, to be judged beside ``guess``; default the last one that was given.
+        """
         self._warn()
+        self._loss = self._loss if loss is None else real("loss", loss)
         new = self.flow.history[self._told :]
         self._told = len(self.flow.history)
         norms, self._norms = self._norms, {}
@@ -71,11 +77,15 @@ class Watcher:
             if measured.refusal is not None:
                 self._warn(measured.refusal)
                 continue
-            found = {**_of(measured.main), "verdict": self.flow.judge(guess=self._guess).word}
+            found = {**_of(measured.main), "verdict": self._judged().word}
             if len(measured.modules) > 1:
                 for module in measured.modules:
                     found |= {f"{module.name}/{name}": v for name, v in _of(module).items()}
             yield found | (norms if measured is new[-1] and self._clips else {})
+
+    def _judged(self) -> Verdict:
+        loss = None if self._guess is None else self._loss
+        return self.flow.judge(loss=loss, guess=self._guess)
 
     def clipped(self) -> None:
         """The gradient is clipped now, and not used yet: add both norms to the next numbers.
@@ -144,7 +154,7 @@ def told(
     *,
     guess: float | None = None,
     **options: Any,
-) -> Iterator[Callable[[], None]]:
+) -> Iterator[Callable[..., None]]:
     """Tell a function how far back the gradient reaches, while you train.
 
     Args:
@@ -155,7 +165,8 @@ def told(
         options: further ones of :class:`bptt.watch`.
 
     Returns:
-        on entering, a function to call after each step of training.
+        on entering, a function to call after each step of training, with its loss where ``guess`` is
+        given.
 
     Raises:
         ArgumentError, WatchError: as :class:`bptt.watch` does.
@@ -173,10 +184,10 @@ def told(
     watcher = Watcher(model, every, guess=guess, **options)
     step = 0
 
-    def after_step() -> None:
+    def after_step(loss: float | None = None) -> None:
         nonlocal step
         step += 1
-        for numbers in watcher.news():
+        for numbers in watcher.news(loss):
             tell(step, numbers)
 
     try:
@@ -243,7 +254,8 @@ def for_hugging_face(every: int = 50, *, guess: float | None = None, **options: 
                     "a step before on_train_begin",
                     "give the trainer the callback before it starts",
                 )
-            for numbers in self.watcher.news():
+            lost = [line["loss"] for line in state.log_history[-1:] if "loss" in line]
+            for numbers in self.watcher.news(*lost):
                 self.latest = {
                     f"bptt/{name}": value
                     for name, value in numbers.items()
@@ -328,7 +340,9 @@ def for_lightning(every: int = 50, *, guess: float | None = None, **options: Any
                     return
                 self.watcher.clipped()  # the gradient stays until the next batch sets it to zero
                 self.stepped = False
-            for numbers in self.watcher.news():
+            lost = outputs.get("loss") if isinstance(outputs, dict) else outputs
+            known = float(lost) if guess is not None and isinstance(lost, Tensor) else None
+            for numbers in self.watcher.news(known):
                 found = {
                     f"bptt/{name}": VERDICTS[value].number
                     if isinstance(value, str)

@@ -76,7 +76,6 @@ class Measured:
             pass was taken; else None.
         method: ``"layers"`` or ``"graded"``, see :class:`Flow`.
         refusal: why there is no joint spectrum, where there should be one.
-        loss: what the backward pass began from; None where that is not one number.
     """
 
     step: int
@@ -84,7 +83,6 @@ class Measured:
     together: Watched | None = None
     method: str = "layers"
     refusal: BpttError | None = None
-    loss: float | None = None
 
     @property
     def main(self) -> Watched:
@@ -181,20 +179,21 @@ class Flow:
         """The word of :meth:`judge`: ``"vanishing"``, ``"healthy"``, ``"exploding"``, or another."""
         return self.judge().word
 
-    def judge(self, *, k: int | None = None, guess: float | None = None) -> Verdict:
+    def judge(
+        self, *, k: int | None = None, loss: float | None = None, guess: float | None = None
+    ) -> Verdict:
         """The verdict over the last measured steps, with its reason and how sure it is.
 
         Args:
             k: steps that the gradient is truncated to, where the watched sequences are longer: a watched
                 gradient may then be called ``"cut short"``.
-            guess: the loss of a model that has learned nothing, e.g. log of the number of classes;
-                training that stands above it, or is not finite, is called ``"diverged"``.
+            loss, guess: of training now, and of a model that has learned nothing, e.g. log of the number
+                of classes; training that stands above it, or is not finite, is called ``"diverged"``.
 
         Raises:
             WatchError: nothing has been measured yet.
         """
         recent, _ = self._recent()
-        loss = None if guess is None else self.last.loss
         return judge([m.spectrum for m in recent], k=k, loss=loss, guess=guess)
 
     def _recent(self) -> tuple[list[Watched], int]:

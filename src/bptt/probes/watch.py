@@ -109,7 +109,6 @@ class watch:
         self._stance: Any = None
         self._recorder: Recorder | None = None
         self._begun: Begun | None = None
-        self._root: Tensor | None = None
         self.failed = False
         self.error: BpttError | None = None
 
@@ -149,12 +148,8 @@ class watch:
     def _began(self, roots: list[Any], given: list[Tensor]) -> None:
         """The graph is there: nothing may be raised here, inside the user's own call."""
         recorder = cast(Recorder, self._recorder)
-        self._begun, self._root = None, None
-        if not self._wanted():
-            return
-        if len(roots) == 1 and isinstance(roots[0], Tensor) and roots[0].numel() == 1:
-            self._root = roots[0].detach()
-        if not recorder.tape.visits:
+        self._begun = None
+        if not self._wanted() or not recorder.tape.visits:
             return
         try:
             with silent(), _without_collections():
@@ -197,7 +192,6 @@ class watch:
             self._keep(error)
         self.failed = False
         self._step += 1
-        self._root = None
         self._take_stance()
 
     def _conclude(self, begun: Begun | None, calls: list[Call]) -> None:
@@ -220,7 +214,6 @@ class watch:
         step = Measured(
             self._step, tuple(measured.values()), together,
             "layers" if together is None else "graded", None if begun is None else begun.refusal,
-            None if self._root is None else float(self._root),
         )  # fmt: skip
         self._flow.history.append(step)
         if self._every == 1:
