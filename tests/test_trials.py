@@ -101,7 +101,7 @@ def test_a_loss_that_is_no_number_is_said():
     assert {t.note for t in found} == {"its loss is no number after 0 updates"}
     assert "no number" in " ".join(tried_rows(found)[1])
     assert {t.horizon for t in found} == {None}
-    assert on_tried(found).startswith("A few seconds")
+    assert on_tried(found).startswith("One start each")
 
 
 def test_by_the_clock_the_others_make_as_many_updates():

@@ -101,7 +101,7 @@ def run(arguments: list[str]) -> int:
     status = 130 if outcome.interrupted else 0
     if outcome.rank:  # of several processes the first one writes and prints
         return status
-    verdict = judge_outcome(outcome, settings)
+    verdict = judge_outcome(outcome)
     if logged is not None and verdict is not None:
         logged.judged(outcome.steps, verdict)
     with _closed_terminal_passed_over():

@@ -109,7 +109,7 @@ def _few_threads(settings: Settings) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def judge_outcome(outcome: Outcome, settings: Settings) -> Verdict | None:
+def judge_outcome(outcome: Outcome) -> Verdict | None:
     """Judge a run that has just ended, and leave the verdict among its metrics.
 
     Returns:
@@ -118,10 +118,12 @@ def judge_outcome(outcome: Outcome, settings: Settings) -> Verdict | None:
 
     Cost: the gradient by lag on four batches; of the default run about two seconds.
     """
-    silent = settings.horizon_every == 0 or settings.model != "recurrent"
-    if silent or outcome.interrupted or outcome.rank:
+    if outcome.interrupted or outcome.rank:
         return None
     corpus, run = outcome.corpus, RunFolder.open(outcome.run)
+    settings = run.read_settings()  # with every size that was chosen for the text
+    if settings.horizon_every == 0 or settings.model != "recurrent":
+        return None
     stream = corpus.train if corpus.valid is None else corpus.valid
     try:
         batches = places(stream, steps_for(settings, len(stream.tokens)))
