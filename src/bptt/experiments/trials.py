@@ -40,6 +40,7 @@ from bptt.training.settings import Settings
 # What can be tried on a run's model: its own settings with one of them changed.
 
 CELLS = ("rnn", "gru", "lstm")
+SEEDS = 1 << 31
 
 
 def run_variants(
@@ -57,9 +58,15 @@ def run_variants(
     def variant(name: str, switch: str, to: int | None = k, **changed: Any) -> Variant:
         made = replace(settings, **changed)
         longer = k is not None and to is not None and to > k
-        return Variant(
-            name, switch, lambda: build_model(made, vocabulary_size), made.clip, to, longer
-        )
+        if changed.get("forget_bias", 0) is None and settings.forget_bias is not None:
+            switch += " --forget-bias None"
+
+        def build() -> nn.Module:
+            # A model is built from the seed of its settings: that of this start is torch's now.
+            seed = torch.initial_seed() % SEEDS
+            return build_model(replace(made, seed=seed), vocabulary_size)
+
+        return Variant(name, switch, build, made.clip, to, longer)
 
     found = [variant("as it is", "")]
     if settings.init != "orthogonal" and settings.cell in ("rnn", "rnn-relu", "gru", "lstm"):
