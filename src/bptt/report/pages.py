@@ -149,7 +149,9 @@ def subtitle(found: Diagnosis) -> str:
     spectrum = found.main.watched.spectrum
     kept, of = spectrum.lanes
     lanes = f"{kept} lanes" if kept == of else f"{kept} of {of} lanes"
-    return f"One batch of {spectrum.steps} steps and {lanes}; its loss is {found.loss:.4g}."
+    count = len(found.spectra)
+    batches = "One batch" if count < 2 else f"The middle one of {count} batches,"
+    return f"{batches} of {spectrum.steps} steps and {lanes}; its loss is {found.loss:.4g}."
 
 
 def verdict_section(judged: Verdict, step: Advice) -> Section:
