@@ -133,7 +133,7 @@ def test_refusals(run, counts, tmp_path, capsys) -> None:
     short.write_text("she", encoding="utf-8")
     assert "tokens" in refuse(capsys, run, str(short), "--steps", "3")
     short.write_text("s", encoding="utf-8")
-    assert "tokens" in refuse(capsys, run, str(short))
+    assert "a text of at least 2 characters" in refuse(capsys, run, str(short))
     assert "does not exist" in refuse(capsys, run, str(tmp_path / "missing.txt"))
     assert "--steps of at least 2" in refuse(capsys, run, "--steps", "1")
     assert "--lanes of at least 1" in refuse(capsys, run, "--lanes", "0")

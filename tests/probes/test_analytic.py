@@ -19,8 +19,8 @@ from bptt.probes import (
     state_gradients,
     verdict,
 )
+from bptt.probes.flow import explain
 from bptt.probes.states import _unbroken
-from bptt.probes.verdict import explain
 from bptt.recurrence import trace
 from compare import assert_close
 

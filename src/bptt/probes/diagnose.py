@@ -26,11 +26,11 @@ from bptt.probes import (
     jacobian_products,
     lyapunov_spectrum,
 )
-from bptt.probes.flow import table
+from bptt.probes.flow import explain, table
 from bptt.probes.jacobians import carried
 from bptt.probes.on_text import Reading
 from bptt.probes.spectrum import LagSpectrum
-from bptt.probes.verdict import Verdict, explain, judge, middle
+from bptt.probes.verdict import Verdict, judge, middle
 from bptt.probes.watch import Flow, Watched, watch
 from bptt.recurrence import Recurrence
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from bptt.errors import ArgumentError, optional, real
 from bptt.probes.spectrum import LagSpectrum
-from bptt.probes.states import Saturation
 
 # A gradient that has grown tenfold on its way back drowns what the nearer steps say.
 GROWTH = 10.0
@@ -384,95 +383,3 @@ def spread(trial: Any) -> str:
     if not math.isfinite(trial.spread):
         return f"{trial.loss:.4g}"
     return f"{trial.loss:.4g} ± {trial.spread:.2g}"
-
-
-# A lag spectrum in sentences: the verdict and the numbers behind it.
-
-
-def explain(
-    spectrum: LagSpectrum, gates: Saturation | None = None, judged: Verdict | None = None
-) -> str:
-    """What the gradient does, with evidence, a sentence each.
-
-    Args:
-        spectrum: of one batch.
-        gates: its saturation.
-        judged: the verdict it belongs to; default: of this batch alone.
-
-    Example:
-        >>> import torch
-        >>> from bptt.probes import lag_spectrum
-        >>> from bptt.recurrence import trace
-        >>> (one,) = trace(torch.nn.GRU(3, 5), torch.randn(7, 2, 3))
-        >>> explain(lag_spectrum(one, (torch.ones(7, 2, 5),))).count(".") > 2
-        True
-    """
-    judged = judge([spectrum]) if judged is None else judged
-    if judged.word == "no gradient":
-        return "No gradient reaches the recurrent module's parameters: its norm is 0."
-    subject = "The training has" if judged.word == "diverged" else "The gradient is"
-    lines = [f"{subject} {judged.word}."]
-    if judged.word in ("diverged", "exploding"):
-        lines.append(judged.reason)
-    if not is_finite(spectrum):
-        return " ".join([*lines, "Clip it, or lower the learning rate."])
-    if spectrum.gradient_norm == 0:
-        return " ".join(lines)
-    horizon, T = spectrum.horizon(), spectrum.steps
-    if horizon >= T:
-        lines.append(_reach(spectrum))
-    else:
-        lines.append(f"Truncated to {horizon} steps of {T} it is within 5 % of the full one.")
-    lines.append(_share(spectrum))
-    if math.isfinite(spectrum.decay):
-        lines.append(_factor(spectrum.decay))
-    wrong = (spectrum.measured_cosine < 0).nonzero()
-    if len(wrong):
-        k = int(spectrum.truncations[wrong[-1, 0]])
-        lines.append(
-            f"Truncated to {k} steps or fewer it can point the wrong way (cosine below 0)."
-        )
-    if gates is not None:
-        units = "values are at or near the flat ends of their activation"
-        lines.append(f"{100 * gates.share:.0f} % of the units' {units}.")
-    if spectrum.lanes[0] < spectrum.lanes[1] or spectrum.sources < 1:
-        error = float(spectrum.bias_error.nan_to_num(-1.0).max())  # NaN: no two halves to compare
-        by = f"by up to {100 * error:.2g} %" if error >= 0 else "by what one step cannot tell"
-        some = f"{spectrum.lanes[0]} of {spectrum.lanes[1]} lanes"
-        if spectrum.sources < 1:
-            followed = round(spectrum.sources * spectrum.steps)
-            some += f" and the losses of {followed} of {spectrum.steps} steps"
-        lines.append(f"Measured on {some}: the biases are uncertain {by}.")
-    return " ".join(lines)
-
-
-def _reach(spectrum: LagSpectrum) -> str:
-    """How far a gradient reaches of which no measured truncation says enough."""
-    T, at = spectrum.steps, spectrum.truncations.tolist()
-    shorter = [
-        pair for pair in zip(at, spectrum.measured_bias.tolist(), strict=True) if pair[0] < T
-    ]
-    if T == 1:
-        return "It has one step, and so nothing to truncate."
-    if not shorter:
-        return f"No truncation of its {T} steps was measured."
-    k, bias = shorter[-1]
-    return (
-        f"Truncated to {k} steps of {T}, the longest truncation measured, it is still off by "
-        f"{100 * bias:.2g} %: it reaches farther back than that."
-    )
-
-
-def _share(spectrum: LagSpectrum) -> str:
-    """How much comes from farther back than the place where it says most: bias between 5 and 50 %."""
-    pairs = list(zip(spectrum.truncations.tolist(), spectrum.measured_bias.tolist(), strict=True))
-    telling = [(k, b) for k, b in pairs if 0.1 <= b <= 0.3]
-    k, bias = telling[len(telling) // 2] if telling else min(pairs, key=lambda p: abs(p[1] - 0.17))
-    return f"{100 * bias:.2g} % of the gradient comes from more than {k} steps back."
-
-
-def _factor(decay: float) -> str:
-    """The factor of a straight line through the fall: a number, and no reason of a verdict."""
-    text = f"In the middle of its fall the factor per step is {decay:.3g}"
-    steps = max(1, math.ceil(math.log(0.1) / math.log(decay))) if 0 < decay < 1 else 1
-    return f"{text}: a tenth is left after {steps} steps." if 0 < decay < 0.9 else f"{text}."
