@@ -7,13 +7,15 @@ import math
 import random
 import re
 import shlex
+import subprocess
 import time
+from contextlib import redirect_stdout
 from html import unescape
+from io import StringIO
 from itertools import product
 from pathlib import Path
 
 import pytest
-import torch
 
 from bptt.cli import main
 from bptt.experiments.judged import read_verdict
@@ -25,6 +27,7 @@ from bptt.training import Settings
 from bptt.training.loop import train
 from bptt.training.run_folder import RunFolder
 from bptt.training.sizes import own_k
+from processes import interpreter
 
 SHELLS = "she sells sea shells by the sea shore.\n" * 60
 
@@ -60,9 +63,6 @@ def told(request, tmp_path_factory):
     file, out = str(folder / "text.txt"), str(folder / "run")
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
-        from contextlib import redirect_stdout
-        from io import StringIO
-
         said = StringIO()
         with redirect_stdout(said):
             assert main(["train", file, "--out", out, "--sample", "0", *words(settings)]) == 0
@@ -264,16 +264,25 @@ def test_what_was_written_is_read_again() -> None:
     assert read_verdict([{"loss": 1.0}, {"judged": one.as_dict()}]) == one
 
 
+def test_the_page_lists_every_verdict_with_its_rule_and_its_advice() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "verdicts.md").read_text("utf-8")
+    parts = re.split(r"^## ", page, flags=re.M)
+    found = {part.splitlines()[0].lower(): " ".join(part.split()) for part in parts[1:]}
+    order = [name for name in found if name in VERDICTS]
+    assert order == list(VERDICTS)
+    for word, kind in VERDICTS.items():
+        assert f"**Rule.** {kind.rule}" in found[word]
+        assert f"**Advice.** {kind.advice}" in found[word]
+        assert f"{{drawn}} verdicts:{word.replace(' ', '_')}" in found[word]
+
+
 @pytest.mark.timing
 def test_diagnose_of_the_default_run_answers_in_15_seconds(tmp_path, capsys) -> None:
     """The default model, text and k; how long it trained changes nothing of the time."""
-    import subprocess
 
-    from processes import interpreter
 
     out = str(tmp_path / "run")
     assert main(["train", "--steps", "200", "--sample", "0", "--out", out]) == 0
-    torch.set_num_threads(torch.get_num_threads())
     clock = time.perf_counter()
     done = subprocess.run(
         [*interpreter(), "-m", "bptt", "diagnose", out], capture_output=True, text=True, check=True
