@@ -280,7 +280,6 @@ def test_the_page_lists_every_verdict_with_its_rule_and_its_advice() -> None:
 def test_diagnose_of_the_default_run_answers_in_15_seconds(tmp_path, capsys) -> None:
     """The default model, text and k; how long it trained changes nothing of the time."""
 
-
     out = str(tmp_path / "run")
     assert main(["train", "--steps", "200", "--sample", "0", "--out", out]) == 0
     clock = time.perf_counter()
