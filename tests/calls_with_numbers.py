@@ -91,9 +91,11 @@ def irnn(scale):
     return model
 
 
-def told(every):
+def told(every=2, **options):
     model, numbers = layer(), []
-    with bptt.callbacks.told(model, lambda *now: numbers.append(now), every=every) as after_step:
+    with bptt.callbacks.told(
+        model, lambda *now: numbers.append(now), every=every, **options
+    ) as after_step:
         for _ in range(3):
             model(X)[0].sum().backward()
             after_step()
@@ -112,9 +114,9 @@ def guarded(measure_every):
     )._guard._every
 
 
-def watcher(every):
+def watcher(every=2, **options):
     model = layer()
-    watching = bptt.callbacks.Watcher(model, every=every)
+    watching = bptt.callbacks.Watcher(model, every=every, **options)
     model(X)[0].sum().backward()
     found = list(watching.news())
     watching.stop()
@@ -268,13 +270,26 @@ WHOLE = {
     ),
     "training.evaluate": (scored, {"lanes": 2, "chunk": 7}),
     "generation.generate": (sampled, {"length": 2, "top_k": 2, "seed": 3}),
-    "trials.try_remedies": (tried, {"updates": 2, "seed": 3}),
+    "trials.try_remedies": (tried, {"updates": 2, "seed": 3, "starts": 2}),
+    "probes.judge": (lambda **n: b.probes.judge([spectrum()], **n).word, {"k": 3}),
+    "probes.verdict": (lambda **n: b.probes.verdict(spectrum(), **n), {"k": 3}),
+    "Flow.judge": (lambda **n: watched().judge(**n).word, {"k": 3}),
     "trials.model_variants": (
         lambda **n: [v.name for v in model_variants(layer(), **{"steps": 9, **n})],
         {"steps": 8, "k": 4},
     ),
 }  # fmt: skip
 REAL = {
+    "probes.judge": (
+        lambda **n: b.probes.judge([spectrum()], **{"loss": 0.5, "guess": 0.5, **n}).word,
+        {"loss": 0.75, "guess": 0.25},
+    ),
+    "Flow.judge": (
+        lambda **n: watched().judge(**{"loss": 0.5, "guess": 0.5, **n}).word,
+        {"loss": 0.75, "guess": 0.25},
+    ),
+    "callbacks.Watcher": (watcher, {"guess": 0.5}),
+    "callbacks.told": (told, {"guess": 0.5}),
     "claims.Measurement": (lambda **n: claims.Measurement("", {"a": True}, **n), {"share": 0.5}),
     "claims.claim": (entered, {"share": 0.5}),
     "diagnose": (diagnosed, {"try_for": 0.01}),

@@ -92,7 +92,7 @@ def test_no_number_is_refused_by_its_type(name, argument, wrong):
     if name == "training.Settings":
         expected = "a number"
     else:
-        expected = rf"a number {argument}" if "try_for" not in argument else "a number seconds"
+        expected = rf"a number {argument}"
     with pytest.raises(ArgumentError, match=expected) as caught:
         call(REAL, name, argument, wrong)
     assert f"{type(plain(wrong)).__name__}" in str(caught.value) or type(wrong).__name__ in str(
@@ -124,8 +124,8 @@ RESULTS = {
     "Diagnosis", "claims.Claim", "claims.Result", "data.Chunk", "data.Corpus", "export.Cost",
     "export.QNetwork",
     "gradients.Decision", "gradients.Step", "probes.Capacity", "probes.Gate", "probes.JacobianProducts",
-    "probes.LagSpectrum", "probes.Lyapunov", "probes.Saturation", "probes.Unit", "recurrence.Found",
-    "recurrence.Graded",
+    "probes.LagSpectrum", "probes.Lyapunov", "probes.Saturation", "probes.Unit", "probes.Verdict",
+    "recurrence.Found", "recurrence.Graded",
     "reference.LanguageTrace", "reference.LossTrace", "remedies.Clipped", "remedies.Regularised",
     "tasks.SquaredError", "training.Outcome", "training.Score", "training.Update",
 }  # fmt: skip

@@ -10,8 +10,10 @@ import pytest
 from bptt.cli import main
 from bptt.training import RunFolder
 from bptt.training import checkpoint as checkpoints
+from bptt.training.build import open_corpus
 from bptt.training.loop import Outcome
 from bptt.training.progress import fixed, line
+from bptt.training.restore import load_model
 
 TEXT = "the cat sat on the mat\n" * 100
 SMALL = ["--steps", "2", "--hidden", "8", "--batch", "4", "--k", "8", "--sample", "0"]
@@ -171,7 +173,9 @@ def test_a_result_that_is_not_finite_is_null_wherever_it_is_kept(
     assert result["final"] == {"tokens": 3, "nats": None, "bits": None, "perplexity": None}
 
     run = runs("gru")
-    outcome = Outcome(run, None, None, Score(3, math.inf), 1, 1.0, 3, False)
+    model, vocabulary, settings = load_model(run)
+    corpus = open_corpus(settings, vocabulary)
+    outcome = Outcome(run, model, corpus, Score(3, math.inf), 1, 1.0, 3, False)
     monkeypatch.setattr(loop, "train", lambda *a, **o: outcome)
     capsys.readouterr()
     assert main(["train", str(run.parent / "text.txt"), "--json"]) == 0

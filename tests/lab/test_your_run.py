@@ -9,14 +9,11 @@ import time
 import pytest
 
 from bptt.cli import main
-from bptt.data import RandomChunks
 from bptt.errors import ArgumentError, RunError
+from bptt.experiments.judged import diagnose_run
 from bptt.lab import your_run as lab
 from bptt.lab.pages import your_run as page
 from bptt.lab.your_run import choose, list_runs
-from bptt.models import token_loss
-from bptt.probes.diagnose import diagnose
-from bptt.report import own_k
 from bptt.report.chart_svg import CIVIDIS, draw_svg
 from bptt.report.figures import chart_heat, heat, series
 from bptt.training import checkpoint as checkpoints
@@ -108,10 +105,11 @@ def test_the_measurement_is_that_of_the_package_on_the_same_seed(made):
     found = last.frame
     model, vocabulary, settings = load_model(path)
     stream = open_corpus(settings, vocabulary).valid
-    chunk = RandomChunks(*stream, batch=lab.LANES, chunk=lab.STEPS, seed=3).take()
-    wanted = diagnose(model, (chunk.inputs, chunk.targets), token_loss, k=own_k(settings))
+    records = list(RunFolder.open(path).read_metrics())
+    wanted = diagnose_run(model, settings, stream, records, seed=3)
     # The same calls on the same numbers, in the same order.
     assert found.diagnosis.loss == wanted.loss
+    assert found.diagnosis.verdict == wanted.verdict
     assert found.diagnosis.main.watched.spectrum.norms.equal(wanted.main.watched.spectrum.norms)
     assert [step for step, _ in found.texts] == checkpoints.steps(path / "checkpoints")
     assert all(len(text) == lab.LENGTH for _, text in found.texts)

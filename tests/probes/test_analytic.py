@@ -19,7 +19,7 @@ from bptt.probes import (
     state_gradients,
     verdict,
 )
-from bptt.probes.spectrum import explain
+from bptt.probes.flow import explain
 from bptt.probes.states import _unbroken
 from bptt.recurrence import trace
 from compare import assert_close

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bptt.probes import LagSpectrum, lag_spectrum
-from bptt.probes.spectrum import explain
+from bptt.probes.flow import explain
 from bptt.recurrence import trace
 
 

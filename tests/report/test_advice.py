@@ -120,7 +120,7 @@ def test_no_gradient_says_nothing_of_lengths() -> None:
 
 def test_no_gradient_on_the_page(tmp_path) -> None:
     text = write_report(of(dead()), tmp_path / "x.html").read_text("utf-8")
-    assert 'class="no gradient">no gradient<' in text
+    assert 'class="no-gradient">no gradient<' in text
     assert ">healthy<" not in text
 
 

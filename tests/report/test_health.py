@@ -20,8 +20,9 @@ def lines(norm=0.5, clipped=0.1, horizon=None, grid=(1, 16, 64), bias=(0.9, 0.02
         ({"clipped": 0.95}, ["always clipped"]),
         ({"norm": 5e-4}, ["norm near zero"]),
         ({"horizon": 16}, []),
-        ({"horizon": 60}, ["k may be too short"]),
-        ({"horizon": 4, "grid": (1, 4, 64), "bias": (0.9, 0.009, 0.0)}, ["k too long"]),
+        # What the horizon says of k is the verdict's to say: one update's two lanes do not.
+        ({"horizon": 60}, []),
+        ({"horizon": 4, "grid": (1, 4, 64), "bias": (0.9, 0.009, 0.0)}, []),
         ({"horizon": 4, "grid": (1, 4, 64), "bias": (0.9, None, 0.0)}, []),
     ],
 )

@@ -85,7 +85,8 @@ def test_everything_is_shown(gru, tmp_path) -> None:
     ):  # fmt: skip
         assert title in text
     module = gru.main.watched
-    assert module.explain() in text
+    assert gru.explain() in text
+    assert f"{gru.verdict.reason} {gru.verdict.sure}" in text
     assert f"horizon 5 %: {module.horizon}" in text
     assert "bias at k = 5" in text
 

@@ -146,8 +146,8 @@ def test_whatever_a_probe_returns_is_drawn(titles: str) -> None:
 def test_every_result_of_a_probe_has_its_picture() -> None:
     drawn = {type(result).__name__ for result in RESULTS.values()}
     kinds = {name for name in probes.__all__ if isinstance(getattr(probes, name), type)}
-    # Parts of a result, and a text, which bptt.plot(flow, on=text) draws.
-    assert kinds - {"Gate", "Unit", "Reading"} <= drawn
+    # Parts of a result, a text, which bptt.plot(flow, on=text) draws, and a word with its numbers.
+    assert kinds - {"Gate", "Unit", "Reading", "Verdict"} <= drawn
 
 
 def test_state_gradients_are_drawn_as_they_were_measured() -> None:

@@ -7,7 +7,7 @@ import shlex
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -20,8 +20,8 @@ class Diagnose:
     """Measure how far back a trained model's gradient reaches, and what its truncation costs.
 
     Takes places of a text at random, follows the gradient of every prediction back through time, and
-    prints horizon, bias, verdict and advice. Without a file, the held-out part of the text the run
-    was trained on.
+    prints one verdict, its reason, how sure it is, and the command to type next. Without a file, the
+    held-out part of the text the run was trained on.
 
     Example: bptt diagnose runs/play --html play.html
     """
@@ -34,17 +34,18 @@ class Diagnose:
     """The run's own text, under the names it has now: its held-out part is taken."""
     line_ends: Literal["keep", "unix"] | None = None
     r"""Of FILE: read as they are, or \r\n and \r as \n; default: as those of the run's text."""
-    steps: int = 256
-    """Length of a measured sequence."""
+    steps: int | None = None
+    """Length of a measured sequence; default three times the run's k, from 64 to 256, less in a short
+    text."""
     lanes: int = 16
-    """Sequences measured side by side."""
+    """Sequences measured, in four batches."""
     seed: int = 0
     """Which places of the text."""
     html: File = None
     """Write a page with pictures here."""
-    try_for: float = 2.0
-    """Seconds to train fresh copies of the model for, each with one remedy (start, cell, clip, k), on
-    the run's own text; 0: try none."""
+    try_for: Annotated[float, tyro.conf.arg(metavar="MINUTES")] = 0.0
+    """Minutes, in all, to train fresh copies of the model for, each with one remedy (start, cell, clip,
+    k) and from three starts, on the same text: 5 rank them for a model of the default size."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""
 
@@ -55,18 +56,18 @@ def run(arguments: list[str]) -> int:
     check_run(asked.run)
 
     from bptt.cli.text import open_text, shown_reading, unknown_lines
-    from bptt.data import RandomChunks
     from bptt.errors import ArgumentError
+    from bptt.experiments.judged import diagnose_run, steps_for, whole_text
     from bptt.files.memory import require
-    from bptt.models import token_loss
     from bptt.models.language import diverged, read_piece
-    from bptt.probes.diagnose import diagnose
-    from bptt.report import document, own_k, show, write_run_report
-    from bptt.training.restore import load_model
+    from bptt.report import document, show, write_run_report
+    from bptt.report.advice import Run, next_step
+    from bptt.training.restore import load_model, names_from_here
+    from bptt.training.run_folder import RunFolder
 
     for name, least in (("steps", 2), ("lanes", 1), ("seed", 0), ("try_for", 0)):
         value = getattr(asked, name)
-        if not value >= least:
+        if value is not None and not value >= least:
             word = name.replace("_", "-")
             raise ArgumentError(f"--{word} of at least {least}", str(value), f"change --{word}")
     check_place(asked.html)
@@ -83,50 +84,64 @@ def run(arguments: list[str]) -> int:
             file=asked.file, own=asked.text, line_ends=asked.line_ends,
         )  # fmt: skip
     stream = text.stream
-    if len(stream.tokens) <= asked.steps:
+    steps = steps_for(settings, len(stream.tokens)) if asked.steps is None else asked.steps
+    if len(stream.tokens) <= steps:
         raise ArgumentError(
             f"--steps below the {len(stream.tokens)} tokens of {text.name}",
-            str(asked.steps),
+            str(steps),
             "lower --steps, or name a longer text",
         )
-    sizes = f"--lanes {asked.lanes} and --steps {asked.steps}"
-    require(16 * asked.lanes * (asked.steps + 1), sizes, "lower them")
-    chunk = RandomChunks(*stream, batch=asked.lanes, chunk=asked.steps, seed=asked.seed).take()
-    found = diagnose(model, (chunk.inputs, chunk.targets), token_loss, k=own_k(settings))
+    sizes = f"--lanes {asked.lanes} and --steps {steps}"
+    require(16 * asked.lanes * (steps + 1), sizes, "lower them")
+    records = list(RunFolder.open(asked.run).read_metrics())
+    found = diagnose_run(
+        model, settings, stream, records, steps=steps, lanes=asked.lanes, seed=asked.seed
+    )
     if not math.isfinite(found.loss):
         raise diverged(f"a loss of {found.loss}")
     found = replace(found, reading=read_piece(model, vocabulary, stream, seed=asked.seed))
     if asked.try_for > 0:
-        found = replace(found, trials=_tried(asked, settings, vocabulary.size, stream, chunk))
+        found = replace(found, trials=_tried(asked, steps, settings, vocabulary.size, stream))
+    files = asked.text or names_from_here(asked.run, settings)
+    known = Run(asked.run, settings, whole_text(records, settings), files)
+    step = next_step(found.verdict, known)
     if asked.html is not None:
         write_run_report(asked.run, found, asked.html)
     again = None if asked.file is None else shlex.join(["bptt", "diagnose", asked.run, asked.file])
     unknown = unknown_lines(text, again)
     if asked.json:
-        print(as_json(document(found)))
+        print(as_json(document(found, step)))
         print(*unknown, sep="\n", end="\n" if unknown else "", file=sys.stderr)
         return 0
-    print(f"{inline(text.name)}: {asked.lanes} places of {asked.steps} steps")
+    parts = len(found.spectra)
+    batches = "one batch" if parts == 1 else f"{parts} batches"
+    print(f"{inline(text.name)}: {asked.lanes} places of {steps} steps, in {batches}")
     print(*unknown, sep="\n", end="\n\n" if unknown else "\n")
-    show(found)
+    show(found, step=step)
     if asked.html is not None:
         print(f"\npage: {inline(asked.html)}")
     return 0
 
 
-def _tried(asked: Diagnose, settings: Any, size: int, stream: Any, measured: Any) -> Any:
+STARTS = 3  # of each remedy
+LONGER = 1.3  # what the remedies take, all in all, beside as many of the model as it is
+
+
+def _tried(asked: Diagnose, steps: int, settings: Any, size: int, stream: Any) -> Any:
     """The remedies, each trained on places of the same text at random."""
     from rich.progress import Progress
 
     from bptt.data import RandomChunks
+    from bptt.experiments.judged import places
     from bptt.experiments.trials import run_variants, try_remedies
     from bptt.models import token_loss
     from bptt.report import own_k
     from bptt.shown.console import Console
 
-    variants = run_variants(settings, size, steps=asked.steps, k=own_k(settings))
-    batch = min(settings.lanes, len(stream[0]) // asked.steps or 1)
-    chunks = RandomChunks(*stream, batch=batch, chunk=asked.steps, seed=asked.seed + 1)
+    variants = run_variants(settings, size, steps=steps, k=own_k(settings))
+    measured = places(stream, steps, lanes=asked.lanes, seed=asked.seed)[0]
+    batch = min(settings.lanes, len(stream[0]) // steps or 1)
+    chunks = RandomChunks(*stream, batch=batch, chunk=steps, seed=asked.seed + 1)
     taken: list[tuple[Any, Any]] = []
 
     def batches(place: int) -> tuple[Any, Any]:
@@ -141,9 +156,10 @@ def _tried(asked: Diagnose, settings: Any, size: int, stream: Any, measured: Any
         return try_remedies(
             variants,
             batches,
-            (measured.inputs, measured.targets),
+            measured,
             token_loss,
-            seconds=asked.try_for,
+            seconds=60 * asked.try_for / (STARTS * len(variants) * LONGER),
+            starts=STARTS,
             optimizer=partial(_optimizer, settings),
             seed=settings.seed,
             done=lambda trial: progress.advance(bar),

@@ -97,8 +97,8 @@ def run(arguments: list[str]) -> int:
         check_texts(settings.files)
 
     from bptt.cli.text import shown_reading
+    from bptt.experiments.judged import judge_outcome
     from bptt.report import write_run_report
-    from bptt.report.advice import health
     from bptt.training.loop import train
     from bptt.training.progress import TerminalReporter
     from bptt.training.run_folder import RunFolder
@@ -116,9 +116,12 @@ def run(arguments: list[str]) -> int:
     status = 130 if outcome.interrupted else 0
     if outcome.rank:  # of several processes the first one writes and prints
         return status
+    verdict = judge_outcome(outcome)
+    if logged is not None and verdict is not None:
+        logged.judged(outcome.steps, verdict)
     with _closed_terminal_passed_over():
         if asked.json:
-            print(_document(outcome))
+            print(_document(outcome, verdict))
         elif outcome.interrupted:
             again = shlex.join(["bptt", "train", "--resume", str(outcome.run), *changed])
             print(f"interrupted at step {outcome.steps}; go on: {again}")
@@ -127,9 +130,9 @@ def run(arguments: list[str]) -> int:
         return status
     folder = RunFolder.open(outcome.run)
     with _closed_terminal_passed_over():
-        print(_summary(outcome, settings.unit))
-        for advice in health(folder.read_metrics(), folder.read_settings()):
-            print(f"{advice.rule}: {advice.text}")
+        print(_summary(outcome, settings.unit, verdict))
+        for line in _judgement(folder, verdict):
+            print(line)
         if asked.sample:
             _print_sample(outcome, asked.sample, settings.seed)
         print(_next(outcome, folder))
@@ -149,7 +152,7 @@ def _closed_terminal_passed_over() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _document(outcome) -> str:
+def _document(outcome, verdict) -> str:
     valid = None if outcome.valid is None else outcome.valid.as_dict()
     document = {
         "run": str(outcome.run),
@@ -157,6 +160,7 @@ def _document(outcome) -> str:
         "seconds": outcome.seconds,
         "tokens_per_second": outcome.tokens / max(outcome.seconds, 1e-9),
         "valid": valid,
+        "verdict": None if verdict is None else verdict.as_dict(),
     }
     return as_json(document)
 
@@ -351,7 +355,7 @@ def _without_ours(asked: Train) -> Settings:
     return Settings(**{name: getattr(asked, name) for name in fields})
 
 
-def _summary(outcome, unit: str) -> str:
+def _summary(outcome, unit: str, verdict) -> str:
     from bptt.training.progress import fixed
 
     lines = [
@@ -369,9 +373,12 @@ def _summary(outcome, unit: str) -> str:
             f"perplexity {fixed(valid.perplexity, 2)}){also} over {valid.tokens:,}, in one piece{by}"
         )
         if not valid.nats <= math.log(symbols):  # not a number among them
+            why = "the training diverged (lower --lr), or learned its text by heart"
+            if verdict is not None and verdict.word != "diverged":
+                why = "it learned what it was trained on, and not this"
             lines.append(
                 f"that is worse than a guess among {symbols} symbols ({math.log2(symbols):.3f} bits): "
-                "the training diverged (lower --lr), or learned its text by heart"
+                f"{why}"
             )
     lines.append(f"run folder: {inline(outcome.run)}")
     return "\n".join(lines)
@@ -391,6 +398,24 @@ def _next(outcome, folder) -> str:
     for what, words in ways:
         lines += [f"  {what}:", f"    {inline(shlex.join(['bptt', *words]))}"]
     return "\n".join(lines)
+
+
+def _judgement(folder, verdict) -> Iterator[str]:
+    """The verdict, what to do about it, and what the run's clip did."""
+    from bptt.experiments.judged import whole_text
+    from bptt.report.advice import Run, health, next_step
+    from bptt.training.restore import names_from_here
+
+    settings, records = folder.read_settings(), list(folder.read_metrics())
+    if verdict is not None:
+        files = names_from_here(folder.path, settings)
+        known = Run(str(folder.path), settings, whole_text(records, settings), files)
+        step = next_step(verdict, known)
+        yield f"verdict: {verdict}"
+        yield step.text
+        yield f"next: {step.command}"
+    for advice in health(records, settings):
+        yield f"{advice.rule}: {advice.text}"
 
 
 def _print_sample(outcome, length: int, seed: int) -> None:

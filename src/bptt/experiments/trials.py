@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from bptt.errors import ArgumentError, BpttError, optional, real, whole
 from bptt.gradients import Truncated
 from bptt.probes import diagnose as probes
 from bptt.probes.diagnose import Diagnosis, Trial
+from bptt.probes.verdict import verdict
 from bptt.probes.watch import Watched, watch
 from bptt.remedies import build_clip, start_recurrent
 from bptt.training.build import build_model
@@ -38,6 +40,7 @@ from bptt.training.settings import Settings
 # What can be tried on a run's model: its own settings with one of them changed.
 
 CELLS = ("rnn", "gru", "lstm")
+SEEDS = 1 << 31
 
 
 def run_variants(
@@ -52,9 +55,18 @@ def run_variants(
         k: steps its gradient is truncated to; None for all.
     """
 
-    def variant(name: str, switch: str, k: int | None = k, **changed: Any) -> Variant:
+    def variant(name: str, switch: str, to: int | None = k, **changed: Any) -> Variant:
         made = replace(settings, **changed)
-        return Variant(name, switch, lambda: build_model(made, vocabulary_size), made.clip, k)
+        longer = k is not None and to is not None and to > k
+        if changed.get("forget_bias", 0) is None and settings.forget_bias is not None:
+            switch += " --forget-bias None"
+
+        def build() -> nn.Module:
+            # A model is built from the seed of its settings: that of this start is torch's now.
+            seed = torch.initial_seed() % SEEDS
+            return build_model(replace(made, seed=seed), vocabulary_size)
+
+        return Variant(name, switch, build, made.clip, to, longer)
 
     found = [variant("as it is", "")]
     if settings.init != "orthogonal" and settings.cell in ("rnn", "rnn-relu", "gru", "lstm"):
@@ -71,11 +83,22 @@ def run_variants(
         found.append(variant("no clipping", "--clip none", clip=None))
     if k is not None:
         found += [
-            variant(f"k = {other}", f"--k {other}", k=other)
+            variant(f"k = {other}", switch_k(settings, other), to=other)
             for other in (k // 2, 2 * k)
             if 1 <= other <= steps
         ]
     return tuple(found)
+
+
+def switch_k(settings: Settings, k: int) -> str:
+    """The words that make a run's gradient reach back k steps; what has to hold them changes with it."""
+    chunk = settings.steps_per_update
+    if settings.gradient == "windowed":
+        own = f"--k {k} " if k < settings.k1 else ""
+        return f"{own}--window {k} --chunk {max(chunk, k)}"
+    if settings.gradient != "truncated":
+        return f"--chunk {k}"
+    return f"--k {k} --chunk {k}" if chunk == settings.k1 or chunk < k else f"--k {k}"
 
 
 Batch = tuple[Any, Any]
@@ -83,6 +106,7 @@ Loss = Callable[[Any, Any], Tensor]
 
 LANES = 8  # measured in each trial: what the horizon differs by between remedies, so many show
 RATE = 3e-3  # of AdamW, where the caller names no optimiser
+STARTS = 3  # of each remedy, where they are to be ranked
 SLOWER = 4  # times the first trial's seconds after which another one is stopped
 
 
@@ -96,6 +120,7 @@ class Variant:
         build: makes it, freshly started.
         clip: as :func:`bptt.remedies.build_clip` takes it; None for none.
         k: steps its gradient is truncated to; None for the whole sequence.
+        longer: a longer truncation is all that is changed.
     """
 
     name: str
@@ -103,6 +128,7 @@ class Variant:
     build: Callable[[], nn.Module]
     clip: float | str | None
     k: int | None
+    longer: bool = False
 
 
 def try_remedies(
@@ -113,6 +139,7 @@ def try_remedies(
     *,
     seconds: float = 2.0,
     updates: int | None = None,
+    starts: int = 1,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
     seed: int = 0,
     done: Callable[[Trial], None] = lambda trial: None,
@@ -124,11 +151,13 @@ def try_remedies(
         batches: the batch ``(inputs, target)`` of the n-th update, the same for every variant.
         measured: the batch that is measured, after training.
         loss: ``loss(output, target)``, a scalar.
-        seconds: how long the first variant trains; the others make as many updates, and stop after
-            four times as long.
+        seconds: how long the first variant trains, from each of its starts; the others make as many
+            updates, and stop after four times as long.
         updates: train so many in place of that.
+        starts: copies of each, from starts of their own: what they differ by is the spread of the loss,
+            without which nothing is ranked (:func:`bptt.probes.verdict.rank`).
         optimizer: made for each variant's model; default AdamW at 0.003.
-        seed: each variant starts from it.
+        seed: each variant starts from it; its further starts from the next numbers.
         done: called after each.
 
     Returns:
@@ -137,7 +166,7 @@ def try_remedies(
     Raises:
         ArgumentError: nothing to try, or no time to try it.
 
-    Cost: ``seconds`` for each, and a :func:`bptt.watch`-ed step on eight lanes.
+    Cost: ``seconds`` for each start, and a :func:`bptt.watch`-ed step on eight lanes.
 
     Example:
         >>> import torch, bptt
@@ -154,7 +183,7 @@ def try_remedies(
         raise ArgumentError("variants to try", "none", "see bptt.experiments.trials.model_variants")
     seconds = real("seconds", seconds, "leave it out")
     updates = optional("updates", updates, None, "leave it out")
-    seed = whole("seed", seed, None)
+    seed, starts = whole("seed", seed, None), whole("starts", starts)
     if not (seconds > 0 and math.isfinite(seconds)) or (updates is not None and updates < 1):
         raise ArgumentError(
             "seconds > 0 and at least 1 update", f"{seconds} and {updates}", "leave them out"
@@ -162,11 +191,14 @@ def try_remedies(
     made: list[Trial] = []
     most = seconds if updates is None else math.inf
     for variant in variants:
-        with torch.random.fork_rng(), torch.enable_grad():
-            torch.manual_seed(seed)
-            made.append(_try(variant, batches, measured, loss, updates, most, optimizer))
-        if updates is None:
-            updates, most = made[0].updates, SLOWER * seconds
+        copies: list[Trial] = []
+        for start in range(starts):
+            with torch.random.fork_rng(), torch.enable_grad():
+                torch.manual_seed(seed + start)
+                copies.append(_try(variant, batches, measured, loss, updates, most, optimizer))
+            if updates is None:
+                updates, most = copies[0].updates, SLOWER * seconds
+        made.append(_together(copies, variant.longer))
         done(made[-1])
     return tuple(made)
 
@@ -179,18 +211,21 @@ def diagnose(
     k: int | None = None,
     lanes: int | None = None,
     try_for: float | None = None,
+    others: Sequence[Batch] = (),
 ) -> Diagnosis:
     """Run one forward and backward pass and measure everything about it that runs through time.
 
     Parameters, ``.grad``, random numbers and training mode are afterwards what they were.
 
     Args:
-        model, batch, loss, k, lanes: as :func:`bptt.probes.diagnose.diagnose` takes them: any module
-            with recurrent layers or cells; ``(inputs, target)``; ``loss(output, target)``, a scalar;
-            the truncation you train with; the most lanes to measure.
-        try_for: seconds to train fresh copies of the model for, on this batch, each with one remedy:
-            :func:`try_remedies`. Default: not at all. For trials on more than one batch, or remedies
-            of your own, call that.
+        model, batch, loss, k, lanes, others: as :func:`bptt.probes.diagnose.diagnose` takes them: any
+            module with recurrent layers or cells; ``(inputs, target)``; ``loss(output, target)``, one
+            number;
+            the truncation you train with; the most lanes to measure; further batches, for the
+            spread.
+        try_for: seconds to train fresh copies of the model for, on these batches, each with one remedy
+            and from three starts: :func:`try_remedies`. Default: not at all. For remedies of your own,
+            call that.
 
     Returns:
         :class:`bptt.Diagnosis`; draw it with :func:`bptt.report.write_report`, or print it with
@@ -210,13 +245,17 @@ def diagnose(
         >>> [m.watched.name for m in diagnose(model, batch, torch.nn.functional.mse_loss).modules]
         ['']
     """
-    found = probes.diagnose(model, batch, loss, k=k, lanes=lanes)
+    found = probes.diagnose(model, batch, loss, k=k, lanes=lanes, others=others)
     if try_for is None:
         return found
     # Only a model that hands its carry on can be trained truncated.
     own = found.k if found.hands_on else None
     variants = model_variants(model, steps=found.main.watched.spectrum.steps, k=own)
-    trials = try_remedies(variants, lambda n: batch, batch, loss, seconds=try_for)
+    given = [batch, *others]
+    trials = try_remedies(
+        variants, lambda n: given[n % len(given)], batch, loss,
+        seconds=real("try_for", try_for) / STARTS, starts=STARTS,
+    )  # fmt: skip
     return replace(found, trials=trials)
 
 
@@ -251,7 +290,26 @@ def _try(
         )
     return Trial(
         variant.name, variant.switch, count, took, value, found.horizon,
-        found.spectrum.horizon(0.01), found.decay, found.verdict, note,
+        found.spectrum.horizon(0.01), found.decay, verdict(found.spectrum, variant.k), note,
+    )  # fmt: skip
+
+
+def _together(copies: list[Trial], longer: bool) -> Trial:
+    """Copies from several starts as one trial: the mean of their losses, the middle of their horizons."""
+    count = min(t.updates for t in copies)
+    note = next((t.note for t in copies if t.note), "")
+    losses = [t.loss for t in copies]
+    reached = sorted((t for t in copies if t.horizon is not None), key=lambda t: t.horizon or 0)
+    if len(reached) < len(copies):  # a remedy that fails from one start fails
+        reached, losses = [], [math.nan]
+    one = reached[(len(reached) - 1) // 2] if reached else copies[0]
+    error = statistics.stdev(losses) / len(losses) ** 0.5 if len(losses) > 1 else math.nan
+    return replace(
+        one, updates=count, seconds=sum(t.seconds for t in copies), loss=statistics.fmean(losses),
+        horizon=one.horizon if reached else None, near=one.near if reached else None,
+        verdict=one.verdict if reached else "", note=note, starts=len(copies), spread=error,
+        low=reached[0].horizon if reached else None, high=reached[-1].horizon if reached else None,
+        longer=longer,
     )  # fmt: skip
 
 
@@ -316,7 +374,7 @@ def model_variants(
         found.append(Variant("no clipping", "no clip", base.build, None, k))
     if k is not None:
         found += [
-            Variant(f"k = {other}", f"Truncated({other})", base.build, clip, other)
+            Variant(f"k = {other}", f"Truncated({other})", base.build, clip, other, other > k)
             for other in (k // 2, 2 * k)
             if 1 <= other <= steps
         ]

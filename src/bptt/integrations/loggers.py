@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 from bptt.errors import ArgumentError, DependencyError, RunError
 
 if TYPE_CHECKING:
+    from bptt.probes import Verdict
     from bptt.training.evaluate import Look, Score
     from bptt.training.loop import Reporter
     from bptt.training.session import Session
@@ -114,6 +115,10 @@ class LoggedReporter:
     def final(self, step: int, score: Score) -> None:
         """The exact score that a run ended with."""
         self._write(step, "final", score.as_dict())
+
+    def judged(self, step: int, verdict: Verdict) -> None:
+        """The verdict that a run ended with."""
+        self._write(step, "final", {"verdict": verdict.word, "horizon": verdict.horizon})
 
     def __enter__(self) -> LoggedReporter:
         return self

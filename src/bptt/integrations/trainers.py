@@ -9,20 +9,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
-from bptt.errors import ArgumentError, BpttError, DependencyError
+from bptt.errors import ArgumentError, BpttError, DependencyError, real
+from bptt.probes import VERDICTS, Verdict
 from bptt.probes.watch import Flow, Watched, watch
 from bptt.recurrence import off_backward, on_backward
 
 # A training loop of your own: a function is told the numbers whenever a step was measured.
 
-# "horizon": 35, "decay": 0.93, "verdict": "healthy"; of several modules each under its name besides,
-# as "encoder.lstm/horizon".
+# "horizon": 35, "decay": 0.93, "verdict": "healthy"; of several modules horizon and decay of each under
+# its name besides, as "encoder.lstm/horizon". The verdict is one, that of :meth:`bptt.Flow.judge`.
 Numbers: TypeAlias = dict[str, Any]
 Tell: TypeAlias = Callable[[int, Numbers], Any]
-# A verdict where only numbers are taken.
-VERDICTS = {"vanishing": -1.0, "healthy": 0.0, "exploding": 1.0}
 
 
 class Watcher:
@@ -31,6 +30,8 @@ class Watcher:
     Args:
         model: any module that holds recurrent layers or cells.
         every: measure each n-th backward pass.
+        guess: the loss of a model that has learned nothing, e.g. log of the number of classes: training
+            that stands above it is called diverged.
         options: further ones of :class:`bptt.watch`.
 
     Example:
@@ -46,8 +47,12 @@ class Watcher:
         >>> watcher.stop()
     """
 
-    def __init__(self, model: nn.Module, every: int = 50, **options: Any) -> None:
+    def __init__(
+        self, model: nn.Module, every: int = 50, *, guess: float | None = None, **options: Any
+    ) -> None:
         self._model = model
+        self._guess = None if guess is None else real("guess", guess)
+        self._loss: float | None = None
         self._watch = watch(model, every=every, **options)
         self.flow: Flow = self._watch.__enter__()
         on_backward(self._began, self._ended)
@@ -57,9 +62,14 @@ class Watcher:
         self._clips = False
         self._warned = False
 
-    def news(self) -> Iterator[Numbers]:
-        """The numbers of every step that was measured since the last call."""
+    def news(self, loss: float | None = None) -> Iterator[Numbers]:
+        """The numbers of every step that was measured since the last call.
+
+        Args:
+            loss: of training by now, to be judged beside ``guess``; default the last one that was given.
+        """
         self._warn()
+        self._loss = self._loss if loss is None else real("loss", loss)
         new = self.flow.history[self._told :]
         self._told = len(self.flow.history)
         norms, self._norms = self._norms, {}
@@ -67,11 +77,15 @@ class Watcher:
             if measured.refusal is not None:
                 self._warn(measured.refusal)
                 continue
-            found = _of(measured.main)
+            found = {**_of(measured.main), "verdict": self._judged().word}
             if len(measured.modules) > 1:
                 for module in measured.modules:
                     found |= {f"{module.name}/{name}": v for name, v in _of(module).items()}
             yield found | (norms if measured is new[-1] and self._clips else {})
+
+    def _judged(self) -> Verdict:
+        loss = None if self._guess is None else self._loss
+        return self.flow.judge(loss=loss, guess=self._guess)
 
     def clipped(self) -> None:
         """The gradient is clipped now, and not used yet: add both norms to the next numbers.
@@ -129,23 +143,30 @@ class WatchWarning(UserWarning):
 
 
 def _of(module: Watched) -> Numbers:
-    return {"horizon": module.horizon, "decay": module.decay, "verdict": module.verdict}
+    return {"horizon": module.horizon, "decay": module.decay}
 
 
 @contextmanager
 def told(
-    model: nn.Module, tell: Tell, every: int = 50, **options: Any
-) -> Iterator[Callable[[], None]]:
+    model: nn.Module,
+    tell: Tell,
+    every: int = 50,
+    *,
+    guess: float | None = None,
+    **options: Any,
+) -> Iterator[Callable[..., None]]:
     """Tell a function how far back the gradient reaches, while you train.
 
     Args:
         model: any module that holds recurrent layers or cells.
         tell: called as ``tell(step, numbers)``; step counts your calls of what the block hands out.
         every: measure each n-th backward pass; at 50 it takes at most about 5 % of the time.
+        guess: the loss of a model that has learned nothing, see :class:`Watcher`.
         options: further ones of :class:`bptt.watch`.
 
     Returns:
-        on entering, a function to call after each step of training.
+        on entering, a function to call after each step of training, with its loss where ``guess`` is
+        given.
 
     Raises:
         ArgumentError, WatchError: as :class:`bptt.watch` does.
@@ -160,13 +181,13 @@ def told(
         1 ['decay', 'horizon', 'verdict']
         3 ['decay', 'horizon', 'verdict']
     """
-    watcher = Watcher(model, every, **options)
+    watcher = Watcher(model, every, guess=guess, **options)
     step = 0
 
-    def after_step() -> None:
+    def after_step(loss: float | None = None) -> None:
         nonlocal step
         step += 1
-        for numbers in watcher.news():
+        for numbers in watcher.news(loss):
             tell(step, numbers)
 
     try:
@@ -180,7 +201,7 @@ def told(
 # Horizon, verdict and norms in the log history of Hugging Face's Trainer.
 
 
-def for_hugging_face(every: int = 50, **options: Any) -> Any:
+def for_hugging_face(every: int = 50, *, guess: float | None = None, **options: Any) -> Any:
     """A callback for ``transformers.Trainer(callbacks=[...])``.
 
     Each measured step leaves a line ``{"step", "bptt/horizon", "bptt/decay", "bptt/verdict",
@@ -192,6 +213,7 @@ def for_hugging_face(every: int = 50, **options: Any) -> Any:
 
     Args:
         every: measure each n-th backward pass; gradient accumulation counts each part.
+        guess: the loss of a model that has learned nothing, see :class:`Watcher`.
         options: further ones of :class:`bptt.watch`.
 
     Returns:
@@ -219,7 +241,7 @@ def for_hugging_face(every: int = 50, **options: Any) -> Any:
             return None if self.watcher is None else self.watcher.flow
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.watcher = Watcher(kwargs["model"], every, **options)
+            self.watcher = Watcher(kwargs["model"], every, guess=guess, **options)
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if self.watcher is not None:
@@ -232,7 +254,8 @@ def for_hugging_face(every: int = 50, **options: Any) -> Any:
                     "a step before on_train_begin",
                     "give the trainer the callback before it starts",
                 )
-            for numbers in self.watcher.news():
+            lost = [line["loss"] for line in state.log_history[-1:] if "loss" in line]
+            for numbers in self.watcher.news(*lost):
                 self.latest = {
                     f"bptt/{name}": value
                     for name, value in numbers.items()
@@ -255,19 +278,20 @@ def for_hugging_face(every: int = 50, **options: Any) -> Any:
 # Horizon, verdict and norms in Lightning's own log.
 
 
-def for_lightning(every: int = 50, **options: Any) -> Any:
+def for_lightning(every: int = 50, *, guess: float | None = None, **options: Any) -> Any:
     """A callback for ``lightning.Trainer(callbacks=[...])``.
 
     It logs ``bptt/horizon``, ``bptt/decay``, ``bptt/verdict``, ``bptt/norm`` and
     ``bptt/norm_clipped`` to whatever logger the trainer has, at each measured step and at no other,
     whatever ``log_every_n_steps`` says, and keeps everything in its ``flow``. The norms are those of
     the gradient of all parameters, before and after the trainer clips it. A verdict is a number there:
-    -1 vanishing, 0 healthy, 1 exploding.
+    -1 vanishing, 0 healthy, 1 exploding; the others are in :data:`bptt.probes.VERDICTS`.
 
     Limits: with manual optimisation there are no norms, because the trainer does not see the clipping.
 
     Args:
         every: measure each n-th backward pass.
+        guess: the loss of a model that has learned nothing, see :class:`Watcher`.
         options: further ones of :class:`bptt.watch`.
 
     Returns:
@@ -300,7 +324,7 @@ def for_lightning(every: int = 50, **options: Any) -> Any:
             self.stepped = True
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            self.watcher = Watcher(pl_module, every, **options)
+            self.watcher = Watcher(pl_module, every, guess=guess, **options)
 
         def on_train_batch_end(
             self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -316,9 +340,13 @@ def for_lightning(every: int = 50, **options: Any) -> Any:
                     return
                 self.watcher.clipped()  # the gradient stays until the next batch sets it to zero
                 self.stepped = False
-            for numbers in self.watcher.news():
+            lost = outputs.get("loss") if isinstance(outputs, dict) else outputs
+            known = float(lost) if guess is not None and isinstance(lost, Tensor) else None
+            for numbers in self.watcher.news(known):
                 found = {
-                    f"bptt/{name}": VERDICTS[value] if isinstance(value, str) else float(value)
+                    f"bptt/{name}": VERDICTS[value].number
+                    if isinstance(value, str)
+                    else float(value)
                     for name, value in numbers.items()
                 }
                 found = {name: value for name, value in found.items() if math.isfinite(value)}

@@ -15,16 +15,16 @@ from typing import IO, Any, cast
 
 import torch
 
-from bptt.data import RandomChunks, Stream
+from bptt.data import Stream
 from bptt.errors import ArgumentError, BpttError, RunError
+from bptt.experiments.judged import diagnose_run, read_verdict, whole_text
 from bptt.lab import live as layout
 from bptt.lab.live import Tick
-from bptt.models import token_loss
 from bptt.models.language import generate, read_piece
 from bptt.probes import Reading
-from bptt.probes.diagnose import Diagnosis, diagnose
+from bptt.probes.diagnose import Diagnosis
 from bptt.report import on_text, own_k
-from bptt.report.advice import health
+from bptt.report.advice import Run, health, next_step
 from bptt.report.chart import number
 from bptt.report.figures import chart_course, held_out, series
 from bptt.report.pages import describe_model, module_charts
@@ -36,8 +36,6 @@ from bptt.training.run_folder import RunFolder
 from bptt.training.settings import Settings
 
 Record = Mapping[str, Any]
-# A batch of this size is measured in seconds; bptt diagnose takes a larger one.
-STEPS, LANES = 128, 4
 SAMPLES, LENGTH = 8, 160  # checkpoints that write, and how many characters
 SHOWN = ("lags", "gates0", "gates1")  # of the pictures of a module
 
@@ -62,6 +60,11 @@ class Course:
     def k(self) -> int | None:
         """How far back its gradient reaches at most, steps; see :func:`bptt.report.own_k`."""
         return own_k(self.settings)
+
+    @property
+    def run(self) -> Run:
+        """What a command has to know of it."""
+        return Run(str(self.path), self.settings, whole_text(self.records, self.settings))
 
     def last(self, name: str) -> float | None:
         """The last value of a number; None if it was never written."""
@@ -121,6 +124,10 @@ def tell(course: Course) -> tuple[str, ...]:
     said = [f"{describe_model(course.settings)}."]
     if not course.records:
         said.append("It has no line of metrics yet: leave the page open while it trains.")
+    judged = read_verdict(course.records)
+    if judged is not None:
+        step = next_step(judged, course.run)
+        said += [f"Verdict: {judged}", f"{step.text} Next: {step.command}"]
     said += [f"{a.rule.capitalize()}: {a.text}" for a in _advice(course)]
     return tuple(said)
 
@@ -171,7 +178,7 @@ def measure(path: Path, seed: int = 0) -> Iterator[Tick[Measurement]]:
     yield Tick(0, total, found)
     try:
         stream = _held_out_text(path, settings, vocabulary)
-        found = Measurement(_diagnose(model, settings, stream, seed))
+        found = Measurement(diagnose_run(model, settings, stream, run.read_metrics(), seed=seed))
         found = replace(found, reading=read_piece(model, vocabulary, stream, seed=seed))
     except BpttError as error:  # its text may be gone; what it writes is to be seen all the same
         found = Measurement(missing=str(error))
@@ -189,12 +196,6 @@ def _held_out_text(path: Path, settings: Settings, vocabulary: Any) -> Stream:
     return corpus.valid if corpus.valid is not None else corpus.train
 
 
-def _diagnose(model: torch.nn.Module, settings: Settings, stream: Stream, seed: int) -> Diagnosis:
-    steps = min(STEPS, len(stream.tokens) - 1)
-    chunk = RandomChunks(*stream, batch=LANES, chunk=steps, seed=seed).take()
-    return diagnose(model, (chunk.inputs, chunk.targets), token_loss, k=own_k(settings))
-
-
 def draw_measured(found: Measurement) -> str:
     """A diagnosis and samples as HTML text."""
     shown = layout.values(
@@ -203,11 +204,11 @@ def draw_measured(found: Measurement) -> str:
     if found.missing:
         shown += layout.words(f"Not measured: {found.missing}")
     if found.diagnosis is not None:
-        main = found.diagnosis.main.watched
+        main, verdict = found.diagnosis.main.watched, found.diagnosis.verdict
         spectrum, gates = main.spectrum, main.saturation
         shown += layout.facts(
             {
-                "verdict": main.verdict,
+                "verdict": verdict.word,
                 "horizon, 5 %": f"{main.horizon} steps",
                 "factor per step": f"{main.decay:.3f}",
                 "saturated": "unknown" if gates is None else percent(gates.share),
@@ -216,9 +217,12 @@ def draw_measured(found: Measurement) -> str:
         norms = spectrum.norms.tolist()
         pictures = module_charts(found.diagnosis.main, found.diagnosis.k)
         shown_here = [pictures[name] for name in SHOWN if name in pictures]
-        shown += layout.charts(*shown_here) + layout.words(main.explain())
+        shown += layout.charts(*shown_here) + layout.words(
+            f"{verdict.reason} {verdict.sure} {found.diagnosis.explain()}"
+        )
         shown += layout.values(
             {
+                "verdict_now": verdict.word,
                 "horizon_now": main.horizon,
                 "decay_now": float(main.decay) if main.decay == main.decay else None,
                 "norms_now": norms,

@@ -6,7 +6,8 @@ memory where the input is a vector. What could not be measured is named in ``not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
@@ -25,16 +26,20 @@ from bptt.probes import (
     jacobian_products,
     lyapunov_spectrum,
 )
-from bptt.probes.flow import table
+from bptt.probes.flow import explain, table
 from bptt.probes.jacobians import carried
 from bptt.probes.on_text import Reading
-from bptt.probes.watch import Watched, watch
-from bptt.recurrence import Found
+from bptt.probes.spectrum import LagSpectrum
+from bptt.probes.verdict import Verdict, judge, middle
+from bptt.probes.watch import Flow, Watched, watch
+from bptt.recurrence import Recurrence
 
 # A singular value decomposition takes S³: beyond this a report would take minutes.
 STATES = 1024
 JACOBIAN_LAGS = 32
+# Products that end at so many places; at fewer where one takes long: a decomposition takes S³.
 JACOBIAN_ENDS = 4
+LARGE = 128
 EXPONENTS = 24
 CAPACITY_LAGS = 32
 # Truncations are asked for up to here; those beyond the sequence's length fall away.
@@ -69,12 +74,16 @@ class Diagnosis:
     Attributes:
         modules: every recurrent module, in the order of their first call; where they are chained, at
             the end all of them together, on one clock.
-        loss: of the measured batch.
+        loss: of the measured batch; of several, of the middle one.
         k: the truncation that the caller trains with; None if there is none.
         trials: remedies tried on the model; empty if none were.
         reading: a piece of a text as the model reads it, for a language model; None where none was read.
         hands_on: whether the model returned its carry beside its output, so that it can be trained in
             chunks.
+        spectra: of ``main``, on every batch that was measured.
+        trained: the training loss that a run ended with, NaN where a number that was not finite stopped
+            it; None of a model that is no run's.
+        guess: the loss of a model that has learned nothing; None where that is not known.
     """
 
     modules: tuple[ModuleDiagnosis, ...]
@@ -83,6 +92,21 @@ class Diagnosis:
     trials: tuple[Trial, ...] = ()
     hands_on: bool = False
     reading: Reading | None = None
+    spectra: tuple[LagSpectrum, ...] = ()
+    trained: float | None = None
+    guess: float | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on ``main``, over all batches that were measured."""
+        trained = None if self.guess is None else self.trained
+        spectra = self.spectra or (self.main.watched.spectrum,)
+        return judge(spectra, k=self.k, loss=trained, guess=self.guess, trials=self.trials)
+
+    def explain(self) -> str:
+        """The verdict in sentences, with the numbers behind it."""
+        main = self.main.watched
+        return explain(main.spectrum, main.saturation, self.verdict)
 
     @property
     def main(self) -> ModuleDiagnosis:
@@ -97,7 +121,7 @@ class Diagnosis:
 
     def _repr_html_(self) -> str:
         rows = [(m.watched.name or m.watched.kind, m.watched) for m in self.modules]
-        return table(rows) + f"<p>{escape(self.main.watched.explain())}</p>"
+        return table(rows) + f"<p>{escape(self.explain())}</p>"
 
 
 def diagnose(
@@ -107,6 +131,7 @@ def diagnose(
     *,
     k: int | None = None,
     lanes: int | None = None,
+    others: Sequence[tuple[Any, Any]] = (),
 ) -> Diagnosis:
     """Run one forward and backward pass and measure everything about it that runs through time.
 
@@ -119,6 +144,8 @@ def diagnose(
             given the output.
         k: the truncation you train with: its bias is measured and judged. Steps.
         lanes: the most lanes to measure; default all.
+        others: further batches: the verdict is taken over all, says how far they differ, and everything
+            else of the gradient is of the one whose horizon is in the middle.
 
     Returns:
         :class:`Diagnosis`, without trials; draw it with :func:`bptt.report.write_report`, or print
@@ -129,7 +156,7 @@ def diagnose(
         WatchError: the loss does not depend on a recurrent module.
 
     Cost: for each module that of :func:`bptt.probes.lag_spectrum`, and some seconds for the products
-    of Jacobians of 512 states.
+    of Jacobians of 512 states; for each further batch that of the first.
 
     Example:
         >>> import torch
@@ -139,24 +166,63 @@ def diagnose(
         >>> [m.watched.name for m in found.modules], found.k, model.weight_ih_l0.grad
         ([''], 7, None)
     """
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise ArgumentError(
-            "a batch (inputs, target)", type(batch).__name__, "pass both as one tuple"
-        )
     k = optional("k", k, remedy="pass the steps you truncate to, or leave it out")
-    inputs, target = batch
-    at = sorted({*default_truncations(LONGEST), *([] if k is None else [k])})
-    with _untouched(model), torch.enable_grad(), watch(model, at=at, lanes=lanes) as flow:
-        output = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
-        value = loss(output[0] if isinstance(output, tuple) else output, target)
-        value.backward()
+    at = _truncations(k)
+    steps = [_run(model, one, loss, at, lanes) for one in (batch, *others)]
+    mains = [flow.last.main for flow, _, _ in steps]
+    same = [m.spectrum for m in mains if m.name == mains[0].name]
+    chosen = next(i for i, m in enumerate(mains) if m.spectrum is same[middle(same)])
+    flow, value, hands_on = steps[chosen]
     together = flow.last.main if flow.last.together is not None or flow.last.refusal else None
     watched = flow.modules
     if together is not None and len(watched) > 1:  # what is chained is judged as one
         watched = (*watched, replace(together, name=TOGETHER))
-    modules = tuple(_measure(one, flow._kept.get(one.name)) for one in watched)
+    kept = [flow._kept, *(f._kept for f, _, _ in steps if f is not flow)]
+    modules = tuple(
+        _measure(one, [found[one.name].recurrence for found in kept if one.name in found])
+        for one in watched
+    )
+    return Diagnosis(modules, value, k, hands_on=hands_on, spectra=tuple(same))
+
+
+def spectra_of(
+    model: nn.Module,
+    batches: Sequence[tuple[Any, Any]],
+    loss: Callable[[Any, Any], Tensor],
+    *,
+    k: int | None = None,
+) -> tuple[LagSpectrum, ...]:
+    """The gradient by lag on each of several batches, of what :attr:`Diagnosis.main` would be.
+
+    Args:
+        model, loss, k: as :func:`diagnose` takes them.
+        batches: ``(inputs, targets)`` each.
+    """
+    at = _truncations(k)
+    mains = [_run(model, one, loss, at, None)[0].last.main for one in batches]
+    return tuple(m.spectrum for m in mains if m.name == mains[0].name)
+
+
+def _truncations(k: int | None) -> list[int]:
+    return sorted({*default_truncations(LONGEST), *([] if k is None else [k])})
+
+
+def _run(
+    model: nn.Module, batch: tuple[Any, Any], loss: Callable[[Any, Any], Tensor], at: list[int],
+    lanes: int | None,
+) -> tuple[Flow, float, bool]:  # fmt: skip
+    """One watched step, its loss, and whether the model handed its carry on."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise ArgumentError(
+            "a batch (inputs, target)", type(batch).__name__, "pass both as one tuple"
+        )
+    inputs, target = batch
+    with _untouched(model), torch.enable_grad(), watch(model, at=at, lanes=lanes) as flow:
+        output = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+        value = loss(output[0] if isinstance(output, tuple) else output, target)
+        value.backward()
     hands_on = isinstance(output, tuple) and not isinstance(inputs, tuple)
-    return Diagnosis(modules, float(value.detach()), k, hands_on=hands_on)
+    return flow, float(value.detach()), hands_on
 
 
 @contextmanager
@@ -173,14 +239,15 @@ def _untouched(model: nn.Module) -> Iterator[None]:
                 parameter.grad = gradient
 
 
-def _measure(watched: Watched, found: Found | None) -> ModuleDiagnosis:
-    if found is None:
+def _measure(watched: Watched, ran: Sequence[Recurrence]) -> ModuleDiagnosis:
+    """What runs through time in one module, whatever the loss: along the trajectories of all batches."""
+    if not ran:
         note = (
             "Jacobian products, Lyapunov exponents and memory not measured: they need a module that "
             "gets back the state it returned as it was"
         )
         return ModuleDiagnosis(watched, None, None, None, (note,))
-    recurrence, notes = found.recurrence, []
+    recurrence, notes = ran[0].beside(ran[1:]), []
     T, S = recurrence.steps, sum(carried(recurrence).sizes)
 
     def attempt(what: str, measure: Callable[[], Any], possible: str = "") -> Any:
@@ -193,10 +260,10 @@ def _measure(watched: Watched, found: Found | None) -> ModuleDiagnosis:
             return None
 
     large = f"{S} states" if S > STATES else ""
-    lags = min(JACOBIAN_LAGS, T)
+    lags, ends = min(JACOBIAN_LAGS, T), JACOBIAN_ENDS if S <= LARGE else JACOBIAN_ENDS // 2
     jacobians = attempt(
         "Jacobian products",
-        lambda: jacobian_products(recurrence, lags, count=JACOBIAN_ENDS),
+        lambda: jacobian_products(recurrence, lags, count=ends),
         large,
     )
     exponents = attempt(
@@ -216,12 +283,16 @@ class Trial:
         name, switch: of the :class:`Variant`.
         updates: made.
         seconds: taken by them.
-        loss: on the measured batch afterwards.
-        horizon: steps, 5 % bias; None if it could not be measured.
+        loss: on the measured batch afterwards; the mean over the starts.
+        horizon: steps, 5 % bias; the middle one of the starts; None if it could not be measured.
         near: steps, 1 % bias.
         decay: factor per step.
-        verdict: as :func:`bptt.watch` gives it.
+        verdict: on the copy that was trained, on the measured batch alone.
         note: why there is no horizon, or why there were fewer updates.
+        starts: how many copies were trained, each from a start of its own.
+        spread: standard error of the loss over the starts; NaN of one.
+        low, high: the smallest and the largest horizon of the starts; None if not measured.
+        longer: it is a longer truncation, and nothing else.
     """
 
     name: str
@@ -234,3 +305,8 @@ class Trial:
     decay: float
     verdict: str
     note: str = ""
+    starts: int = 1
+    spread: float = math.nan
+    low: int | None = None
+    high: int | None = None
+    longer: bool = False

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from bptt.errors import ArgumentError, BpttError, whole
 from bptt.probes.graded_spectrum import join_spectra
 from bptt.probes.lag_spectrum import lag_spectrum
-from bptt.probes.spectrum import LagSpectrum, explain, verdict
+from bptt.probes.spectrum import LagSpectrum
 from bptt.probes.states import Saturation
+from bptt.probes.verdict import Verdict, is_finite, judge, middle, verdict
 from bptt.recurrence import Found, Recorder
 
 
@@ -50,7 +51,7 @@ class Watched:
 
     @property
     def verdict(self) -> str:
-        """``"vanishing"``, ``"healthy"`` or ``"exploding"``."""
+        """One of :data:`bptt.probes.VERDICTS`: of this module in this step alone."""
         return verdict(self.spectrum)
 
     @property
@@ -97,13 +98,19 @@ class Measured:
         return max(self.modules, key=lambda m: m.carries)
 
 
+# A verdict is taken over so many measured steps, of the later half of them: what happens while a start
+# settles is not what training comes to.
+RECENT = 8
+
+
 @dataclass(eq=False)
 class Flow:
     """What :func:`watch` saw; filled as the backward passes inside the block end.
 
     The figures are those of the last measured step, and in it of all modules together where one is
     given what another returned; else of the module that carries most, the one with the longest gradient.
-    ``modules`` holds each by itself, ``history`` the other steps.
+    ``modules`` holds each by itself, ``history`` the other steps. The verdict is that of the last eight
+    measured steps, of the later half of them.
 
     Attributes:
         history: every measured step, oldest first.
@@ -169,8 +176,33 @@ class Flow:
 
     @property
     def verdict(self) -> str:
-        """``"vanishing"``, ``"healthy"`` or ``"exploding"``."""
-        return self.last.main.verdict
+        """The word of :meth:`judge`: ``"vanishing"``, ``"healthy"``, ``"exploding"``, or another."""
+        return self.judge().word
+
+    def judge(
+        self, *, k: int | None = None, loss: float | None = None, guess: float | None = None
+    ) -> Verdict:
+        """The verdict over the last measured steps, with its reason and how sure it is.
+
+        Args:
+            k: steps that the gradient is truncated to, where the watched sequences are longer: a watched
+                gradient may then be called ``"cut short"``.
+            loss, guess: of training now, and of a model that has learned nothing, e.g. log of the number
+                of classes; training that stands above it, or is not finite, is called ``"diverged"``.
+
+        Raises:
+            WatchError: nothing has been measured yet.
+        """
+        recent, _ = self._recent()
+        return judge([m.spectrum for m in recent], k=k, loss=loss, guess=guess)
+
+    def _recent(self) -> tuple[list[Watched], int]:
+        """What the verdict is taken over, and which of it speaks for all."""
+        main, n = self.last.main, len(self.history)
+        steps = self.history[max(n // 2, n - RECENT) :]
+        recent = [m.main for m in steps if m.refusal is None]
+        recent = [m for m in recent if m.name == main.name]
+        return recent, middle([m.spectrum for m in recent])
 
     def bias(self, k: int) -> float:
         """Relative bias ‖g_k - g‖ / ‖g‖ of the gradient truncated to k steps, exact for any k.
@@ -188,8 +220,10 @@ class Flow:
         return self._at(k).cosine_of(k)
 
     def explain(self) -> str:
-        """The verdict in sentences, with the numbers behind it."""
-        return self.last.main.explain()
+        """The verdict in sentences, with the numbers of the middle one of the steps it is taken over."""
+        recent, place = self._recent()
+        one = recent[place]
+        return explain(one.spectrum, one.saturation, self.judge())
 
     def __repr__(self) -> str:
         if not self.history:
@@ -228,10 +262,10 @@ class Flow:
 
 def table(rows: Sequence[tuple[str, Watched]]) -> str:
     """Modules as a table for notebooks."""
-    head = "".join(f"<th>{h}</th>" for h in ("module", "horizon", "decay", "verdict", "gradient"))
+    head = "".join(f"<th>{h}</th>" for h in ("module", "horizon", "decay", "gradient"))
     lines = [
         f"<tr><td>{escape(name)}</td><td>{m.horizon} of {m.spectrum.steps}</td>"
-        f"<td>{m.decay:.3g}</td><td>{m.verdict}</td><td>{m.spectrum.gradient_norm:.3g}</td></tr>"
+        f"<td>{m.decay:.3g}</td><td>{m.spectrum.gradient_norm:.3g}</td></tr>"
         for name, m in rows
     ]
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
@@ -283,3 +317,95 @@ def reason(recorder: Recorder, ticked: bool) -> BpttError:
         f"none ({names or 'no layer or cell known'})",
         "run the model's forward and backward pass inside the block",
     )
+
+
+# A lag spectrum in sentences: the verdict and the numbers behind it.
+
+
+def explain(
+    spectrum: LagSpectrum, gates: Saturation | None = None, judged: Verdict | None = None
+) -> str:
+    """What the gradient does, with evidence, a sentence each.
+
+    Args:
+        spectrum: of one batch.
+        gates: its saturation.
+        judged: the verdict it belongs to; default: of this batch alone.
+
+    Example:
+        >>> import torch
+        >>> from bptt.probes import lag_spectrum
+        >>> from bptt.recurrence import trace
+        >>> (one,) = trace(torch.nn.GRU(3, 5), torch.randn(7, 2, 3))
+        >>> explain(lag_spectrum(one, (torch.ones(7, 2, 5),))).count(".") > 2
+        True
+    """
+    judged = judge([spectrum]) if judged is None else judged
+    if judged.word == "no gradient":
+        return "No gradient reaches the recurrent module's parameters: its norm is 0."
+    subject = "The training has" if judged.word == "diverged" else "The gradient is"
+    lines = [f"{subject} {judged.word}."]
+    if judged.word in ("diverged", "exploding"):
+        lines.append(judged.reason)
+    if not is_finite(spectrum):
+        return " ".join([*lines, "Clip it, or lower the learning rate."])
+    if spectrum.gradient_norm == 0:
+        return " ".join(lines)
+    horizon, T = spectrum.horizon(), spectrum.steps
+    if horizon >= T:
+        lines.append(_reach(spectrum))
+    else:
+        lines.append(f"Truncated to {horizon} steps of {T} it is within 5 % of the full one.")
+    lines.append(_share(spectrum))
+    if math.isfinite(spectrum.decay):
+        lines.append(_factor(spectrum.decay))
+    wrong = (spectrum.measured_cosine < 0).nonzero()
+    if len(wrong):
+        k = int(spectrum.truncations[wrong[-1, 0]])
+        lines.append(
+            f"Truncated to {k} steps or fewer it can point the wrong way (cosine below 0)."
+        )
+    if gates is not None:
+        units = "values are at or near the flat ends of their activation"
+        lines.append(f"{100 * gates.share:.0f} % of the units' {units}.")
+    if spectrum.lanes[0] < spectrum.lanes[1] or spectrum.sources < 1:
+        error = float(spectrum.bias_error.nan_to_num(-1.0).max())  # NaN: no two halves to compare
+        by = f"by up to {100 * error:.2g} %" if error >= 0 else "by what one step cannot tell"
+        some = f"{spectrum.lanes[0]} of {spectrum.lanes[1]} lanes"
+        if spectrum.sources < 1:
+            followed = round(spectrum.sources * spectrum.steps)
+            some += f" and the losses of {followed} of {spectrum.steps} steps"
+        lines.append(f"Measured on {some}: the biases are uncertain {by}.")
+    return " ".join(lines)
+
+
+def _reach(spectrum: LagSpectrum) -> str:
+    """How far a gradient reaches of which no measured truncation says enough."""
+    T, at = spectrum.steps, spectrum.truncations.tolist()
+    shorter = [
+        pair for pair in zip(at, spectrum.measured_bias.tolist(), strict=True) if pair[0] < T
+    ]
+    if T == 1:
+        return "It has one step, and so nothing to truncate."
+    if not shorter:
+        return f"No truncation of its {T} steps was measured."
+    k, bias = shorter[-1]
+    return (
+        f"Truncated to {k} steps of {T}, the longest truncation measured, it is still off by "
+        f"{100 * bias:.2g} %: it reaches farther back than that."
+    )
+
+
+def _share(spectrum: LagSpectrum) -> str:
+    """How much comes from farther back than the place where it says most: bias between 5 and 50 %."""
+    pairs = list(zip(spectrum.truncations.tolist(), spectrum.measured_bias.tolist(), strict=True))
+    telling = [(k, b) for k, b in pairs if 0.1 <= b <= 0.3]
+    k, bias = telling[len(telling) // 2] if telling else min(pairs, key=lambda p: abs(p[1] - 0.17))
+    return f"{100 * bias:.2g} % of the gradient comes from more than {k} steps back."
+
+
+def _factor(decay: float) -> str:
+    """The factor of a straight line through the fall: a number, and no reason of a verdict."""
+    text = f"In the middle of its fall the factor per step is {decay:.3g}"
+    steps = max(1, math.ceil(math.log(0.1) / math.log(decay))) if 0 < decay < 1 else 1
+    return f"{text}: a tenth is left after {steps} steps." if 0 < decay < 0.9 else f"{text}."

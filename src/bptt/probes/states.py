@@ -61,6 +61,13 @@ class Saturation:
     layers: tuple[dict[str, Gate], ...]
     share: float
 
+    @property
+    def blocks(self) -> float:
+        """The share of the values that stop the gradient of their state: of a plain RNN those at a flat
+        end; of a GRU and an LSTM none, for their state is handed on past the activation."""
+        stops = [g[n].saturated for g in self.layers for n in ("h", "relu") if n in g]
+        return sum(stops) / len(self.layers)
+
 
 def saturation(recurrence: Recurrence, linear: Linear | None = None) -> Saturation:
     """Measure the saturation of a known cell along its trajectory.

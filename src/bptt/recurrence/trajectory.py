@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -71,6 +71,26 @@ class Recurrence:
     def select(self, lanes: Tensor) -> Recurrence:
         """The same recurrence on some of its lanes, ``lanes (n,)`` int64."""
         return self._picked(1, lanes)
+
+    def beside(self, others: Sequence[Recurrence]) -> Recurrence:
+        """The same recurrence with the lanes of others of it behind its own; those as long as it is."""
+        every = [self, *(o for o in others if o.steps == self.steps)]
+        if len(every) == 1:
+            return self
+
+        def joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+            return tuple(torch.cat(row, 1) for row in zip(*parts, strict=True))
+
+        marked = any(o.live is not None for o in every)
+        live = [torch.ones_like(o.link) if o.live is None else o.live for o in every]
+        return replace(
+            self,
+            inputs=joined([o.inputs for o in every]),
+            before=joined([o.before for o in every]),
+            after=joined([o.after for o in every]),
+            link=torch.cat([o.link for o in every], 1),
+            live=torch.cat(live, 1) if marked else None,
+        )
 
     def at(self, times: Tensor) -> Recurrence:
         """Its steps in another order, ``times (n,)`` int64, for what looks at each by itself."""

@@ -34,10 +34,11 @@ from bptt.report.figures import (
     is_number,
 )
 from bptt.report.on_text import plot_on
-from bptt.report.pages import module_charts, own_k, write_report, write_run_report
+from bptt.report.pages import module_charts, write_report, write_run_report
 from bptt.report.terminal import document, show
 from bptt.training import Update
 from bptt.training.run_folder import RunFolder
+from bptt.training.sizes import own_k
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

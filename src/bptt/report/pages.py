@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from bptt.errors import DependencyError
+from bptt.experiments.judged import read_verdict, whole_text
 from bptt.files.write import write_file
-from bptt.probes import LagSpectrum, Reading, Saturation
+from bptt.probes import LagSpectrum, Reading, Saturation, Verdict
 from bptt.probes.diagnose import Diagnosis, ModuleDiagnosis
 from bptt.report import on_text, words
-from bptt.report.advice import advise
+from bptt.report.advice import Advice, Run, advise, next_step
 from bptt.report.chart import COLORS, DARK, Chart
 from bptt.report.chart_figure import draw_figure, to_svg
 from bptt.report.figures import (
@@ -38,11 +39,11 @@ from bptt.report.words import (
     thousands,
     tried_rows,
     tried_title,
-    verdict_in_words,
 )
 from bptt.shown.text import printable
 from bptt.training.run_folder import RunFolder
 from bptt.training.settings import Settings
+from bptt.training.sizes import own_k
 
 # A page, whatever it shows.
 
@@ -169,12 +170,24 @@ def subtitle(found: Diagnosis) -> str:
     spectrum = found.main.watched.spectrum
     kept, of = spectrum.lanes
     lanes = f"{kept} lanes" if kept == of else f"{kept} of {of} lanes"
-    return f"One batch of {spectrum.steps} steps and {lanes}; its loss is {found.loss:.4g}."
+    count = len(found.spectra)
+    batches = "One batch" if count < 2 else f"The middle one of {count} batches,"
+    return f"{batches} of {spectrum.steps} steps and {lanes}; its loss is {found.loss:.4g}."
 
 
-def diagnosis_sections(found: Diagnosis) -> list[Section]:
-    """One section a module, and one for the remedies that were tried."""
-    sections = [_module(m, found.k, f"m{i}") for i, m in enumerate(found.modules)]
+def verdict_section(judged: Verdict, step: Advice) -> Section:
+    """The one verdict: why, how sure, and what to type next."""
+    return Section(
+        "Verdict",
+        facts=(Fact("verdict", judged.word, judged.word.replace(" ", "-")),),
+        words=(f"{judged.reason} {judged.sure}", f"{step.text} Next: {step.command}"),
+    )
+
+
+def diagnosis_sections(found: Diagnosis, step: Advice | None = None) -> list[Section]:
+    """The verdict, one section a module, and one for the remedies that were tried."""
+    sections = [verdict_section(found.verdict, next_step(found.verdict) if step is None else step)]
+    sections += [_module(found, m, f"m{i}") for i, m in enumerate(found.modules)]
     if found.reading is not None:
         sections.append(_on_text(found.reading))
     if found.trials:
@@ -197,12 +210,11 @@ def _on_text(reading: Reading) -> Section:
     return Section("On the text", pictures=drawn)
 
 
-def _module(found: ModuleDiagnosis, k: int | None, place: str) -> Section:
-    watched, spectrum = found.watched, found.watched.spectrum
-    word = verdict_in_words(spectrum, watched.verdict)
+def _module(whole: Diagnosis, found: ModuleDiagnosis, place: str) -> Section:
+    watched, spectrum, k = found.watched, found.watched.spectrum, whole.k
+    main = found is whole.main
     measured = has_gradient(spectrum)
     facts = [
-        Fact("verdict", word, word),
         Fact("horizon, 5 %", f"{watched.horizon} steps" if measured else "-"),
         Fact("horizon, 1 %", f"{spectrum.horizon(0.01)} steps" if measured else "-"),
         Fact("factor per step", f"{watched.decay:.3f}"),
@@ -215,8 +227,8 @@ def _module(found: ModuleDiagnosis, k: int | None, place: str) -> Section:
     return Section(
         title=f"{watched.name or 'The model'} ({watched.kind})",
         facts=tuple(facts),
-        words=(watched.explain(),),
-        advice=tuple(a.text for a in advise(found, k)),
+        words=(whole.explain() if main else watched.explain(),),
+        advice=tuple(a.text for a in advise(found, k, whole.verdict)) if main else (),
         pictures=tuple(_pictures(found, k, place)) if finite else (),
         notes=found.notes if finite else (*found.notes, "No pictures of such a gradient."),
     )
@@ -281,7 +293,12 @@ def write_run_report(
     folder = RunFolder.open(run)
     settings = folder.read_settings()
     records = list(folder.read_metrics())
-    sections = [] if found is None else diagnosis_sections(found)
+    known = Run(os.fspath(run), settings, whole_text(records, settings))
+    judged = read_verdict(records) if found is None else found.verdict
+    if found is not None:
+        sections = diagnosis_sections(found, next_step(found.verdict, known))
+    else:
+        sections = [] if judged is None else [verdict_section(judged, next_step(judged, known))]
     sections.append(course_section(records, settings))
     model = describe_model(settings)
     under = f"{model}." if found is None else f"{model}. {subtitle(found)}"
@@ -318,17 +335,6 @@ def about_run(folder: RunFolder, settings: Settings) -> list[tuple[str, str]]:
     began = datetime.fromtimestamp(folder.config.stat().st_mtime)
     command = shlex.join(["bptt", "train", *words_of(settings)])
     return [("text", texts), ("date", began.isoformat(" ", "minutes")), ("command", command)]
-
-
-def own_k(settings: Settings) -> int | None:
-    """How many steps back a run's gradient reaches at most; None if that is drawn or not bounded."""
-    if settings.model != "recurrent":
-        return None
-    if settings.gradient == "truncated":
-        return settings.k1
-    if settings.gradient == "windowed":
-        return min(settings.k2, settings.steps_per_update)
-    return settings.steps_per_update if settings.gradient in ("full", "checkpointed") else None
 
 
 def describe_model(settings: Settings) -> str:
@@ -371,8 +377,7 @@ def _facts(records: Sequence[Record]) -> tuple[Fact, ...]:
         ("seconds", "seconds", thousands),
         ("tokens", "tokens", thousands),
         ("bits, training", "bits", "{:.3f}".format),
-        ("horizon at the end", "horizon", "{:.0f} steps".format),
-        ("factor per step", "decay", "{:.3f}".format),
+        ("horizon of one update", "horizon", "{:.0f} steps".format),
     ):
         _, values = series(records, key)
         if len(values):

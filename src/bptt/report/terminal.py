@@ -9,7 +9,8 @@ from torch import Tensor
 
 from bptt.probes import LagSpectrum, Reading
 from bptt.probes.diagnose import Diagnosis, ModuleDiagnosis, Trial
-from bptt.report.advice import advise
+from bptt.probes.verdict import judge
+from bptt.report.advice import Advice, advise, next_step
 from bptt.report.on_text import in_terminal, told_places
 from bptt.report.words import (
     has_gradient,
@@ -17,7 +18,6 @@ from bptt.report.words import (
     percent,
     tried_rows,
     tried_title,
-    verdict_in_words,
 )
 from bptt.shown.console import Console, plain
 
@@ -27,16 +27,18 @@ BAR = 24  # characters that the largest share of a table takes; in a narrow term
 ROOMY = 76  # columns of a terminal that is not narrow
 ACROSS = 3  # modules side by side
 COLORS = {
-    "healthy": "green", "vanishing": "yellow", "exploding": "red", "no gradient": "red",
+    "healthy": "green", "vanishing": "yellow", "cut short": "yellow", "exploding": "red",
+    "diverged": "red", "no gradient": "red",
 }  # fmt: skip
 
 
-def show(found: Diagnosis, console: Any = None) -> None:
+def show(found: Diagnosis, console: Any = None, *, step: Advice | None = None) -> None:
     """Print a diagnosis.
 
     Args:
         found: what :func:`bptt.diagnose` returned.
         console: a ``rich.console.Console``; default one on stdout.
+        step: what to do next; default: in Python, of the verdict.
 
     Example:
         >>> import io, torch, bptt
@@ -49,9 +51,16 @@ def show(found: Diagnosis, console: Any = None) -> None:
         True
     """
     console = Console() if console is None else console
+    verdict = found.verdict
+    step = next_step(verdict) if step is None else step
+    console.print(plain(f"verdict: {verdict.word}", f"bold {COLORS[verdict.word]}"))
+    console.print(plain(f"{verdict.reason} {verdict.sure}"))
+    console.print(plain(step.text))
+    console.print(plain(f"next: {step.command}", "bold"), soft_wrap=True)
+    console.print()
     console.print(_summary(found))
     for module in found.modules:
-        _module(module, found.k, len(found.modules) > 1, console)
+        _module(found, module, console)
     if found.reading is not None:
         console.print()
         console.print(plain("On the text", "bold"))
@@ -88,9 +97,7 @@ def _block(modules: tuple[ModuleDiagnosis, ...], k: int | None) -> Any:
 
 def _numbers(module: ModuleDiagnosis, k: int | None) -> list[tuple[str, str]]:
     watched, spectrum = module.watched, module.watched.spectrum
-    word = verdict_in_words(spectrum, watched.verdict)
     found = [
-        ("verdict", word),
         ("horizon, 5 % bias (steps)", _steps(spectrum, 0.05)),
         ("horizon, 1 % bias (steps)", _steps(spectrum, 0.01)),
         ("decay (factor per step)", _number(watched.decay)),
@@ -110,23 +117,22 @@ def _numbers(module: ModuleDiagnosis, k: int | None) -> list[tuple[str, str]]:
     return found
 
 
-def _module(module: ModuleDiagnosis, k: int | None, several: bool, console: Any) -> None:
-    watched = module.watched
+def _module(found: Diagnosis, module: ModuleDiagnosis, console: Any) -> None:
+    watched, k = module.watched, found.k
     console.print()
-    if several:
+    if len(found.modules) > 1:
         console.print(plain(watched.name, "bold"))
-    console.print(plain(watched.explain()))
+    console.print(plain(found.explain() if module is found.main else watched.explain()))
     if bool(watched.spectrum.norms.isfinite().all()):
         console.print()
         wide = BAR if console.width >= ROOMY else BAR // 2
         console.print(_lags(watched.spectrum, k, console.options.ascii_only, wide))
     for note in module.notes:
         console.print(plain(note, "dim"))
-    given = advise(module, k)
-    console.print()
+    given = advise(module, k, found.verdict) if module is found.main else ()
     if not given:
-        console.print("Nothing to change: no rule applies.")
         return
+    console.print()
     console.print(plain("What would help", "bold"))
     for advice in given:
         console.print(plain(f"- {advice.text}"))
@@ -200,8 +206,12 @@ def _number(value: float) -> str:
 # A diagnosis as one JSON document.
 
 
-def document(found: Diagnosis) -> dict[str, Any]:
+def document(found: Diagnosis, step: Advice | None = None) -> dict[str, Any]:
     """What ``bptt diagnose --json`` prints. Numbers that are not finite are null.
+
+    Args:
+        found: what :func:`bptt.diagnose` returned.
+        step: what to do next; default: in Python, of the verdict.
 
     Example:
         >>> import torch, bptt
@@ -211,10 +221,14 @@ def document(found: Diagnosis) -> dict[str, Any]:
         >>> module["bias"][-1], len(module["norms"])
         ([9, 0.0], 9)
     """
+    verdict = found.verdict
+    step = next_step(verdict) if step is None else step
     return {
+        "verdict": verdict.as_dict(),
+        "next": {"rule": step.rule, "text": step.text, "command": step.command},
         "loss": _finite(found.loss),
         "k": found.k,
-        "modules": [_module_document(m, found.k) for m in found.modules],
+        "modules": [_module_document(found, m) for m in found.modules],
         "trials": [_trial(t) for t in found.trials],
         "text": None if found.reading is None else _text(found.reading),
     }
@@ -239,8 +253,10 @@ def _text(reading: Reading) -> dict[str, Any]:
     }
 
 
-def _module_document(found: ModuleDiagnosis, k: int | None) -> dict[str, Any]:
-    watched, spectrum = found.watched, found.watched.spectrum
+def _module_document(whole: Diagnosis, found: ModuleDiagnosis) -> dict[str, Any]:
+    watched, spectrum, k = found.watched, found.watched.spectrum, whole.k
+    main = found is whole.main
+    verdict = whole.verdict if main else judge([spectrum], k=k)
     at = spectrum.truncations.tolist()
     exponents, memory = found.lyapunov, found.capacity
     return {
@@ -251,10 +267,10 @@ def _module_document(found: ModuleDiagnosis, k: int | None) -> dict[str, Any]:
         "horizon": watched.horizon,
         "horizon_1_percent": spectrum.horizon(0.01),
         "decay": _finite(watched.decay),
-        # Where no gradient arrives none of the three words is true.
-        "verdict": watched.verdict if spectrum.gradient_norm != 0 else None,
-        "explain": watched.explain(),
-        "advice": [{"rule": a.rule, "text": a.text} for a in advise(found, k)],
+        # Where no gradient arrives there is none to be judged.
+        "verdict": verdict.word if spectrum.gradient_norm != 0 else None,
+        "explain": whole.explain() if main else watched.explain(),
+        "advice": [{"rule": a.rule, "text": a.text} for a in advise(found, k, verdict)],
         "gradient_norm": _finite(spectrum.gradient_norm),
         "norms": _list(spectrum.norms),
         "bias": _pairs(at, spectrum.measured_bias),
@@ -279,6 +295,9 @@ def _trial(tried: Trial) -> dict[str, Any]:
         "decay": _finite(tried.decay),
         "verdict": tried.verdict or None,
         "note": tried.note,
+        "starts": tried.starts,
+        "spread": _finite(tried.spread),
+        "horizons": None if tried.low is None else [tried.low, tried.high],
     }
 
 

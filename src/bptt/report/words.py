@@ -7,6 +7,7 @@ from typing import cast
 
 from bptt.probes import Capacity, JacobianProducts, LagSpectrum, Saturation
 from bptt.probes.diagnose import ModuleDiagnosis, Trial
+from bptt.probes.verdict import rank, spread
 
 # Numbers as a reader likes them.
 
@@ -17,11 +18,6 @@ def has_gradient(spectrum: LagSpectrum) -> bool:
     Without one no truncation has a bias, and a horizon as long as the sequence says nothing of it.
     """
     return 0 < spectrum.gradient_norm < math.inf
-
-
-def verdict_in_words(spectrum: LagSpectrum, verdict: str) -> str:
-    """The verdict, but of a gradient that is nothing nobody should read that it is healthy."""
-    return "no gradient" if spectrum.gradient_norm == 0 else verdict
 
 
 def percent(value: float) -> str:
@@ -51,69 +47,55 @@ def thousands(number: float) -> str:
 
 # The remedies that were tried, as rows and as a sentence.
 
-# A horizon that differs by less than this factor may differ by the batch alone.
-FARTHER = 1.25
-
 
 def tried_title(trials: tuple[Trial, ...]) -> str:
     """What was done.
 
     Example:
-        >>> tried_title((Trial("as it is", "", 90, 2.0, 1.5, 12, 20, 0.8, "vanishing"),))
-        'Tried on this model: fresh copies, 90 updates each'
+        >>> tried_title((Trial("as it is", "", 90, 2.0, 1.5, 12, 20, 0.8, "vanishing", starts=3),))
+        'Tried on this model: fresh copies, 90 updates each from 3 starts'
     """
-    return f"Tried on this model: fresh copies, {trials[0].updates} updates each"
+    starts = trials[0].starts
+    from_starts = f" from {starts} starts" if starts > 1 else ""
+    return f"Tried on this model: fresh copies, {trials[0].updates} updates each{from_starts}"
 
 
 def tried_rows(trials: tuple[Trial, ...]) -> tuple[tuple[str, ...], ...]:
-    """The table, its head first."""
-    head = ("remedy", "switch", "loss", "horizon 5 %", "1 %", "a step", "time", "verdict")
+    """The table, its head first. No verdict: that is on the model as it was trained, and there is one."""
+    head = ("remedy", "switch", "loss", "horizon 5 %", "1 %", "time", "note")
     first = trials[0].seconds / max(1, trials[0].updates)
     rows = []
     for t in trials:
         pace = t.seconds / max(1, t.updates) / first if first > 0 else math.nan
+        reach = _steps(t.horizon)
+        if t.low is not None and t.low != t.high:
+            reach += f" ({t.low} to {t.high})"
         rows.append(
             (
                 t.name,
                 t.switch,
-                _number(t.loss, ".4g"),
-                _steps(t.horizon),
+                spread(t) if math.isfinite(t.loss) else "-",
+                reach,
                 _steps(t.near),
-                _number(t.decay, ".3f"),
                 _number(pace, ".2f"),
-                t.verdict if not t.note else f"{t.verdict} ({t.note})".strip(),
+                t.note,
             )
         )
     return (head, *rows)
 
 
 def on_tried(trials: tuple[Trial, ...]) -> str:
-    """Which remedy reaches farthest and which learned most, in a sentence or two.
+    """What the trials tell: which remedy the task shows a use for, or why they cannot be ranked.
 
     Example:
-        >>> own = Trial("as it is", "", 90, 2.0, 1.5, 12, 20, 0.8, "vanishing")
+        >>> own = Trial("as it is", "", 90, 2.0, 1.5, 12, 20, 0.8, "vanishing", starts=3, spread=0.01)
         >>> print(on_tried((own, Trial("GRU", "--cell gru", 90, 2.5, 1.4, 30, 60, 0.9, "healthy"))))
-        Farthest back: GRU, 30 steps against 12 as it is. Lowest loss: GRU, 1.4 against 1.5. A few \
-seconds show what a remedy does to the gradient, not who wins in the end.
+        Not enough updates to rank the remedies: 90 each, and 100 are needed.
     """
-    own, *others = trials
-    said = []
-    known = [(t.horizon, t.name) for t in others if t.horizon is not None]
-    if known and own.horizon is not None:
-        farthest, name = max(known, key=lambda pair: pair[0])
-        if farthest > FARTHER * own.horizon:
-            said.append(f"Farthest back: {name}, {farthest} steps against {own.horizon} as it is.")
-        else:
-            said.append(f"None reaches clearly farther than the {own.horizon} steps as it is.")
-    finite = [t for t in trials if math.isfinite(t.loss)]
-    if finite:
-        least = min(finite, key=lambda t: t.loss)
-        if least is own:
-            said.append(f"None has a lower loss than {own.loss:.4g} as it is.")
-        else:
-            said.append(f"Lowest loss: {least.name}, {least.loss:.4g} against {own.loss:.4g}.")
-    said.append("A few seconds show what a remedy does to the gradient, not who wins in the end.")
-    return " ".join(said)
+    ranking = rank(trials)
+    if not ranking.enough:
+        return ranking.said
+    return f"{ranking.said} Who wins after hours is a question for bptt compare."
 
 
 def _number(value: float, form: str) -> str:

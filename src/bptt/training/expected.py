@@ -59,7 +59,7 @@ class _Horizon(TypedDict):
 
     horizon: int
     decay: float | None
-    verdict: Literal["healthy", "vanishing", "exploding"]
+    verdict: Literal["healthy", "vanishing", "exploding", "cut short", "no gradient", "diverged"]
     spectrum: _Bias
 
 

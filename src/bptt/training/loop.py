@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from bptt.data import Corpus
+from bptt.errors import NonFiniteError
 from bptt.models import CountModel
 from bptt.probes.guard import Finding, guard
 from bptt.recurrence.loops import LAYERS
@@ -257,7 +258,12 @@ def _update(
 
 def _meet(session: Session, run: RunFolder, broken: Broken, reporter: Reporter | None) -> None:
     """A number was not finite: stop, or say so and go on."""
-    told = meet(session, broken, lambda: _save(session, run))
+    try:
+        told = meet(session, broken, lambda: _save(session, run))
+    except NonFiniteError:
+        stop = {"action": "stop", "values": broken.values}
+        run.append_metrics({"step": session.progress.step, "nonfinite": stop})
+        raise
     if told["action"] == "rollback":
         run.rewind_metrics(session.guard.metrics)
     text = told.pop("text")

@@ -110,6 +110,19 @@ def open_own_text(
     raise RunError(f"{expected}, {_shown(settings.files)}", received, remedy)
 
 
+def names_from_here(path: str | Path, settings: Settings) -> Files:
+    """What to call the files of a run's text in a command typed here, where its own names are not theirs.
+
+    Returns:
+        Nothing where they are, or where the places that the run recorded hold nothing any more.
+    """
+    if all(os.path.isfile(name) for name in settings.files):
+        return ()
+    found = _recorded(RunFolder(path))
+    files = () if found is None else found.files
+    return files if all(os.path.isfile(name) for name in files) else ()
+
+
 def resumed_text(run: RunFolder, settings: Settings) -> Corpus:
     """The text of a run that goes on; settings with other files say where it is now.
 

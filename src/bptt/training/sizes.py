@@ -28,6 +28,17 @@ CONTEXT = {"window": 8, "attention": 64}
 ENDLESS = 10**15  # tokens: a text in which nothing has to shrink
 
 
+def own_k(settings: Settings) -> int | None:
+    """How many steps back a run's gradient reaches at most; None if that is drawn or not bounded."""
+    if settings.model != "recurrent":
+        return None
+    if settings.gradient == "truncated":
+        return settings.k1
+    if settings.gradient == "windowed":
+        return min(settings.k2, settings.steps_per_update)
+    return settings.steps_per_update if settings.gradient in ("full", "checkpointed") else None
+
+
 def fitted(settings: Settings, tokens: int, processes: int = 1) -> Settings:
     """The settings with every size filled in.
 

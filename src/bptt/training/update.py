@@ -265,7 +265,7 @@ def measured(session: Session) -> Iterator[None]:
     session.progress.horizon = {
         "horizon": flow.horizon,
         "decay": _number(flow.decay),
-        "verdict": flow.verdict,
+        "verdict": flow.verdict,  # of this update's two lanes alone; that of the run is under "judged"
         "spectrum": {
             "truncations": spectrum.truncations.tolist(),
             "bias": [_number(b) for b in spectrum.measured_bias.tolist()],

@@ -208,11 +208,12 @@ class Saturated(Rule):
                 continue
             name = module.name or "model"
             # A ReLU is off half the time by design: of it only the units that are never on count.
+            # Of gated cells none stops the gradient: see bptt.probes.Saturation.blocks.
             ramps = any("relu" in gates for gates in module.saturation.layers)
-            if module.saturation.share >= self.share and not ramps:
+            if module.saturation.blocks >= self.share and not ramps:
                 yield self.found(
                     loop, "saturated", name,
-                    f"{module.saturation.share:.0%} of its values are at an end of their range.",
+                    f"{module.saturation.blocks:.0%} of its values are at an end of their range.",
                     "x = (x - mean) / spread for the inputs, or a smaller start and rate",
                 )  # fmt: skip
                 continue
