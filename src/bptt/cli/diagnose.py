@@ -45,6 +45,8 @@ class Diagnose:
     try_for: float = 2.0
     """Seconds to train fresh copies of the model for, each with one remedy (start, cell, clip, k), on
     the run's own text; 0: try none."""
+    device: str = "auto"
+    """Where the model runs: cpu, cuda or cuda:N. auto: cuda where there is one, else cpu."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""
 
@@ -59,6 +61,7 @@ def run(arguments: list[str]) -> int:
     from bptt.files.memory import require
     from bptt.models import token_loss
     from bptt.models.language import diverged, read_piece
+    from bptt.ops.device import choose
     from bptt.probes.diagnose import diagnose
     from bptt.report import document, own_k, show, write_run_report
     from bptt.training.restore import load_model
@@ -69,7 +72,12 @@ def run(arguments: list[str]) -> int:
             word = name.replace("_", "-")
             raise ArgumentError(f"--{word} of at least {least}", str(value), f"change --{word}")
     check_place(asked.html)
-    model, vocabulary, settings = load_model(asked.run)
+    device = choose(asked.device)
+    if device.type == "mps":
+        raise ArgumentError(
+            "--device cpu or cuda, which have float64", "--device mps", "use --device cpu"
+        )
+    model, vocabulary, settings = load_model(asked.run, device)
     if settings.model != "recurrent":
         raise ArgumentError(
             "a run of a recurrent model",
@@ -91,6 +99,7 @@ def run(arguments: list[str]) -> int:
     sizes = f"--lanes {asked.lanes} and --steps {asked.steps}"
     require(16 * asked.lanes * (asked.steps + 1), sizes, "lower them")
     chunk = RandomChunks(*stream, batch=asked.lanes, chunk=asked.steps, seed=asked.seed).take()
+    chunk = chunk.to(device)
     found = diagnose(model, (chunk.inputs, chunk.targets), token_loss, k=own_k(settings))
     if not math.isfinite(found.loss):
         raise diverged(f"a loss of {found.loss}")
@@ -123,14 +132,16 @@ def _tried(asked: Diagnose, settings: Any, size: int, stream: Any, measured: Any
     from bptt.report import own_k
     from bptt.shown.console import Console
 
-    variants = run_variants(settings, size, steps=asked.steps, k=own_k(settings))
+    variants = run_variants(
+        settings, size, steps=asked.steps, k=own_k(settings), device=measured.inputs.device
+    )
     batch = min(settings.lanes, len(stream[0]) // asked.steps or 1)
     chunks = RandomChunks(*stream, batch=batch, chunk=asked.steps, seed=asked.seed + 1)
     taken: list[tuple[Any, Any]] = []
 
     def batches(place: int) -> tuple[Any, Any]:
         while len(taken) <= place:
-            chunk = chunks.take()
+            chunk = chunks.take().to(measured.inputs.device)
             taken.append((chunk.inputs, chunk.targets))
         return taken[place]
 

@@ -27,6 +27,7 @@ from bptt import nn as layers
 from bptt.choices import clip_form
 from bptt.errors import ArgumentError, BpttError, optional, real, whole
 from bptt.gradients import Truncated
+from bptt.ops.device import CPU
 from bptt.probes import diagnose as probes
 from bptt.probes.diagnose import Diagnosis, Trial
 from bptt.probes.watch import Watched, watch
@@ -41,7 +42,12 @@ CELLS = ("rnn", "gru", "lstm")
 
 
 def run_variants(
-    settings: Settings, vocabulary_size: int, *, steps: int, k: int | None
+    settings: Settings,
+    vocabulary_size: int,
+    *,
+    steps: int,
+    k: int | None,
+    device: torch.device = CPU,
 ) -> tuple[Variant, ...]:
     """Starts, cells, clips and truncations beside what the run was trained with.
 
@@ -50,11 +56,15 @@ def run_variants(
         vocabulary_size: V.
         steps: T of the batches it is tried on: the memory a chrono start is spread over.
         k: steps its gradient is truncated to; None for all.
+        device: where the batches are.
     """
+
+    def build(made: Settings) -> nn.Module:
+        return build_model(made, vocabulary_size).to(device)
 
     def variant(name: str, switch: str, k: int | None = k, **changed: Any) -> Variant:
         made = replace(settings, **changed)
-        return Variant(name, switch, lambda: build_model(made, vocabulary_size), made.clip, k)
+        return Variant(name, switch, lambda: build(made), made.clip, k)
 
     found = [variant("as it is", "")]
     if settings.init != "orthogonal" and settings.cell in ("rnn", "rnn-relu", "gru", "lstm"):

@@ -23,6 +23,7 @@ from bptt.choices import (
     TOKENS,
     Word,
     clip_form,
+    device_word,
     parse_form,
     parse_forms,
 )
@@ -151,6 +152,10 @@ class Settings:
     """Share of the text, at its end, that is held out; default 0.1, or nothing where that is under 20."""
     seed: int = 0
     """Seed of the weights, of dropout and of random chunks."""
+    device: str = "auto"
+    """Where the model is trained: cpu, cuda, cuda:N or mps. auto: cuda where there is one, else cpu."""
+    amp: bool = False
+    """Train in bfloat16 where that is safe (torch's autocast); weights and scores stay in float32."""
     threads: int | str | None = "auto"
     """Threads of torch. auto: by --minutes as many as the updates are fastest with, measured now and
     then; by --steps or --epochs torch's own number, so that the run repeats to the bit."""
@@ -175,6 +180,9 @@ class Settings:
         for name in ("window", "states", "order", "eval_every", "log_every", "keep"):
             self._at_least(name, 1)
         self._check_threads()
+        device_word(self.device)
+        if self.amp and self.device == "mps":
+            self._refuse("device", "cpu or cuda beside --amp", "mps")
         if self.out is not None and "\0" in self.out:
             self._refuse("out", "a name that a folder can have", repr(self.out[:80]))
         for name in (
