@@ -109,13 +109,22 @@ def device_of(module: nn.Module) -> torch.device:
     return next((tensor.device for tensor in held), CPU)
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The short dtype that autocast computes in on a device now; None where it does not."""
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
 # Random numbers. Every device has a generator of its own: dropout on a GPU draws from the GPU's, and the
 # same seed gives another mask there than on the CPU.
 
 
 def _source(device: torch.device) -> Any:
-    # "meta" draws nothing, and has no such module.
-    return torch.random if device.type in ("cpu", "meta") else torch.get_device_module(device.type)
+    # Some devices have none: "meta" draws nothing, and others draw on the CPU.
+    module = getattr(torch, device.type, None)
+    return module if hasattr(module, "get_rng_state") else torch.random
 
 
 def random_state(device: torch.device) -> Tensor:
@@ -158,5 +167,5 @@ def random_kept(*tensors: Tensor | torch.device) -> Iterator[None]:
 
 
 __all__ = [
-    "CPU", "choose", "device_of", "random_kept", "random_state", "seed_device", "set_random_state",
+    "CPU", "autocast_dtype", "choose", "device_of", "random_kept", "random_state", "seed_device", "set_random_state",
 ]  # fmt: skip

@@ -88,10 +88,12 @@ def split(steps: int, lanes: int, lengths: Tensor | None, reset: Tensor | None,
     start = (first | fresh).nonzero()[:, 0]
     order = sizes.argsort(descending=True, stable=True)
     rank = torch.empty_like(order)
-    rank[order] = torch.arange(count)
-    within = torch.arange(len(piece)) - start[piece]
+    rank[order] = torch.arange(count, device="cpu")
+    within = torch.arange(len(piece), device="cpu") - start[piece]
     rows = torch.argsort(within * max(count, 1) + rank[piece])
-    batch_sizes = torch.bincount(within) if len(within) else torch.zeros(0, dtype=torch.int64)
+    batch_sizes = (
+        torch.bincount(within) if len(within) else torch.zeros(0, dtype=torch.int64, device="cpu")
+    )
     pieces = torch.bincount(lane[start], minlength=lanes)  # of each lane, one after the other
     ran = pieces > 0
     last = rank[(pieces.cumsum(0) - 1).clamp(min=0)] if count else torch.zeros_like(pieces)

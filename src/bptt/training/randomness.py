@@ -35,9 +35,9 @@ def random_states() -> dict[str, Tensor]:
     _, keys, position, has_gauss, cached = np.random.get_state()
     states = {
         "random": torch.get_rng_state(),
-        "random.python": torch.tensor([version, *words]),
+        "random.python": torch.tensor([version, *words], device="cpu"),
         "random.python.gauss": _maybe(gauss),
-        "random.numpy": torch.tensor([*map(int, keys), position]),
+        "random.numpy": torch.tensor([*map(int, keys), position], device="cpu"),
         "random.numpy.gauss": _maybe(cached if has_gauss else None),
     }
     if torch.cuda.is_initialized():
@@ -96,7 +96,7 @@ def restore_random_states(states: dict[str, Tensor]) -> None:
 
 def _maybe(value: Any) -> Tensor:
     # A second normal number is made with every first, and waits; or none waits.
-    return torch.tensor([] if value is None else [value], dtype=torch.float64)
+    return torch.tensor([] if value is None else [value], dtype=torch.float64, device="cpu")
 
 
 def _known(value: Tensor) -> float | None:

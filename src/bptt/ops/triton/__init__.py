@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from bptt.ops import native
 from bptt.ops.cells import BY_MODE
+from bptt.ops.device import autocast_dtype
 from bptt.ops.eager import State
 
 # Why the kernels are not here; None if they are.
@@ -56,7 +57,7 @@ def covers(
         return f"Triton's kernels run float32 and bfloat16, not {w_hh.dtype}"
     if any(t is not None and t.dtype != w_hh.dtype for t in (x, *state, *weights[:4])):
         return "the tensors are of several dtypes"
-    if torch.is_autocast_enabled(x.device.type):
+    if autocast_dtype(x.device) is not None:
         return "under autocast torch's own layer computes in the short dtype"
     if 0 in (*x.shape[:2], w_hh.shape[1]):
         return "there is nothing to run over"
