@@ -167,5 +167,12 @@ def random_kept(*tensors: Tensor | torch.device) -> Iterator[None]:
 
 
 __all__ = [
-    "CPU", "autocast_dtype", "choose", "device_of", "random_kept", "random_state", "seed_device", "set_random_state",
-]  # fmt: skip
+    "CPU",
+    "autocast_dtype",
+    "choose",
+    "device_of",
+    "random_kept",
+    "random_state",
+    "seed_device",
+    "set_random_state",
+]
