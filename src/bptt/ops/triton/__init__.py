@@ -34,8 +34,8 @@ from bptt.ops.eager import State
 missing = None if importlib.util.find_spec("triton") else "the package triton is not installed"
 # A block of lanes: as many rows as a product on the chip takes at least.
 LANES = 16
-# W_hh has to lie on the chip, beside a step's tiles: of 228 kB of an H100's multiprocessor, or 100 kB.
-HELD = 128 * 1024
+# Bytes of shared memory that a program may have: of an H100, where no GPU is asked.
+ON_CHIP = 227 * 1024
 MOST_KEPT = 6  # widths of H of a step, an LSTM's
 # Units of a tile where a step is a launch: nothing is multiplied there, so it is as wide as it is quick.
 TILE = 64
@@ -78,8 +78,21 @@ def covers(
 def holds(cell: str, w_hh: Tensor, places: int) -> bool:
     """Whether a whole sequence is one launch: the recurrent weights fit on the chip, and whatever is kept
     of so many steps and lanes can be counted in 31 bits, as the kernels count."""
-    fits = BY_MODE[cell].gates * padded(w_hh.shape[1]) ** 2 * w_hh.element_size() <= HELD
-    return fits and places * MOST_KEPT * w_hh.shape[1] < 2**31
+    limit = ON_CHIP
+    if w_hh.is_cuda:
+        own = torch.cuda.get_device_properties(w_hh.device)
+        limit = min(limit, getattr(own, "shared_memory_per_block_optin", 0))
+    kept = places * MOST_KEPT * w_hh.shape[1]
+    return shared_bytes(cell, w_hh.shape[1], w_hh.element_size()) <= limit and kept < 2**31
+
+
+def shared_bytes(cell: str, units: int, size: int) -> int:
+    """What a launch over all steps takes on the chip at most: weights, and a step's tiles beside them.
+
+    The second term is an upper bound of what Triton 3.9 asks for, compiling the kernels for an H100.
+    """
+    width = padded(units)
+    return BY_MODE[cell].gates * width**2 * size + width * (640 + 48 * size)
 
 
 def padded(units: int) -> int:
