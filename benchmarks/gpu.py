@@ -4,7 +4,7 @@
 
 First every way a layer may be run on CUDA is compared with the same layer in float64 on the CPU, which
 answers to the NumPy reference: outputs, final states and every gradient, with and without marks. A way
-that is off is not timed. Then a forward and a backward pass are timed by the GPU's own clock, ways in turns,
+that is off is not timed. Then a forward and a backward pass are timed by the GPU's own clock, in turns,
 beside torch's layer (cuDNN), a scan that torch compiled and, where they are installed, FlashRNN and
 TorchRL's Triton kernels, which are compared with ours first. One table. TF32 is off for all of them.
 
