@@ -2,9 +2,9 @@
 
     BPTT_TESTS_OVER=triton python -m pytest tests/nn tests/ops/test_not_finite.py
 
-Every call of a layer that the kernels cover runs on them, whatever the test set; others run as they do. Laws
-that Hypothesis tries are tried on two examples, for the interpreter takes milliseconds a step. At the end it
-is said how many calls ran on them: none would be a failure of the whole run.
+Every call of a layer that the kernels cover runs on them, whatever the test set; others run as they do.
+Laws that Hypothesis tries are tried on two examples, for the interpreter takes milliseconds a step. At
+the end it is said how many tests and calls ran on them.
 """
 
 import importlib

@@ -427,7 +427,7 @@ def test_a_run_is_the_same_on_both_devices(changes, cuda, tmp_path):
     assert where == {torch.device("cpu") if "order" in changes else THERE}
 
 
-@pytest.mark.parametrize("first", ["cpu", "cuda"])
+@pytest.mark.parametrize("first", ["cpu", pytest.param("cuda", marks=pytest.mark.slow)])
 def test_a_run_goes_on_on_another_device(first, cuda, tmp_path):
     """Weights, optimiser, carry and position in the text: the loss curve of a run that never moved."""
     then = {"cpu": "cuda", "cuda": "cpu"}[first]
@@ -478,7 +478,9 @@ FIXED = {
 }
 
 
-@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n == "gru" else pytest.mark.slow) for n in FIXED]
+)
 def test_the_cpu_is_what_it_was(name, tmp_path):
     changes, first, last = FIXED[name]
     options = {"hidden": 16, "batch": 4, "k": 16, "steps": 30, "seed": 1, "threads": 1}

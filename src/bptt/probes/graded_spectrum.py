@@ -303,15 +303,10 @@ def graded_spectrum(
     last = min(steps, found.truncations[-1])
     lines = {key: line[:last] for key, line in found.squares.items() if key[0] in modules}
     norms = sum(lines.values(), torch.zeros(last, dtype=torch.float64, device="cpu"))
-    linked = sum(
-        (v for m, v in found.linked.items() if m in modules),
-        torch.zeros(steps, device="cpu").double(),
-    )
+    none = torch.zeros(steps, dtype=torch.float64, device="cpu")
+    linked = sum((v for m, v in found.linked.items() if m in modules), none)
     factors = _factors(norms, linked)
-    totals = sum(
-        (v for m, v in found.totals.items() if m in modules),
-        torch.zeros(steps, device="cpu").double(),
-    )
+    totals = sum((v for m, v in found.totals.items() if m in modules), none)
     alone = len(modules) == 1
     layer_of = {n: int((re.search(r"_l(\d+)", n) or [0, 0])[1]) if alone else 0 for n in parts}
     return LagSpectrum(
