@@ -23,7 +23,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # The product as it stood had to fit 210 files. The lessons, the course's pages, the ledger's new rows,
 # tokens, threads and the kernels of a GPU are rooms of their own beside it: forty between them. The
 # forecast of a series is new: its calendar, its table, its training and its command are four more.
-MOST_LINES, MOST_FILES, MOST_NAMES = 450, 254, 21
+MOST_LINES, MOST_FILES, MOST_NAMES = 450, 256, 21
 
 
 def room(path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -241,3 +242,20 @@ def clip_form(clip: str | float | None) -> str:
     except ValueError:
         return text
     return f"norm:{text}"
+
+
+def device_word(word: str) -> str:
+    """The word of a device, unless it is none; whether the device is here is asked later, of torch.
+
+    Raises:
+        ArgumentError: another word.
+
+    Example:
+        >>> device_word("cuda:1")
+        'cuda:1'
+    """
+    if not isinstance(word, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", word):
+        raise ArgumentError(
+            "auto, cpu, cuda, cuda:N or mps for --device", f"{word!r:.80}", "name one of these"
+        )
+    return word

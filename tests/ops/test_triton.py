@@ -1,5 +1,8 @@
 """Triton's kernels, in its interpreter on the CPU: outputs and every gradient are the reference's."""
 
+import json
+import os
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +17,7 @@ from bptt.ops import eager, triton
 from cases import random_case
 from compare import assert_close
 from ops.test_against_reference import CELLS, TOL32, TOL64, check, solve
+from processes import interpreter
 
 # The interpreter runs a kernel line by line in NumPy, some milliseconds a step: sizes are small.
 pytestmark = pytest.mark.slow
@@ -42,6 +46,17 @@ def marked(case, seed, cut=True):
     )
 
 
+@pytest.fixture(params=["one launch", "a launch a step", "tiles of units"])
+def launches(request, monkeypatch):
+    """Weights on the chip; or not, and then a step is a launch, of one tile of units or of several."""
+    if request.param != "one launch":
+        monkeypatch.setattr(triton, "ON_CHIP", 0)
+    if request.param == "tiles of units":
+        monkeypatch.setattr(triton, "TILE", 16)
+    return request.param
+
+
+@pytest.mark.usefixtures("launches")
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("cell", CELLS)
 def test_outputs_and_gradients_are_the_references(cell, size, monkeypatch):
@@ -66,6 +81,7 @@ def poison(monkeypatch):
     monkeypatch.setattr(torch, "empty_like", full(torch.empty_like))
 
 
+@pytest.mark.usefixtures("launches")
 @pytest.mark.parametrize("cell", CELLS)
 def test_backwards_in_time_it_is_the_loop(cell):
     def reverse(way):
@@ -109,6 +125,7 @@ def test_what_lies_in_the_padding_is_not_read(asked):
     assert bool((y[3:, 1] == 0).all())
 
 
+@pytest.mark.usefixtures("launches")
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
 def test_bfloat16_goes_in_and_float32_adds_up(kind, asked):
     """Weights and input rounded to eight bits; states inside are not rounded from step to step."""
@@ -126,12 +143,64 @@ def test_bfloat16_goes_in_and_float32_adds_up(kind, asked):
     assert_close(y.double(), expected, 3 * 2**-8, floor=1.0)
 
 
+@pytest.mark.parametrize(
+    ("cell", "units", "size", "held"),
+    [("RNN_TANH", 128, 4, True), ("RNN_TANH", 256, 4, False), ("GRU", 64, 4, True), ("GRU", 65, 4, False),
+     ("LSTM", 64, 4, True), ("LSTM", 128, 2, True), ("LSTM", 256, 2, False)],
+)  # fmt: skip
+def test_what_lies_on_the_chip(cell, units, size, held):
+    dtype = {4: torch.float32, 2: torch.bfloat16}[size]
+    weight = torch.empty(1, dtype=dtype).expand(units, units)
+    assert triton.holds(cell, weight, 1000) == held
+    assert not triton.holds(cell, weight, 2**31)  # more than can be counted
+
+
+COMPILED = """
+import itertools, json, sys
+import triton, triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from bptt.ops import triton as ours
+from bptt.ops.triton import gru, lstm, rnn
+
+found = []
+for (module, cell), name, held in itertools.product(
+    ((rnn, "RNN_TANH"), (gru, "GRU"), (lstm, "LSTM")), ("forward", "backward"), (True, False)
+):
+    function = getattr(module, name)
+    fixed = {"RELU": False, "REVERSE": True, "MARKED": True, "BIAS": True, "HELD": held,
+             "ACC": tl.float32, "BB": 16, "HP": 32}
+    names = function.arg_names
+    kinds = {"marks": "*u8", **dict.fromkeys(("T", "B", "H"), "i32")}
+    kinds |= dict.fromkeys(set(fixed) & set(names), "constexpr")
+    constants = {(names.index(n),): v for n, v in fixed.items() if n in names}
+    source = ASTSource(function, {n: kinds.get(n, "*fp32") for n in names}, constants)
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32))
+    found.append([cell, name, held, len(made.asm["cubin"]), made.metadata.shared,
+                  ours.shared_bytes(cell, 32, 4)])
+print(json.dumps(found))
+"""
+
+
+def test_they_compile_for_a_gpu(tmp_path):
+    """Without one: Triton's compiler and NVIDIA's assembler, which come with it, take every kernel."""
+    variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [*interpreter(), "-W", "ignore", "-c", COMPILED], capture_output=True, text=True, timeout=600,
+        env={**variables, "TRITON_CACHE_DIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) == 12
+    for *_, held, size, shared, bound in found:
+        assert size > 0
+        assert shared <= (bound if held else 0)
+
+
 def test_what_they_do_not_cover_is_said(asked, monkeypatch):
     layer = bptt.nn.LSTM(3, 5, proj_size=2)
     with pytest.raises(BackendError, match="projected states"):
         layer(torch.randn(2, 1, 3))
-    with pytest.raises(BackendError, match=r"512 units of torch\.float32 do not fit on the chip"):
-        bptt.nn.GRU(3, 512)(torch.randn(2, 1, 3))
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(BackendError, match="run on a GPU, and x is on cpu"):
         bptt.nn.GRU(3, 4)(torch.randn(2, 1, 3))

@@ -75,8 +75,11 @@ class Compare:
     """Go on when the task is solved: the score is then that of the last update."""
     data: Folder = None
     """Where a real task's data lie; default: data/TASK, where bptt data fetch writes."""
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "cpu"
+    """Where the models are trained: cpu, cuda, cuda:N, mps, or auto. They are small: the default is one
+    on each core."""
     workers: int | None = None
-    """Processes; default: one a core."""
+    """Processes; default: one a core, and one on a GPU."""
     ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Run on the Ray cluster at this address in place of processes; auto finds one, local starts one."""
     out: File = None
@@ -116,6 +119,7 @@ def run(arguments: list[str]) -> int:
 
     from bptt.experiments.compare.job import build_task, on_processes, on_ray
     from bptt.files.write import write_file
+    from bptt.ops.device import choose
     from bptt.shown.console import Count
 
     # Known now, or only after the grid: that the data are there, and what the levels are.
@@ -129,9 +133,14 @@ def run(arguments: list[str]) -> int:
             str(jobs[0].length),
             "change --lengths",
         ) from None
+    if asked.ray is not None and asked.device != "cpu":
+        raise ArgumentError(
+            "--device cpu beside --ray", f"--device {asked.device}", "leave one of them out"
+        )
+    device = choose(asked.device)
     path = Path(f"compare-{Path(asked.task).stem}.jsonl" if asked.out is None else asked.out)
     runner = (
-        partial(on_processes, workers=asked.workers)
+        partial(on_processes, workers=asked.workers, device=str(device))
         if asked.ray is None
         else partial(on_ray, address=asked.ray)
     )

@@ -46,6 +46,8 @@ class Diagnose:
     try_for: Annotated[float, tyro.conf.arg(metavar="MINUTES")] = 0.0
     """Minutes, in all, to train fresh copies of the model for, each with one remedy (start, cell, clip,
     k) and from three starts, on the same text: 5 rank them for a model of the default size."""
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
+    """Where the model runs: cpu, cuda or cuda:N. auto: cuda where there is one, else cpu."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""
 
@@ -60,6 +62,7 @@ def run(arguments: list[str]) -> int:
     from bptt.experiments.judged import diagnose_run, steps_for, whole_text
     from bptt.files.memory import require
     from bptt.models.language import diverged, read_piece
+    from bptt.ops.device import choose
     from bptt.report import document, show, write_run_report
     from bptt.report.advice import Run, next_step
     from bptt.training.restore import load_model, names_from_here
@@ -71,7 +74,12 @@ def run(arguments: list[str]) -> int:
             word = name.replace("_", "-")
             raise ArgumentError(f"--{word} of at least {least}", str(value), f"change --{word}")
     check_place(asked.html)
-    model, vocabulary, settings = load_model(asked.run)
+    device = choose(asked.device)
+    if device.type == "mps":
+        raise ArgumentError(
+            "--device cpu or cuda, which have float64", "--device mps", "use --device cpu"
+        )
+    model, vocabulary, settings = load_model(asked.run, device)
     if settings.model != "recurrent":
         raise ArgumentError(
             "a run of a recurrent model",
@@ -101,7 +109,9 @@ def run(arguments: list[str]) -> int:
         raise diverged(f"a loss of {found.loss}")
     found = replace(found, reading=read_piece(model, vocabulary, stream, seed=asked.seed))
     if asked.try_for > 0:
-        found = replace(found, trials=_tried(asked, steps, settings, vocabulary.size, stream))
+        found = replace(
+            found, trials=_tried(asked, steps, settings, vocabulary.size, stream, device)
+        )
     files = asked.text or names_from_here(asked.run, settings)
     known = Run(asked.run, settings, whole_text(records, settings), files)
     step = next_step(found.verdict, known)
@@ -127,7 +137,7 @@ STARTS = 3  # of each remedy
 LONGER = 1.3  # what the remedies take, all in all, beside as many of the model as it is
 
 
-def _tried(asked: Diagnose, steps: int, settings: Any, size: int, stream: Any) -> Any:
+def _tried(asked: Diagnose, steps: int, settings: Any, size: int, stream: Any, device: Any) -> Any:
     """The remedies, each trained on places of the same text at random."""
     from rich.progress import Progress
 
@@ -138,15 +148,15 @@ def _tried(asked: Diagnose, steps: int, settings: Any, size: int, stream: Any) -
     from bptt.report import own_k
     from bptt.shown.console import Console
 
-    variants = run_variants(settings, size, steps=steps, k=own_k(settings))
-    measured = places(stream, steps, lanes=asked.lanes, seed=asked.seed)[0]
+    measured = places(stream, steps, lanes=asked.lanes, seed=asked.seed, device=device)[0]
+    variants = run_variants(settings, size, steps=steps, k=own_k(settings), device=device)
     batch = min(settings.lanes, len(stream[0]) // steps or 1)
     chunks = RandomChunks(*stream, batch=batch, chunk=steps, seed=asked.seed + 1)
     taken: list[tuple[Any, Any]] = []
 
     def batches(place: int) -> tuple[Any, Any]:
         while len(taken) <= place:
-            chunk = chunks.take()
+            chunk = chunks.take().to(device)
             taken.append((chunk.inputs, chunk.targets))
         return taken[place]
 

@@ -33,6 +33,8 @@ class Eval:
     """The run's own text, under the names it has now: its held-out part is taken."""
     line_ends: Literal["keep", "unix"] | None = None
     r"""Of FILE: read as they are, or \r\n and \r as \n; default: as those of the run's text."""
+    device: str = "auto"
+    """Where the model runs: cpu, cuda, cuda:N or mps. auto: cuda where there is one, else cpu."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""
 
@@ -49,7 +51,7 @@ def run(arguments: list[str]) -> int:
     from bptt.training.progress import fixed
     from bptt.training.restore import load_model
 
-    model, vocabulary, settings = load_model(asked.run)
+    model, vocabulary, settings = load_model(asked.run, asked.device)
     with shown_reading():
         text = open_text(
             "eval", asked.run, settings, vocabulary,

@@ -41,6 +41,8 @@ class Ladder:
     """Updates of each, in place of --minutes."""
     seed: int = 0
     """Of the weights."""
+    device: str = "auto"
+    """Where each is trained: cpu, cuda, cuda:N or mps. auto: cuda where there is one, else cpu."""
     threads: int | None = None
     """Threads of torch; default: torch's own choice."""
     out: Folder = None
@@ -63,8 +65,9 @@ class Ladder:
     def settings(self) -> Settings:
         """What all rungs have in common."""
         return Settings(
-            self.files, minutes=self.minutes, steps=self.steps, seed=self.seed, threads=self.threads
-        )
+            self.files, minutes=self.minutes, steps=self.steps, seed=self.seed, device=self.device,
+            threads=self.threads,
+        )  # fmt: skip
 
 
 def run(arguments: list[str]) -> int:

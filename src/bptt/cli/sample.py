@@ -36,6 +36,8 @@ class Sample:
     """Choose among the N most likely tokens; default: among all."""
     seed: int | None = None
     """Same seed, same text; default: another one each time."""
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
+    """Where the model runs: cpu, cuda, cuda:N or mps. auto: cuda where there is one, else cpu."""
     raw: bool = False
     """Write control characters of prompt and text as they are, for a pipe; otherwise they are shown as
     escapes, which no terminal obeys."""
@@ -85,7 +87,7 @@ def run(arguments: list[str]) -> int:
     from bptt.models.language import default_prompt, generate
     from bptt.training.restore import load_model
 
-    model, vocabulary, _ = load_model(asked.run)
+    model, vocabulary, _ = load_model(asked.run, asked.device)
     given = None if asked.prompt is None else typed(asked.prompt)
     prompt = default_prompt(vocabulary) if given is None else given
     pieces = generate(

@@ -72,6 +72,7 @@ GUARD = {"--guard": True, "--no-guard": False}
 # What a resumed run may change; everything else is part of what was trained so far.
 CHANGEABLE = {
     *BUDGETS,
+    "device",
     "files",  # the same text under another name, which its fingerprint proves
     "patience",
     "eval_every",

@@ -10,7 +10,7 @@ that is a document's first token is ``IGNORED``, because nothing before it tells
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -52,6 +52,17 @@ class Chunk:
     fresh: bool
     position: Position
     scored: int
+
+    def to(self, device: torch.device) -> Chunk:
+        """The same chunk on a device; itself where it is there already."""
+        if self.inputs.device == device:
+            return self
+        return replace(
+            self,
+            inputs=self.inputs.to(device, non_blocking=True),
+            targets=self.targets.to(device, non_blocking=True),
+            reset=None if self.reset is None else self.reset.to(device, non_blocking=True),
+        )
 
 
 def assemble(

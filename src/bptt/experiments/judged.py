@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from bptt.data import RandomChunks, Stream
 from bptt.errors import BpttError
 from bptt.models import token_loss
+from bptt.ops.device import CPU, device_of
 from bptt.probes.diagnose import Diagnosis, diagnose, spectra_of
 from bptt.probes.verdict import Verdict, judge
 from bptt.training.loop import Outcome
@@ -45,7 +46,12 @@ def steps_for(settings: Settings, tokens: int) -> int:
 
 
 def places(
-    stream: Stream, steps: int, *, lanes: int = PLACES, seed: int = 0
+    stream: Stream,
+    steps: int,
+    *,
+    lanes: int = PLACES,
+    seed: int = 0,
+    device: torch.device = CPU,
 ) -> list[tuple[Tensor, Tensor]]:
     """Places of a text at random, in four batches, or as many as there are places.
 
@@ -54,11 +60,12 @@ def places(
         steps: of each sequence.
         lanes: places in all.
         seed: which.
+        device: where the model lies.
 
     Returns:
         ``(inputs, targets)`` of each batch, time first.
     """
-    chunk = RandomChunks(*stream, batch=lanes, chunk=steps, seed=seed).take()
+    chunk = RandomChunks(*stream, batch=lanes, chunk=steps, seed=seed).take().to(device)
     parts = min(BATCHES, lanes)
     return list(
         zip(chunk.inputs.tensor_split(parts, 1), chunk.targets.tensor_split(parts, 1), strict=True)
@@ -91,7 +98,7 @@ def diagnose_run(
     Cost: seconds; see :func:`bptt.probes.diagnose.diagnose`.
     """
     steps = steps_for(settings, len(stream.tokens)) if steps is None else steps
-    first, *others = places(stream, steps, lanes=lanes, seed=seed)
+    first, *others = places(stream, steps, lanes=lanes, seed=seed, device=device_of(model))
     with _few_threads(settings):
         found = diagnose(model.eval(), first, token_loss, k=own_k(settings), others=others)
     return replace(found, trained=last_loss(records), guess=guess(model))
@@ -126,7 +133,9 @@ def judge_outcome(outcome: Outcome) -> Verdict | None:
         return None
     stream = corpus.train if corpus.valid is None else corpus.valid
     try:
-        batches = places(stream, steps_for(settings, len(stream.tokens)))
+        batches = places(
+            stream, steps_for(settings, len(stream.tokens)), device=device_of(outcome.model)
+        )
         with _few_threads(settings):
             spectra = spectra_of(outcome.model.eval(), batches, token_loss, k=own_k(settings))
         found = judge(
@@ -135,9 +144,7 @@ def judge_outcome(outcome: Outcome) -> Verdict | None:
         )  # fmt: skip
         with run.held():
             run.append_metrics({"step": outcome.steps, "judged": found.as_dict()})
-    except (
-        BpttError
-    ):  # a text of one document after another, say: the run is worth more than its verdict
+    except BpttError:  # one document after another, say: the run is worth more than its verdict
         return None
     return found
 

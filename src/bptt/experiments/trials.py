@@ -28,6 +28,7 @@ from bptt import nn as layers
 from bptt.choices import clip_form
 from bptt.errors import ArgumentError, BpttError, optional, real, whole
 from bptt.gradients import Truncated
+from bptt.ops.device import CPU
 from bptt.probes import diagnose as probes
 from bptt.probes.diagnose import Diagnosis, Trial
 from bptt.probes.verdict import verdict
@@ -44,7 +45,12 @@ SEEDS = 1 << 31
 
 
 def run_variants(
-    settings: Settings, vocabulary_size: int, *, steps: int, k: int | None
+    settings: Settings,
+    vocabulary_size: int,
+    *,
+    steps: int,
+    k: int | None,
+    device: torch.device = CPU,
 ) -> tuple[Variant, ...]:
     """Starts, cells, clips and truncations beside what the run was trained with.
 
@@ -53,6 +59,7 @@ def run_variants(
         vocabulary_size: V.
         steps: T of the batches it is tried on: the memory a chrono start is spread over.
         k: steps its gradient is truncated to; None for all.
+        device: where the batches are.
     """
 
     def variant(name: str, switch: str, to: int | None = k, **changed: Any) -> Variant:
@@ -64,7 +71,7 @@ def run_variants(
         def build() -> nn.Module:
             # A model is built from the seed of its settings: that of this start is torch's now.
             seed = torch.initial_seed() % SEEDS
-            return build_model(replace(made, seed=seed), vocabulary_size)
+            return build_model(replace(made, seed=seed), vocabulary_size).to(device)
 
         return Variant(name, switch, build, made.clip, to, longer)
 

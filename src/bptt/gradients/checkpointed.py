@@ -17,6 +17,7 @@ from bptt.gradients.chunks import ChunkEstimator, Chunks, differentiate, hidden_
 from bptt.gradients.step import Step
 from bptt.nn import carry as carries
 from bptt.nn.carry import Carry
+from bptt.ops.device import CPU, random_state, set_random_state
 
 # Running a piece of the model again, exactly as it ran the first time.
 #
@@ -61,9 +62,7 @@ class Replay:
 
     def __init__(self, model: nn.Module, device: torch.device, places: int) -> None:
         self._model = model
-        self._sources: list[tuple[Any, tuple[Any, ...]]] = [(torch.random, ())]
-        if device.type != "cpu":
-            self._sources.append((torch.get_device_module(device.type), (device,)))
+        self._devices = list(dict.fromkeys([CPU, device]))
         self._last: Snapshot | None = None
         self._seen: dict[int, list[float]] = {}
         self._places = places
@@ -77,7 +76,7 @@ class Replay:
     def take(self, carry: Carry) -> Snapshot:
         """A snapshot of now, with this carry."""
         last = self._last
-        generators = [source.get_rng_state(*where) for source, where in self._sources]
+        generators = [random_state(device) for device in self._devices]
         if last is not None:  # what has not changed since is not stored twice
             generators = [
                 old if torch.equal(new, old) else self._keep(new)
@@ -109,9 +108,8 @@ class Replay:
 
     def restore_generators(self, snapshot: Snapshot) -> None:
         """Set the generators alone."""
-        for (source, where), state in zip(self._sources, snapshot.generators, strict=True):
-            # A copy: torch 2.13 crashes on a state that is a view into a larger tensor.
-            source.set_rng_state(state.clone(), *where)
+        for device, state in zip(self._devices, snapshot.generators, strict=True):
+            set_random_state(state, device)
 
     def witness(self, piece: int, output: Any, carry: Carry) -> None:
         """Note how this piece ended, or raise unless it ended as it did when it ran before.
@@ -396,4 +394,4 @@ class Checkpointed(ChunkEstimator):
                 total = total + segment.value.detach()
             del segment
         carry = replay.restore(cast(Snapshot, end))  # every plan reverses the last segment
-        return Step(total, carry, chunks.terms, torch.arange(chunks.steps))
+        return Step(total, carry, chunks.terms, torch.arange(chunks.steps, device="cpu"))

@@ -79,20 +79,20 @@ class Randomized(ChunkEstimator):
     def _take(self, call: Chunks, carry: Carry) -> Step:
         source = source_of(self.generator)
         total = call.zero
-        depth = torch.empty(call.steps, dtype=torch.int64)
+        depth = torch.empty(call.steps, dtype=torch.int64, device="cpu")
         pending: list[Tensor] = []  # losses of the chunks since the last cut
         begin, chunks = 0, 0
         for start, stop in call.pieces(self.k):
             if start:
                 c = self._probability(chunks)
-                if torch.rand((), generator=source, dtype=torch.float64) < c:
+                if torch.rand((), generator=source, dtype=torch.float64, device="cpu") < c:
                     _backward(pending)
                     carry = carries.detach(carry)
                     begin, chunks = start, 0
                 else:
                     carry = carries.apply(_amplifier(1 / (1 - c)), carry)
             chunks += 1
-            depth[start:stop] = torch.arange(start - begin, stop - begin)
+            depth[start:stop] = torch.arange(start - begin, stop - begin, device="cpu")
             output, carry = call.run(start, stop, carry)
             value = call.score(output, start, stop)
             if value is not None:

@@ -42,7 +42,7 @@ def source_of(generator: torch.Generator | None) -> torch.Generator:
     """
     if generator is not None:
         return generator
-    return torch.Generator().manual_seed(int(torch.randint(2**63 - 1, ())))
+    return torch.Generator("cpu").manual_seed(int(torch.randint(2**63 - 1, (), device="cpu")))
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -252,4 +252,4 @@ def call_loss(loss: Loss, output: Any, target: Tensor) -> Tensor:
 
 def depth_of_chunks(steps: int, chunk: int) -> Tensor:
     """How far back each loss reaches when the gradient stops at every ``chunk``-th step."""
-    return torch.arange(steps) % chunk
+    return torch.arange(steps, device="cpu") % chunk

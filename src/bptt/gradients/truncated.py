@@ -71,7 +71,7 @@ class Full(ChunkEstimator):
             arriving = segment.differentiate(arriving)
             if segment.value is not None:
                 total = total + segment.value.detach()
-        return Step(total, carry, chunks.terms, torch.arange(chunks.steps))
+        return Step(total, carry, chunks.terms, torch.arange(chunks.steps, device="cpu"))
 
 
 # Truncated backpropagation through time: chunks of k steps, the state carried, the gradient cut.
@@ -224,6 +224,6 @@ class Windowed(ChunkEstimator):
         yield start, stop
 
     def _depth(self, steps: int) -> Tensor:
-        step = torch.arange(steps)
+        step = torch.arange(steps, device="cpu")
         chunk = step - step % self.k1
         return step - (chunk - (self.k2 - self.k1)).clamp(min=0)

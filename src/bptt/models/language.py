@@ -17,6 +17,7 @@ from bptt.errors import ArgumentError, NonFiniteError, optional, real, whole
 from bptt.models.window import check_dropout, check_sizes, check_tokens
 from bptt.nn import carry as carries
 from bptt.nn.carry import Carry
+from bptt.ops.device import device_of
 from bptt.probes import Reading, read_text
 
 CELLS: dict[str, tuple[type, dict[str, Any]]] = {
@@ -182,7 +183,8 @@ def generate(
         temperature: 1 samples what the model believes, less is bolder, 0 takes the most likely, and
             of several the one with the smallest id.
         top_k: only the k most likely tokens, of equal ones those with the smallest ids; None for all.
-        seed: of the draw, below 2^64; None for another text each time.
+        seed: of the draw, below 2^64; None for another text each time. The draw is made on the CPU,
+            wherever the model lies.
 
     Yields:
         The text as it becomes certain, usually a character at a time. The prompt is not repeated.
@@ -217,6 +219,7 @@ def generate(
             "a prompt of at least one character", "an empty one", "give a line break"
         )
     tokens = torch.from_numpy(vocabulary.encode(prompt, unknown="error").astype(np.int64))
+    tokens = tokens.to(device_of(model))
     return _continue(model, vocabulary, tokens, length, temperature, top_k, seed)
 
 
@@ -253,7 +256,7 @@ def _continue(
     top_k: int | None,
     seed: int | None,
 ) -> Iterator[str]:
-    random = torch.Generator()
+    random = torch.Generator("cpu")
     if seed is None:
         random.seed()
     else:
@@ -264,9 +267,10 @@ def _continue(
         with inference(model):
             logits, carry = model(tokens, carry)
             carry = carries.detach(carry)
-            _require_finite(logits[-1, 0], place)
-            token = _draw(logits[-1, 0], temperature, top_k, vocabulary.unknown_id, random)
-        tokens = token.reshape(1, 1)
+            last = logits[-1, 0].cpu()
+            _require_finite(last, place)
+            token = _draw(last, temperature, top_k, vocabulary.unknown_id, random)
+        tokens = token.reshape(1, 1).to(prompt.device)
         yield decoder.push(int(token))
     yield decoder.finish()
 
@@ -330,7 +334,7 @@ def read_piece(
     reset = None if chunk.reset is None else [*chunk.reset[:, 0].tolist(), False]
     if ids[-1] < 0:  # another document begins there
         ids, reset = ids[:-1], None if reset is None else reset[:-1]
-    device = next(model.parameters()).device
+    device = device_of(model)
     return read_text(
         model,
         torch.tensor(ids, device=device),

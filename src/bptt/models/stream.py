@@ -166,7 +166,7 @@ class Stream:
         Args:
             lanes: ``(B,)`` bool; None for all.
         """
-        marked = torch.ones(self.batch, dtype=torch.bool) if lanes is None else lanes
+        marked = torch.ones(self.batch, dtype=torch.bool, device="cpu") if lanes is None else lanes
         if not isinstance(marked, Tensor):
             raise DtypeError("lanes as a bool tensor", type(marked).__name__, "convert it first")
         if marked.dtype != torch.bool or tuple(marked.shape) != (self.batch,):

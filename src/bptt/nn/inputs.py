@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from bptt.errors import ArgumentError, DeviceError, DtypeError, ShapeError, describe
 from bptt.ops import native
+from bptt.ops.device import autocast_dtype
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,7 @@ def _check_kind(value: Tensor, like: Tensor, name: str) -> None:
         raise DeviceError(
             f"{name} on {like.device}", f"{value.device}", f"move it: {name}.to('{like.device}')"
         )
-    if value.dtype != like.dtype and not torch.is_autocast_enabled(like.device.type):
+    if value.dtype != like.dtype and autocast_dtype(like.device) is None:
         raise DtypeError(
             f"{name} of {like.dtype}",
             str(value.dtype),

@@ -15,6 +15,7 @@ written for ``torch.nn.GRU`` works on ``bptt.nn.GRU`` as it is. What they add, i
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -159,6 +160,12 @@ class _Recurrent(nn.RNNBase):
             cut=cut,
         )
         state = self._initial_state(hx, sequence)
+        first = tuple(s[0] for s in state)
+        # Elsewhere no kernel reads from a table, and the loop is some ten launches a step.
+        rows = None if embedding.is_cpu or not sequence.plain else sequence.tokens
+        if rows is not None and ops.leaves_to_torch(self.mode, embedding, first, weights[0]):
+            sequence = replace(sequence, x=F.embedding(rows, embedding), tokens=None)
+            return self._finish(sequence, *self._run_in_torch(sequence, state, weights))
         return self._finish(sequence, *self._run(sequence, state, weights))
 
     def _finish(self, sequence: Sequence, y: Tensor, final: ops.State):
@@ -211,9 +218,11 @@ class _Recurrent(nn.RNNBase):
         """The whole stack in torch's own operator, with the weights as they were read."""
         packed = () if sequence.batch_sizes is None else (sequence.batch_sizes,)
         flat = [weight for row in weights for weight in row if weight is not None]
+        # cuDNN keeps what backward needs only while it trains; without dropout the two modes are one.
+        train = self.training or (sequence.x.device.type == "cuda" and torch.is_grad_enabled())
         y, *final = getattr(torch._VF, self.mode.lower())(
             sequence.x, *packed, state if self.mode == "LSTM" else state[0], flat, self.bias,
-            self.num_layers, self.dropout, self.training, self.bidirectional,
+            self.num_layers, self.dropout if self.training else 0.0, train, self.bidirectional,
             *(() if packed else (False,)),
         )  # fmt: skip
         return y, tuple(final)

@@ -112,8 +112,13 @@ def note_native() -> None:
     _last = _native()
 
 
-def takes_triton(cell: str, x: Tensor, state: Any, weights: Any, marked: bool) -> bool:
+def takes_triton(
+    cell: str, x: Tensor, state: Any, weights: Any, marked: bool, splits: bool
+) -> bool:
     """Whether a call runs on Triton's kernels: where it was asked for, and on a GPU where it has marks.
+
+    Weights that do not fit on the chip make a launch of every step. There a call that can be split at its
+    marks is left to torch's own layer, which is one.
 
     Raises:
         BackendError: it was asked for by name and does not cover the call.
@@ -128,6 +133,8 @@ def takes_triton(cell: str, x: Tensor, state: Any, weights: Any, marked: bool) -
             raise BackendError(
                 "a call Triton's kernels cover", reason, "use set_backend('auto') for this call"
             )
+        return False
+    if not asked and splits and not triton.holds(cell, weights[1], x.shape[0] * x.shape[1]):
         return False
     _last = ("triton", "asked for" if asked else "Triton's kernels cover the call")
     return True

@@ -89,7 +89,11 @@ class _Dropout(torch.autograd.Function):
             or functorch.is_functorch_wrapped_tensor(dy)
         ):
             # Differentiated again, or several cotangents at once: as a product with the mask.
-            return dy * native.dropout(torch.ones(dy.shape), ctx.threshold, ctx.key), None, None
+            return (
+                dy * native.dropout(torch.ones(dy.shape, device="cpu"), ctx.threshold, ctx.key),
+                None,
+                None,
+            )
         return native.dropout(dy, ctx.threshold, ctx.key), None, None
 
 

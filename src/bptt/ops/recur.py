@@ -58,7 +58,7 @@ def recur(
     _check(cell, x, state, weights, lengths, reset, cut, batch_sizes)
     options: dict[str, Any] = {"lengths": lengths, "reset": reset, "cut": cut, "reverse": reverse}
     marked = not (lengths is None and reset is None and cut is None)
-    if takes_triton(cell, x, state, weights, marked):
+    if takes_triton(cell, x, state, weights, marked, split.can_split(x, cut)):
         if batch_sizes is None:
             return triton.recur(cell, x, state, weights, **options)
         return eager.recur_packed(triton.recur, cell, x, state, weights, batch_sizes, reverse)

@@ -9,6 +9,7 @@ A cut hands the state on and cannot be split: what begins after it needs what en
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,10 +89,12 @@ def split(steps: int, lanes: int, lengths: Tensor | None, reset: Tensor | None,
     start = (first | fresh).nonzero()[:, 0]
     order = sizes.argsort(descending=True, stable=True)
     rank = torch.empty_like(order)
-    rank[order] = torch.arange(count)
-    within = torch.arange(len(piece)) - start[piece]
+    rank[order] = torch.arange(count, device="cpu")
+    within = torch.arange(len(piece), device="cpu") - start[piece]
     rows = torch.argsort(within * max(count, 1) + rank[piece])
-    batch_sizes = torch.bincount(within) if len(within) else torch.zeros(0, dtype=torch.int64)
+    batch_sizes = (
+        torch.bincount(within) if len(within) else torch.zeros(0, dtype=torch.int64, device="cpu")
+    )
     pieces = torch.bincount(lane[start], minlength=lanes)  # of each lane, one after the other
     ran = pieces > 0
     last = rank[(pieces.cumsum(0) - 1).clamp(min=0)] if count else torch.zeros_like(pieces)
@@ -131,10 +134,13 @@ def recur(
     )
     flat = [weight for weight in weights if weight is not None]
     run: Any = getattr(torch._VF, cell.lower())
-    rows, *ended = run(
-        x[pieces.times, pieces.lanes], pieces.batch_sizes, begin if cell == "LSTM" else begin[0], flat,
-        weights[2] is not None, 1, 0.0, torch.is_grad_enabled(), False,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        # cuDNN wants the weights of a module behind each other; one layer's of several are copied.
+        warnings.filterwarnings("ignore", message="RNN module weights are not part of single")
+        rows, *ended = run(
+            x[pieces.times, pieces.lanes], pieces.batch_sizes, begin if cell == "LSTM" else begin[0],
+            flat, weights[2] is not None, 1, 0.0, torch.is_grad_enabled(), False,
+        )  # fmt: skip
     y = y.to(rows.dtype).index_put((pieces.times, pieces.lanes), rows)
     final = tuple(
         torch.where(pieces.ran, e[0].index_select(0, pieces.last), s)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bptt.errors import ArgumentError, BpttError, optional
+from bptt.ops.device import random_kept
 from bptt.probes import (
     Capacity,
     JacobianProducts,
@@ -228,8 +229,7 @@ def _run(
 @contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
     gradients = [(p, p.grad) for p in model.parameters()]
-    cuda = sorted({p.device.index or 0 for p, _ in gradients if p.device.type == "cuda"})
-    with torch.random.fork_rng(cuda):
+    with random_kept(*(p for p, _ in gradients)):
         for parameter, _ in gradients:
             parameter.grad = None
         try:

@@ -298,14 +298,15 @@ def graded_spectrum(
             halves.append(products[: 2 * count, : 2 * count])
             products = products[count:, count:]
         sizes[n], squares[n], dots[n], blocks[n] = tally(products, count)
-    zero = torch.zeros(count, dtype=torch.float64)
+    zero = torch.zeros(count, dtype=torch.float64, device="cpu")
     size, square, dot = sum(sizes.values()), sum(squares.values(), zero), sum(dots.values(), zero)
     last = min(steps, found.truncations[-1])
     lines = {key: line[:last] for key, line in found.squares.items() if key[0] in modules}
-    norms = sum(lines.values(), torch.zeros(last, dtype=torch.float64))
-    linked = sum((v for m, v in found.linked.items() if m in modules), torch.zeros(steps).double())
+    norms = sum(lines.values(), torch.zeros(last, dtype=torch.float64, device="cpu"))
+    none = torch.zeros(steps, dtype=torch.float64, device="cpu")
+    linked = sum((v for m, v in found.linked.items() if m in modules), none)
     factors = _factors(norms, linked)
-    totals = sum((v for m, v in found.totals.items() if m in modules), torch.zeros(steps).double())
+    totals = sum((v for m, v in found.totals.items() if m in modules), none)
     alone = len(modules) == 1
     layer_of = {n: int((re.search(r"_l(\d+)", n) or [0, 0])[1]) if alone else 0 for n in parts}
     return LagSpectrum(
@@ -318,7 +319,7 @@ def graded_spectrum(
         },
         factors=factors,
         decay=fit_decay(factors, norms.sqrt()),
-        truncations=torch.tensor(found.truncations),
+        truncations=torch.tensor(found.truncations, device="cpu"),
         measured_bias=share(square, size).sqrt(),
         measured_cosine=cosines(square, dot, size),
         block_norms=sum(blocks.values(), zero).sqrt(),
@@ -346,8 +347,8 @@ def _error(halves: list[Tensor], count: int) -> Tensor:
         halves: by parameter, the products of the first half's gradients and of both halves'.
     """
     if not halves:
-        return torch.zeros(count, dtype=torch.float64)
-    square, size = torch.zeros(2, count, dtype=torch.float64), [0.0, 0.0]
+        return torch.zeros(count, dtype=torch.float64, device="cpu")
+    square, size = torch.zeros(2, count, dtype=torch.float64, device="cpu"), [0.0, 0.0]
     for both in halves:
         cross = both[:count, count:]
         one, whole = both[:count, :count], both[count:, count:]
@@ -368,7 +369,7 @@ def _factors(norms: Tensor, linked: Tensor) -> Tensor:
         base = float(linked[here])
         total = (float(norms[there]) / base) ** 0.5 if base > 0 else math.nan
         found += [total ** (1 / (there - here)) if total > 0 else total] * (there - here)
-    return torch.tensor(found, dtype=torch.float64)
+    return torch.tensor(found, dtype=torch.float64, device="cpu")
 
 
 def share(part: Tensor, whole: float) -> Tensor:
@@ -400,9 +401,9 @@ def join_spectra(spectra: Sequence[LagSpectrum], name: str = "") -> LagSpectrum:
     ]  # fmt: skip
     at = at or [steps]
     size = sum(s.gradient_norm**2 for s in spectra)
-    square = torch.zeros(len(at), dtype=torch.float64)
-    dot = torch.zeros(len(at), dtype=torch.float64)
-    error = torch.zeros(len(at), dtype=torch.float64)
+    square = torch.zeros(len(at), dtype=torch.float64, device="cpu")
+    dot = torch.zeros(len(at), dtype=torch.float64, device="cpu")
+    error = torch.zeros(len(at), dtype=torch.float64, device="cpu")
     for s in spectra:
         for place, k in enumerate(at):
             if k < s.steps:
@@ -412,10 +413,10 @@ def join_spectra(spectra: Sequence[LagSpectrum], name: str = "") -> LagSpectrum:
                 dot[place] += float(s.missing_dot[i]) if s.missing_dot is not None else 0.0
                 error[place] = torch.maximum(error[place], s.bias_error[i])
     lags = max(len(s.norms) for s in spectra)
-    squares = torch.zeros(lags, dtype=torch.float64)
-    linked = torch.zeros(lags + 1, dtype=torch.float64)
-    totals = torch.zeros(steps, dtype=torch.float64)
-    blocks = torch.zeros(len(at), dtype=torch.float64)
+    squares = torch.zeros(lags, dtype=torch.float64, device="cpu")
+    linked = torch.zeros(lags + 1, dtype=torch.float64, device="cpu")
+    totals = torch.zeros(steps, dtype=torch.float64, device="cpu")
+    blocks = torch.zeros(len(at), dtype=torch.float64, device="cpu")
     for s in spectra:
         line = s.norms.square()
         squares[: len(line)] += line
@@ -423,7 +424,7 @@ def join_spectra(spectra: Sequence[LagSpectrum], name: str = "") -> LagSpectrum:
         base = line[1 : known + 1] / s.factors[: len(line) - 1].square()
         linked[: len(base)] += base.nan_to_num(0.0, 0.0, 0.0)
         totals[: len(s.state_gradient_norms)] += s.state_gradient_norms.square()
-    left = torch.cat([torch.tensor([size], dtype=torch.float64), square])
+    left = torch.cat([torch.tensor([size], dtype=torch.float64, device="cpu"), square])
     blocks = (left[:-1] - left[1:]).clamp(min=0).sqrt()
     factors = _factors(squares, linked)
     return LagSpectrum(
@@ -433,7 +434,7 @@ def join_spectra(spectra: Sequence[LagSpectrum], name: str = "") -> LagSpectrum:
         state_norms={f"{s.name}.{n}": v for s in spectra for n, v in s.state_norms.items()},
         factors=factors,
         decay=fit_decay(factors, squares.sqrt()),
-        truncations=torch.tensor(at),
+        truncations=torch.tensor(at, device="cpu"),
         measured_bias=share(square, size).sqrt(),
         measured_cosine=cosines(square, dot, size),
         block_norms=blocks,

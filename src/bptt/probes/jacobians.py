@@ -169,21 +169,21 @@ def jacobian_products(
     T, B, sizes = recurrence.steps, recurrence.lanes, recurrence.sizes
     lags = whole("lags", lags, remedy="ask for products of one Jacobian or more")
     count = whole("count", count)
-    ends = _ends(T, B, count) if ends is None else torch.as_tensor(ends)
-    if not bool(((ends >= 0) & (ends < torch.tensor([T, B]))).all()):
+    ends = _ends(T, B, count) if ends is None else torch.as_tensor(ends, device="cpu")
+    if not bool(((ends >= 0) & (ends < torch.tensor([T, B], device="cpu"))).all()):
         raise ArgumentError(
             f"ends (t, lane) below ({T}, {B})", f"{ends.tolist()}", "count both from 0"
         )
     kept = _columns(recurrence, states)
     linear, link = recurrence.linearize(), recurrence.link.cpu()
     n, total = len(ends), sum(sizes)
-    product = torch.eye(total, dtype=torch.float64).expand(n, total, total)
-    values = torch.full((n, lags, len(kept)), torch.nan, dtype=torch.float64)
-    alone = torch.zeros(0)
-    complete = torch.ones(n, dtype=torch.bool)
+    product = torch.eye(total, dtype=torch.float64, device="cpu").expand(n, total, total)
+    values = torch.full((n, lags, len(kept)), torch.nan, dtype=torch.float64, device="cpu")
+    alone = torch.zeros(0, device="cpu")
+    complete = torch.ones(n, dtype=torch.bool, device="cpu")
     many = max(1, min(BLOCK, NUMBERS // max(1, n * total**2)))
     for first in range(0, lags, many):
-        back = torch.arange(first, min(first + many, lags))[:, None]
+        back = torch.arange(first, min(first + many, lags), device="cpu")[:, None]
         at = ends[:, 0] - back
         # The sequence had begun by then, and the step just passed leads on to this one.
         leads = (at >= 0) & ((back == 0) | link[(at + 1).clamp(0, T - 1), ends[:, 1]])
@@ -218,29 +218,31 @@ def jacobian_products(
         spectral_norm=torch.linalg.matrix_norm(alone, 2),
         weight_radius=None if weight is None else float(torch.linalg.eigvals(weight).abs().max()),
         weight_norm=sigma,
-        bound=None if sigma is None else sigma ** torch.arange(1, lags + 1, dtype=torch.float64),
+        bound=None
+        if sigma is None
+        else sigma ** torch.arange(1, lags + 1, dtype=torch.float64, device="cpu"),
     )
 
 
 def _ends(T: int, B: int, count: int) -> Tensor:
     count = min(count, B * ((T + 1) // 2))
-    places = torch.arange(count)
+    places = torch.arange(count, device="cpu")
     lanes = places % B if count >= B else places * B // count
     return torch.stack([T - 1 - places // B, lanes], 1)
 
 
 def _columns(recurrence: Recurrence, states: tuple[str, ...] | None) -> Tensor:
     """The places of the states asked for, among all side by side."""
-    starts = torch.tensor([0, *recurrence.sizes]).cumsum(0).tolist()
+    starts = torch.tensor([0, *recurrence.sizes], device="cpu").cumsum(0).tolist()
     if states is None:
-        return torch.arange(starts[-1])
+        return torch.arange(starts[-1], device="cpu")
     unknown = [s for s in states if s not in recurrence.labels]
     if unknown or not states:
         raise ArgumentError(
             f"states among {', '.join(recurrence.labels)}", f"{states}", "name some of these"
         )
     places = [recurrence.labels.index(s) for s in states]
-    return torch.cat([torch.arange(starts[p], starts[p + 1]) for p in places])
+    return torch.cat([torch.arange(starts[p], starts[p + 1], device="cpu") for p in places])
 
 
 def _weight(recurrence: Recurrence) -> Tensor | None:
@@ -318,9 +320,11 @@ def lyapunov_spectrum(
     linear = recurrence.linearize()
     n = len(through)
     # Any orthogonal start will do; a fixed one keeps the caller's random numbers as they are.
-    noise = torch.sin(torch.arange(1.0, total * total + 1, dtype=torch.float64)).view(total, total)
+    noise = torch.sin(torch.arange(1.0, total * total + 1, dtype=torch.float64, device="cpu")).view(
+        total, total
+    )
     q = torch.linalg.qr(noise)[0][:, :count].expand(n, total, count)
-    growth = torch.zeros(n, count, dtype=torch.float64)
+    growth = torch.zeros(n, count, dtype=torch.float64, device="cpu")
     for start in range(0, T, BLOCK):
         stop = min(T, start + BLOCK)
         clock = torch.arange(start, stop, device=through.device)
@@ -337,5 +341,9 @@ def lyapunov_spectrum(
             if t >= warm_up:
                 growth += r.diagonal(dim1=-2, dim2=-1).abs().log()
     each = (growth / (T - warm_up)).sort(-1, descending=True).values
-    error = each.std(0) / n**0.5 if n > 1 else torch.full((count,), torch.nan, dtype=torch.float64)
+    error = (
+        each.std(0) / n**0.5
+        if n > 1
+        else torch.full((count,), torch.nan, dtype=torch.float64, device="cpu")
+    )
     return Lyapunov(recurrence.name, each.mean(0), error, T - warm_up)

@@ -165,10 +165,10 @@ def _lanes(
     """Some lanes, and how many of them are the first half; 0 where there are no halves to take."""
     B = recurrence.lanes
     if not sampled or lanes == 1:
-        chosen = torch.zeros(1, dtype=torch.int64)
+        chosen = torch.zeros(1, dtype=torch.int64, device="cpu")
         half = 0
     else:
-        chosen = torch.arange(lanes) * B // lanes
+        chosen = torch.arange(lanes, device="cpu") * B // lanes
         chosen, half = torch.cat([chosen[::2], chosen[1::2]]), (lanes + 1) // 2
     if lanes == B and (lanes <= 2 or not half):
         return recurrence, direct, half  # as they stand
@@ -262,8 +262,10 @@ def _result(
         layer: _biases(tallies, [n for n in names if layer_of[n] == layer], whole)
         for layer in sorted(set(layer_of.values()))
     }
-    squares = _add_lines([torch.tensor(p.squares, dtype=torch.float64) for p in passes])
-    linked = _add_lines([torch.tensor(p.linked, dtype=torch.float64) for p in passes])
+    squares = _add_lines(
+        [torch.tensor(p.squares, dtype=torch.float64, device="cpu") for p in passes]
+    )
+    linked = _add_lines([torch.tensor(p.linked, dtype=torch.float64, device="cpu") for p in passes])
     norms = squares.sum(1)
     factors = (norms[1:] / linked[: len(norms) - 1]).sqrt()
     # Lags that were not followed, because nothing is left to follow, are zeros.
@@ -280,18 +282,20 @@ def _result(
         state_norms=dict(zip(recurrence.labels, squares.sqrt().unbind(1), strict=True)),
         factors=factors,
         decay=fit_decay(factors, norms.sqrt()),
-        truncations=torch.tensor(truncations),
+        truncations=torch.tensor(truncations, device="cpu"),
         measured_bias=_biases(tallies, names, whole),
-        measured_cosine=torch.tensor([_cosine(t, size) for t in tallies], dtype=torch.float64),
-        block_norms=torch.tensor(blocks, dtype=torch.float64),
+        measured_cosine=torch.tensor(
+            [_cosine(t, size) for t in tallies], dtype=torch.float64, device="cpu"
+        ),
+        block_norms=torch.tensor(blocks, dtype=torch.float64, device="cpu"),
         parameters=by_parameter,
         layers=by_layer,
         gradient_norm=size**0.5,
         state_gradient_norms=_by_step(total).sqrt(),
         lanes=lanes,
         sources=sources / recurrence.steps,
-        bias_error=torch.tensor(errors, dtype=torch.float64),
-        missing_dot=torch.tensor([t.dot for t in tallies], dtype=torch.float64),
+        bias_error=torch.tensor(errors, dtype=torch.float64, device="cpu"),
+        missing_dot=torch.tensor([t.dot for t in tallies], dtype=torch.float64, device="cpu"),
     )
 
 
@@ -315,7 +319,9 @@ def _halves(
 def _biases(tallies: list[_Tally], names: list[str], whole: dict[str, float]) -> Tensor:
     size = sum(whole[n] for n in names)
     missing = [sum(t.squares.get(n, 0.0) for n in names) for t in tallies]
-    return torch.tensor([_ratio(m, size) for m in missing], dtype=torch.float64).sqrt()
+    return torch.tensor(
+        [_ratio(m, size) for m in missing], dtype=torch.float64, device="cpu"
+    ).sqrt()
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -335,7 +341,7 @@ def _cosine(tally: _Tally, size: float) -> float:
 def _add_lines(parts: list[Tensor]) -> Tensor:
     """Sum by lag; a part that fell below rounding earlier has nothing there."""
     lags = max(len(p) for p in parts)
-    total = torch.zeros(lags, *parts[0].shape[1:], dtype=torch.float64)
+    total = torch.zeros(lags, *parts[0].shape[1:], dtype=torch.float64, device="cpu")
     for part in parts:
         total[: len(part)] += part
     return total
@@ -343,7 +349,7 @@ def _add_lines(parts: list[Tensor]) -> Tensor:
 
 def _by_step(total: States) -> Tensor:
     """(T,) squares over lanes and units."""
-    found = torch.zeros(total[0].shape[0], dtype=torch.float64)
+    found = torch.zeros(total[0].shape[0], dtype=torch.float64, device="cpu")
     for state in total:
         found += torch.linalg.vector_norm(state, dim=(1, 2)).double().square().cpu()
     return found

@@ -67,7 +67,7 @@ class Reading:
     @property
     def reach(self) -> Tensor:
         """``(T,)``: how many steps back a prediction looks on average, weighed by its connectivity."""
-        steps = torch.arange(len(self.losses), dtype=torch.float64)
+        steps = torch.arange(len(self.losses), dtype=torch.float64, device="cpu")
         weights = self.connectivity.double()
         back = (steps[:, None] - steps).clamp(min=0)
         return (weights * back).sum(1) / weights.sum(1).clamp(min=torch.finfo(torch.float64).tiny)
@@ -118,9 +118,9 @@ def connectivity(predict: Predict, vectors: Tensor) -> Tensor:
     if vectors.dim() != 2:
         raise ShapeError("vectors (T, I)", f"{tuple(vectors.shape)}", "read one sequence at a time")
     steps = len(vectors)
-    found = torch.zeros(steps, steps, dtype=vectors.dtype)
+    found = torch.zeros(steps, steps, dtype=vectors.dtype, device="cpu")
     lanes = max(1, BLOCK // max(1, vectors.numel()))
-    for places in torch.arange(steps).split(lanes):
+    for places in torch.arange(steps, device="cpu").split(lanes):
         read = vectors[: int(places[-1]) + 1].detach()
         lane = read.unsqueeze(1).repeat(1, len(places), 1).requires_grad_()
         with torch.enable_grad():
@@ -237,7 +237,10 @@ def features(symbols: Sequence[str]) -> dict[str, Tensor]:
         "being quoted": inside,
         "the depth of brackets": deep,
     }
-    return {name: torch.tensor(values, dtype=torch.float64) for name, values in found.items()}
+    return {
+        name: torch.tensor(values, dtype=torch.float64, device="cpu")
+        for name, values in found.items()
+    }
 
 
 def telling_units(values: Tensor, symbols: Sequence[str]) -> tuple[Unit, ...]:
@@ -309,7 +312,7 @@ def input_gradients(
     live = recurrence.steps if recurrence.live is None else int(recurrence.live[:, lane].sum())
     if not 0 <= at < live:
         raise ArgumentError(f"a step from 0 to {live - 1}", str(at), "pick another prediction")
-    found = torch.zeros(at + 1, dtype=torch.float64)
+    found = torch.zeros(at + 1, dtype=torch.float64, device="cpu")
     delta = [d[at, lane : lane + 1] for d in direct]
     for s in range(at, -1, -1):
         x = inputs[0][s, lane : lane + 1].detach().requires_grad_()

@@ -48,11 +48,11 @@ def fit_decay(factors: Tensor, norms: Tensor) -> float:
         return float(factors[0])
     stop = int(good.long().cumprod(0).sum())
     level = torch.cat([logs.new_zeros(1), logs[:stop].cumsum(0)])
-    at = torch.arange(len(level), dtype=torch.float64)
+    at = torch.arange(len(level), dtype=torch.float64, device="cpu")
     if len(level) > POINTS:
-        kept = torch.linspace(0, len(level) - 1, POINTS).long()
+        kept = torch.linspace(0, len(level) - 1, POINTS, device="cpu").long()
         level, at = level[kept], at[kept]
-    i, j = torch.triu_indices(len(level), len(level), 1)
+    i, j = torch.triu_indices(len(level), len(level), 1, device="cpu")
     slopes = (level[j] - level[i]) / (at[j] - at[i])
     # torch's median is the lower of the two middle ones; the quantile takes their mean.
     return math.exp(float(slopes.quantile(0.5)))
@@ -172,7 +172,7 @@ class LagSpectrum:
 
     def _spread(self, values: Tensor) -> Tensor:
         lags = len(self.norms)
-        at = torch.arange(1, lags + 1)
+        at = torch.arange(1, lags + 1, device="cpu")
         if len(self.truncations) == 1:
             return values.expand(lags).clone()
         right = torch.searchsorted(self.truncations, at).clamp(1, len(self.truncations) - 1)

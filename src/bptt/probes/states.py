@@ -116,7 +116,7 @@ def _gate(name: str, values: Tensor, live: Tensor | None) -> Gate:
     # histc takes no half precision, and what float64 holds may be beyond float32.
     binned = values if values.dtype == torch.float64 else values.float()
     counts = torch.histc(binned, BINS, lowest, highest).double()
-    edges = torch.linspace(lowest, highest, BINS + 1, dtype=torch.float64)
+    edges = torch.linspace(lowest, highest, BINS + 1, dtype=torch.float64, device="cpu")
     return Gate(
         float(low.double().mean()), float(high.double().mean()), edges,
         (counts / counts.sum().clamp(min=1)).cpu(), (low | high).double().mean(0).cpu(),
@@ -200,7 +200,7 @@ def capacity(recurrence: Recurrence, lags: int, *, ridge: float = 1e-6) -> Capac
                 "record a longer sequence, or ask for fewer lags",
             )
         explained.append(_explained(states, past, fit, held, ridge))
-    values = torch.tensor(explained, dtype=torch.float64)
+    values = torch.tensor(explained, dtype=torch.float64, device="cpu")
     return Capacity(recurrence.name, values, float(values.sum()))
 
 

@@ -241,7 +241,9 @@ class _Order:
     @property
     def times(self) -> Tensor:
         """``(T,)`` the time step that stands at each place."""
-        return torch.cat([torch.arange(p, self.steps, self.apart) for p in range(self.apart)])
+        return torch.cat(
+            [torch.arange(p, self.steps, self.apart, device="cpu") for p in range(self.apart)]
+        )
 
     def _first(self, phase: int) -> int:
         return phase * (self.steps // self.apart) + min(phase, self.steps % self.apart)

@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from bptt.errors import ArgumentError, BpttError, optional
 from bptt.nn import carry
 from bptt.nn.linear import LinearRecurrent
+from bptt.ops.device import device_of, random_state
 from bptt.recurrence.layers import (
     LayerCall,
     layer_direct,
@@ -176,7 +177,7 @@ def _cells(group: list[Call], lanes: int | None) -> list[Found]:
         one = chain_cells([calls[i] for i in places], masks)
         columns = zip(*(arrived[i] for i in places), strict=True)
         seen = tuple(torch.stack(c).flatten(2) for c in columns)
-        whole = torch.ones(one.steps, dtype=torch.bool)
+        whole = torch.ones(one.steps, dtype=torch.bool, device="cpu")
         check_replay(one, dtype=dtype)
         gradients.append(direct_gradient(one, one.check_gradient(seen), whole))
         parts.append(one)
@@ -241,9 +242,9 @@ def _layers(group: list[Call], lanes: int | None) -> list[Found]:
         seen = tuple(
             torch.cat(column) for column in zip(*(direct[i][0] for i in places), strict=True)
         )
-        whole = torch.zeros(one.steps, dtype=torch.bool)
+        whole = torch.zeros(one.steps, dtype=torch.bool, device="cpu")
         # The final state of a call is seen whole: with what the next call sends back.
-        whole[torch.tensor([p.steps for p in pieces]).cumsum(0) - 1] = True
+        whole[torch.tensor([p.steps for p in pieces], device="cpu").cumsum(0) - 1] = True
         parts.append(one)
         whole_gradients.append(direct_gradient(one, seen, whole))
     return [_joined(group[0], parts, whole_gradients, total)]
@@ -363,7 +364,7 @@ def trace(module: nn.Module, x: Any, state: Any = None, **options: Any) -> tuple
     if not isinstance(module, nn.Module):
         raise ArgumentError("a torch.nn.Module", type(module).__name__, "pass the layer or cell")
     if isinstance(module, LAYERS):
-        generator = torch.get_rng_state()
+        generator = random_state(device_of(module))
         with torch.no_grad():
             output = module(x, *(() if state is None else (state,)), **options)
         call = normal_layer_call("", module, x, state, options, output, generator)

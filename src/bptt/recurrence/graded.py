@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from bptt.ops.device import random_kept
 from bptt.recurrence.clock import Owner
 from bptt.recurrence.divided import Graph, Part
 from bptt.recurrence.loops import silent
@@ -105,7 +106,7 @@ def split_by_lag(
         lanes: so many there are, if it is to be kept what each loss's gradient is at each step.
     """
     quiet = warnings.catch_warnings()
-    with torch.no_grad(), silent(), torch.random.fork_rng(devices=[]), quiet:
+    with torch.no_grad(), silent(), random_kept(*given), quiet:
         warnings.simplefilter("ignore")  # operators that go through the losses one by one say so
         split = _Split(graph, truncations, floor, ticks)
         split.connect(lanes)
@@ -119,8 +120,10 @@ class _Split:
         self.graph, self.floor, self.ticks = graph, floor, ticks
         self.steps = max(o.time for o in graph.owners) + 1
         self.cap, self.count = truncations[-1], len(truncations)
-        lags = torch.arange(self.steps + 1)
-        self.block_of = torch.bucketize(lags, torch.tensor(truncations), right=True).tolist()
+        lags = torch.arange(self.steps + 1, device="cpu")
+        self.block_of = torch.bucketize(
+            lags, torch.tensor(truncations, device="cpu"), right=True
+        ).tolist()
         self.found = Graded(truncations)
         self.units = graph.units()
         self._sums = Sums(self.count)
@@ -133,7 +136,9 @@ class _Split:
         """Keep what each loss's gradient is at each step, of as many lanes as memory allows."""
         self._lanes, kept = lanes, min(lanes, KEPT // self.steps**2)
         if kept:
-            self.found.connected = torch.zeros(self.steps, self.steps, kept, dtype=torch.float64)
+            self.found.connected = torch.zeros(
+                self.steps, self.steps, kept, dtype=torch.float64, device="cpu"
+            )
 
     def run(
         self, roots: list[Edge], given: list[Tensor], block: int, sources: int | None, whole: bool
@@ -172,7 +177,7 @@ class _Split:
             into: dict[Any, Tensor] = (
                 self.found.linked if isinstance(name, str) else self.found.squares
             )
-            into[name] = torch.tensor(line, dtype=torch.float64)
+            into[name] = torch.tensor(line, dtype=torch.float64, device="cpu")
         self._by_time()
         if self.ticks:
             for key, gradient in self.found.outside.items():
@@ -280,7 +285,7 @@ class _Split:
             self.found.connected = None  # which of its axes are lanes is not known
         elif table is not None:
             own = squares[:, : table.shape[2]].to(table.dtype)
-            table[:, time].index_add_(0, torch.tensor(labels), own)
+            table[:, time].index_add_(0, torch.tensor(labels, device="cpu"), own)
         return squares
 
     def _at(self, name: Any, lags: list[int], squares: list[float]) -> None:
@@ -292,7 +297,7 @@ class _Split:
         for edge, total in self._total.items():
             owner = self.graph.marks[edge]
             line = self.found.totals.setdefault(
-                owner.name, torch.zeros(self.steps, dtype=torch.float64)
+                owner.name, torch.zeros(self.steps, dtype=torch.float64, device="cpu")
             )
             line[owner.time] += float(total.double().square().sum())
         self._total = {}
@@ -391,7 +396,7 @@ def _aligned(waiting: dict[Edge, Carried]) -> tuple[list[int], list[Edge], list[
 def gram(rows: Sequence[Tensor]) -> Tensor:
     """Products of rows with rows, in float64, a piece of the rows at a time."""
     count = sum(len(r) for r in rows)
-    found = torch.zeros(count, count, dtype=torch.float64)
+    found = torch.zeros(count, count, dtype=torch.float64, device="cpu")
     held = torch.empty(count, PIECE, dtype=torch.float64, device=rows[0].device)
     for pieces in zip(*(r.reshape(len(r), -1).split(PIECE, 1) for r in rows), strict=True):
         piece = held[:, : pieces[0].shape[1]]
@@ -409,7 +414,7 @@ def tally(products: Tensor, count: int) -> tuple[float, Tensor, Tensor, Tensor]:
     # What is missing at a K is all rows behind it.
     behind = products.flip(0, 1).cumsum(0).cumsum(1).diagonal().flip(0)
     along = products.sum(1).flip(0).cumsum(0).flip(0)
-    zero = torch.zeros(1, dtype=torch.float64)
+    zero = torch.zeros(1, dtype=torch.float64, device="cpu")
     squares, dots = (torch.cat([v, zero])[1 : count + 1] for v in (behind, along))
     return float(behind[0]), squares.clamp(min=0), dots, products.diagonal()[:count]
 

@@ -23,6 +23,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from bptt import ops
 from bptt.nn.inputs import as_lengths, as_marks
+from bptt.ops.device import random_kept, set_random_state
 from bptt.recurrence.cells import LinearStack, Stack, Weights
 from bptt.recurrence.step import States
 from bptt.recurrence.trajectory import Recurrence, flat, total_gradient
@@ -306,12 +307,8 @@ def dropout_masks(call: LayerCall) -> tuple[Tensor, ...]:
     T, B, width = call.y.shape
     marked = call.reset is not None or call.cut is not None  # then our layers pad a packed input
     masks = []
-    devices = [call.y.device] if call.y.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        if devices:
-            torch.cuda.set_rng_state(call.generator, call.y.device)
-        else:
-            torch.set_rng_state(call.generator)
+    with random_kept(call.y):
+        set_random_state(call.generator, call.y.device)
         for _ in range(module.num_layers - 1):
             # The same kind of tensor as the module dropped from, or the numbers fall elsewhere.
             rows = call.packed is not None and not marked and module.mode != "LINEAR"

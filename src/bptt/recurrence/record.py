@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from bptt.errors import ArgumentError
 from bptt.nn import carry
+from bptt.ops.device import autocast_dtype, device_of, random_state
 from bptt.recurrence.loops import KNOWN, LAYERS, is_silent, outputs_of, states_of
 from bptt.recurrence.tape import Tape, base_of, listen, off_base_forward, on_base_forward, unlisten
 from bptt.recurrence.trajectory import lowest
@@ -198,10 +199,7 @@ class Recorder:
 
     def _keep_generator(self, module: Any, *_: Any) -> None:
         if module.dropout > 0 and module.training and module.num_layers > 1 and self._wanted():
-            device = next(module.parameters()).device
-            cuda = device.type == "cuda"
-            state = torch.cuda.get_rng_state(device) if cuda else torch.get_rng_state()
-            self._generators[module] = state
+            self._generators[module] = random_state(device_of(module))
 
     def _record(
         self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
@@ -243,9 +241,7 @@ class Recorder:
             self._generators.pop(module, None), None if embedding is None else embedding.detach(),
         )  # fmt: skip
         call.versions = [(t, t._version) for t in _tensors([call.args, call.kwargs, call.output])]
-        device = call.versions[-1][0].device.type
-        if torch.is_autocast_enabled(device):
-            call.autocast = torch.get_autocast_dtype(device)
+        call.autocast = autocast_dtype(call.versions[-1][0].device)
         for place, tensor in enumerate(watched_outputs(module, output)):
             if tensor.requires_grad:
                 tensor.register_hook(lambda g, place=place: self._arrive(call, place, g))

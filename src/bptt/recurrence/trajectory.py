@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bptt.errors import BpttError, ShapeError
+from bptt.ops.device import random_kept
 from bptt.recurrence.step import Linear, States, Step
 
 
@@ -281,7 +282,7 @@ def check_replay(
     Cost: one forward pass, parallel over time.
     """
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), random_kept(*recurrence.before):
             found = recurrence.step(flat(recurrence.inputs), flat(recurrence.before))
     except (BpttError, torch.OutOfMemoryError):
         raise

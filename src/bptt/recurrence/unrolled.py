@@ -277,7 +277,11 @@ def _as_returned(y: Tensor, call: Call, normal: LayerCall) -> Tensor:
     out = call.output[0]
     if isinstance(out, PackedSequence):
         sizes = out.batch_sizes.tolist()
-        order = torch.arange(y.shape[1]) if out.sorted_indices is None else out.sorted_indices
+        order = (
+            torch.arange(y.shape[1], device=y.device)
+            if out.sorted_indices is None
+            else out.sorted_indices
+        )
         return torch.cat([y[t, order[:n]] for t, n in enumerate(sizes)])
     if out.dim() == 2:
         return y.squeeze(1)

@@ -290,7 +290,7 @@ class Rescale(Clip):
         there = bool(norm > 0)
         if there:
             scale_to(parameters, norm, self.norm)
-        return Clipped(norm, self.norm, torch.tensor(float(there)))
+        return Clipped(norm, self.norm, torch.tensor(float(there), device=norm.device))
 
 
 @dataclass(frozen=True)

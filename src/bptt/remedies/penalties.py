@@ -301,7 +301,9 @@ def _states(recurrence: Recurrence) -> list[int]:
 
 def _frame(size: int, count: int) -> Tensor:
     """Orthonormal columns; fixed ones, so that the caller's random numbers stay as they are."""
-    noise = torch.sin(torch.arange(1.0, size * size + 1, dtype=torch.float64)).view(size, size)
+    noise = torch.sin(torch.arange(1.0, size * size + 1, dtype=torch.float64, device="cpu")).view(
+        size, size
+    )
     return torch.linalg.qr(noise)[0][:, :count]
 
 

@@ -371,8 +371,9 @@ def _orthogonal(gate: Tensor, gain: float, generator: Generator) -> None:
 
 def _positive(gate: Tensor, _: float, generator: Generator) -> None:
     n = _square(gate, "np")
-    normal = torch.empty(n, n, dtype=torch.float64).normal_(generator=generator)
-    matrix = normal @ normal.T / n + torch.eye(n, dtype=torch.float64)
+    device = "cpu" if generator is None else generator.device
+    normal = torch.empty(n, n, dtype=torch.float64, device=device).normal_(generator=generator)
+    matrix = normal @ normal.T / n + torch.eye(n, dtype=torch.float64, device=device)
     gate.copy_(matrix / torch.linalg.eigvalsh(matrix)[-1])
 
 

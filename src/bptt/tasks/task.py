@@ -38,6 +38,12 @@ class Batch(NamedTuple):
     lengths: Tensor | None = None
     reset: Tensor | None = None
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        inputs, targets, *marks = self
+        moved = (None if mark is None else mark.to(device) for mark in marks)
+        return Batch(inputs.to(device), targets.to(device), *moved)
+
 
 @dataclass(frozen=True)
 class Task(ABC):
@@ -89,7 +95,7 @@ class Task(ABC):
 
     def held_out(self) -> Batch:
         """What a model is scored on: fixed, and never drawn in training by a seed below 2⁴⁰."""
-        return self.batch(torch.Generator().manual_seed(HELD_OUT_SEED), HELD_OUT)
+        return self.batch(torch.Generator("cpu").manual_seed(HELD_OUT_SEED), HELD_OUT)
 
     @abstractmethod
     def score(self, output: Tensor, targets: Tensor) -> float:

@@ -17,6 +17,7 @@ from bptt.errors import DataError, RunError
 from bptt.files import memory
 from bptt.gradients import Estimator
 from bptt.models import AttentionModel, CountModel, LanguageModel, WindowModel
+from bptt.ops.device import device_of
 from bptt.remedies import hold_orthogonal, start_forget_bias, start_recurrent
 from bptt.training.distributed import Group
 from bptt.training.settings import Settings
@@ -57,7 +58,10 @@ def build_model(settings: Settings, vocabulary_size: int) -> nn.Module:
 
 
 def build_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer | None:
-    """AdamW, its update of all parameters fused into one call, or SGD; None for a model that counts."""
+    """AdamW, its update of all parameters fused into one call, or SGD; None for a model that counts.
+
+    The parameters lie where they will be trained: the optimiser's state is made beside them.
+    """
     if isinstance(model, CountModel):
         return None
     if settings.optimizer == "adamw":
@@ -65,7 +69,7 @@ def build_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimiz
             model.parameters(),
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
-            fused=True,
+            fused=device_of(model).type in ("cpu", "cuda"),
         )
     return torch.optim.SGD(
         model.parameters(), lr=settings.learning_rate, momentum=settings.momentum

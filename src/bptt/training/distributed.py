@@ -29,8 +29,10 @@ from torch import Tensor
 
 from bptt.errors import ArgumentError, BpttError, RunError
 from bptt.files.folder import Folder
+from bptt.ops.device import CPU
 from bptt.training import checkpoint as checkpoints
 from bptt.training.checkpoint import TRAINING, Checkpoint, refuse
+from bptt.training.randomness import DEVICE
 from bptt.training.run_folder import RunFolder
 from bptt.training.settings import Settings
 from bptt.training.sizes import SIZES
@@ -170,7 +172,7 @@ class Group:
         )
         found = {}
         for name, dtype, shape in forms:
-            tensor = torch.empty(shape, dtype=getattr(torch, dtype))
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype), device="cpu")
             if self.rank == 0:
                 tensor.copy_(tensors[name])
             raw = _raw(tensor).to(self.device)
@@ -235,24 +237,31 @@ def _together() -> Iterator[None]:
 
 
 @contextmanager
-def joined() -> Iterator[Group]:
+def joined(device: torch.device = CPU) -> Iterator[Group]:
     """The processes this one was started with: those of a group that is there already, of torchrun,
-    or none."""
+    or none.
+
+    Args:
+        device: that this process trains on. The processes of torchrun meet by nccl on CUDA, each on
+            its own GPU, and by gloo elsewhere.
+    """
     if dist.is_available() and dist.is_initialized():
         yield _present()
         return
     if not dist.is_available() or not all(os.environ.get(name) for name in TORCHRUN):
         yield Group()
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # nccl takes the current one
     with _together():
-        _join()
+        _join("nccl" if device.type == "cuda" else "gloo")
     try:
         yield _present()
     finally:
         dist.destroy_process_group()
 
 
-def _join() -> None:
+def _join(backend: str) -> None:
     """Into the group that torchrun names in the environment.
 
     On one machine all starts share one store, and addresses of an earlier start are still in it: a
@@ -260,12 +269,12 @@ def _join() -> None:
     On several machines the count is each agent's own, and says nothing to the others.
     """
     if os.environ.get("GROUP_WORLD_SIZE") != "1":
-        dist.init_process_group("gloo")
+        dist.init_process_group(backend)
         return
     store, rank, size = next(iter(dist.rendezvous("env://")))
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     own = dist.PrefixStore(f"bptt start {start}", store)
-    dist.init_process_group("gloo", store=own, rank=rank, world_size=size)
+    dist.init_process_group(backend, store=own, rank=rank, world_size=size)
 
 
 def _present() -> Group:
@@ -299,8 +308,9 @@ def gathered(group: Group, own: Checkpoint) -> Checkpoint:
     for name, tensor in own.training.items():
         if name.startswith("carry."):
             training[name] = group.lanes_of_all(tensor)
-    states = group.lanes_of_all(own.training["random"][None, None])[0]
-    training |= {_random(rank): states[rank] for rank in range(group.size)}
+        if name == "random" or name.startswith(DEVICE):
+            states = group.lanes_of_all(tensor[None, None])[0]
+            training |= {_of(name, rank): states[rank] for rank in range(group.size)}
     return Checkpoint(own.model, training, own.state)
 
 
@@ -322,11 +332,17 @@ def own_part(group: Group, saved: Checkpoint, batch: int, seed: int) -> Checkpoi
                 refuse(saved, TRAINING, f"{batch} lanes on axis 1 of {name!r:.40}", came)
             tensor = tensor[:, low:high].contiguous()
         training[name] = tensor
-    mine = _random(group.rank)
+    mine = _of("random", group.rank)
     if mine in training:
         training["random"] = training[mine]
     elif group.rank:
         training["random"] = fresh_random_state(seed, group.rank, saved.state["step"])
+    for name in {".".join(name.split(".")[:3]) for name in training if name.startswith(DEVICE)}:
+        state = training.get(_of(name, group.rank))
+        if state is None:  # new to the run: the session begins a sequence of its own
+            del training[name]
+        else:
+            training[name] = state
     return replace(saved, training=training)
 
 
@@ -355,13 +371,22 @@ def fresh_random_state(seed: int, rank: int, step: int = 0) -> Tensor:
         >>> bool((a == b).all()), bool((a == fresh_random_state(0, 1)).all())
         (False, True)
     """
+    return torch.Generator("cpu").manual_seed(fresh_seed(seed, rank, step)).get_state()
+
+
+def fresh_seed(seed: int, rank: int, step: int = 0) -> int:
+    """A seed, another for each process and step.
+
+    Example:
+        >>> fresh_seed(0, 1) == fresh_seed(0, 1), fresh_seed(0, 1) == fresh_seed(0, 2)
+        (True, False)
+    """
     digest = hashlib.sha256(f"bptt {seed} {rank} {step}".encode()).digest()
-    source = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-    return source.get_state()
+    return int.from_bytes(digest[:7], "big")
 
 
-def _random(rank: int) -> str:
-    return "random" if rank == 0 else f"random.{rank}"
+def _of(name: str, rank: int) -> str:
+    return name if rank == 0 else f"{name}.{rank}"
 
 
 # torchrun starts the processes of a run again when one of them was lost: then the run goes on.

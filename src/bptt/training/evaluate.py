@@ -15,6 +15,7 @@ from bptt.data import IGNORED, Lanes, Stream, Vocabulary
 from bptt.errors import DataError, NonFiniteError, whole
 from bptt.models.language import generate, inference
 from bptt.nn import carry as carries
+from bptt.ops.device import device_of
 from bptt.training.distributed import Group
 
 AT_ONCE = (
@@ -79,7 +80,7 @@ def evaluate(
     which makes the score slightly worse; the tokens that do not fill the lanes are left out.
 
     Args:
-        model: a language model; its mode is kept.
+        model: a language model, on any device; its mode is kept.
         stream: tokens, and where documents begin.
         lanes: B.
         chunk: steps per call of the model, fewer where the vocabulary is large; it changes the memory
@@ -104,12 +105,13 @@ def evaluate(
     sizes = None if vocabulary is None else vocabulary.lengths
     split = lanes >= group.size
     own = group.lanes(lanes) if split else None
+    device = device_of(model)
     with inference(model):
         for piece in Lanes(*stream, batch=lanes, chunk=chunk, lane_range=own):
-            reset = None if piece.fresh else piece.reset
-            logits, carry = model(piece.inputs, carry, reset=reset)
+            here = piece.to(device)
+            logits, carry = model(here.inputs, carry, reset=None if piece.fresh else here.reset)
             carry = carries.detach(carry)
-            total += ops.summed_nats(logits, piece.targets)
+            total += ops.summed_nats(logits, here.targets)
             tokens += piece.scored
             if sizes is not None:
                 characters += int(sizes[piece.targets[piece.targets != IGNORED].numpy()].sum())
@@ -168,10 +170,11 @@ def look(
     """
     length = whole("length", length)
     chunk = Lanes(*stream, batch=1, chunk=min(length, len(stream.tokens) - 1)).take()
+    here = chunk.to(device_of(model))
     with inference(model):
-        logits, _ = model(chunk.inputs, None, reset=None if chunk.fresh else chunk.reset)
+        logits, _ = model(here.inputs, None, reset=None if chunk.fresh else here.reset)
     asked = chunk.targets[:, 0] != IGNORED
-    predicted = logits[:, 0].argmax(-1)[asked]
+    predicted = logits[:, 0].argmax(-1).cpu()[asked]
     try:
         pieces = generate(model, vocabulary, length=length, temperature=0.8, seed=seed)
         sample = "".join(pieces)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bptt.data import Lanes, RandomChunks
 from bptt.errors import ArgumentError, BpttError
 from bptt.nn import carry as carries
+from bptt.ops.device import random_kept
 from bptt.remedies import build_clip
 from bptt.training.build import build_estimator, build_optimizer
 from bptt.training.checkpoint import (
@@ -29,7 +30,7 @@ from bptt.training.checkpoint import (
     refuse,
 )
 from bptt.training.fit import fit_step
-from bptt.training.randomness import check_random_states, random_states
+from bptt.training.randomness import DEVICE, check_random_states, random_states
 from bptt.training.schedule import Progress
 from bptt.training.settings import Settings
 
@@ -41,6 +42,7 @@ class Parts(Protocol):
     model: nn.Module
     optimizer: torch.optim.Optimizer | None
     data: Lanes | RandomChunks
+    device: torch.device
     progress: Progress
 
     def random_states(self) -> dict[str, Tensor]:
@@ -135,7 +137,7 @@ def check_tensors(session: Parts, saved: Checkpoint) -> carries.Carry:
     if not carried:
         return None
     values = iter([carried[name] for name in template])
-    carry = carries.apply(lambda _: next(values), begun)
+    carry = carries.apply(lambda _: next(values).to(session.device), begun)
     try:
         _one_step(session, carry)
     except BpttError as error:
@@ -150,8 +152,9 @@ def _without_carry(session: Parts) -> carries.Carry:
 
 def _one_step(session: Parts, carry: carries.Carry) -> carries.Carry:
     low, high = session.data.lane_range
-    with torch.no_grad(), torch.random.fork_rng([]):  # dropout draws
-        return session.model(torch.zeros(1, high - low, dtype=torch.int64), carry)[1]
+    tokens = torch.zeros(1, high - low, dtype=torch.int64, device=session.device)
+    with torch.no_grad(), random_kept(session.device):  # dropout draws
+        return session.model(tokens, carry)[1]
 
 
 def _moments(session: Parts, step: int) -> Tensors:
@@ -160,7 +163,7 @@ def _moments(session: Parts, step: int) -> Tensors:
     if session.optimizer is None or step == 0:
         return {}
     probe = nn.Module()
-    weight = probe.weight = nn.Parameter(torch.zeros(2, 3))
+    weight = probe.weight = nn.Parameter(torch.zeros(2, 3, device=session.device))
     optimizer = build_optimizer(session.settings, probe)
     if optimizer is None:
         return {}
@@ -178,8 +181,12 @@ def _random(session: Parts, training: Tensors) -> Tensors:
     """The random states of this process, and those that only some runs have: of other processes, of
     devices."""
     own = {**random_states(), **session.random_states()}
-    own = {name: tensor for name, tensor in own.items() if not name.startswith("random.cuda.")}
+    elsewhere = ("random.cuda.", DEVICE)
+    own = {name: tensor for name, tensor in own.items() if not name.startswith(elsewhere)}
     for name in training:
+        if name.startswith(DEVICE):  # each kind of device has a size of its own
+            own[name] = torch.empty_like(training[name], dtype=torch.uint8)
+            continue
         kind, _, number = name.rpartition(".")
         if number.isascii() and number.isdigit() and len(number) < 6:
             if kind == "random":

@@ -281,9 +281,11 @@ def _take_gradient(
             "carry=" if loss is None else "loss=",
             "let the function use what it needs itself, or pass an estimator",
         )
-    value = call_loss(lambda output, _: output, gradients(model, batch), torch.empty(0))
+    value = call_loss(
+        lambda output, _: output, gradients(model, batch), torch.empty(0, device="cpu")
+    )
     value.backward()
-    return Step(value.detach(), None, 1, torch.empty(0, dtype=torch.int64))
+    return Step(value.detach(), None, 1, torch.empty(0, dtype=torch.int64, device="cpu"))
 
 
 def _of_all(group: Group, step: Step) -> tuple[float, int, bool]:

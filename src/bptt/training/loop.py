@@ -16,6 +16,7 @@ from torch import nn
 from bptt.data import Corpus
 from bptt.errors import NonFiniteError
 from bptt.models import CountModel
+from bptt.ops.device import choose
 from bptt.probes.guard import Finding, guard
 from bptt.recurrence.loops import LAYERS
 from bptt.training import checkpoint as checkpoints
@@ -78,7 +79,7 @@ class Outcome:
     Attributes:
         run: its folder.
         rank: of this process among those that trained together; process 0 wrote the run folder.
-        model: with the weights of the best held-out score.
+        model: with the weights of the best held-out score, on the device it was trained on.
         corpus: what it was trained on.
         valid: the exact held-out score of that model, None where nothing is held out.
         steps: updates made.
@@ -131,7 +132,7 @@ def train(
     if isinstance(settings.threads, int):
         torch.set_num_threads(settings.threads)
     with ExitStack() as stack:
-        group = stack.enter_context(joined()) if group is None else group
+        group = stack.enter_context(joined(choose(settings.device))) if group is None else group
         session, run = open_run(settings, resume, group, stack)
         reporter = None if group.rank else reporter
         if reporter is not None:
@@ -399,7 +400,7 @@ def _best(session: Session, run: RunFolder) -> checkpoints.Checkpoint:
 def _finish(
     session: Session, run: RunFolder, best: checkpoints.Checkpoint, interrupted: bool
 ) -> Outcome:
-    model = build_model(session.settings, session.corpus.vocabulary.size)
+    model = build_model(session.settings, session.corpus.vocabulary.size).to(session.device)
     load_weights(model, best)
     group, valid, progress = session.group, None, session.progress
     if session.corpus.valid is not None and not interrupted:

@@ -2,7 +2,10 @@
 
 The package itself draws from torch alone while it trains (dropout, random cuts, UORO's signs); what
 runs beside it, an ``on_step`` or a layer of the user's own, may draw from Python's ``random`` or from
-NumPy's global generator. They are kept too.
+NumPy's global generator. They are kept too, and so is what each GPU draws from.
+
+Dropout of a model on a GPU draws from that GPU's own generator, which the session keeps by the kind of
+device. A run that goes on on another kind begins a sequence there that the seed and the step determine.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import torch
 from torch import Tensor
 
 _CUDA = "random.cuda."
+DEVICE = "random.device."  # and the kind: the generator of the device that a run trains on
 
 
 def random_states() -> dict[str, Tensor]:
@@ -31,9 +35,9 @@ def random_states() -> dict[str, Tensor]:
     _, keys, position, has_gauss, cached = np.random.get_state()
     states = {
         "random": torch.get_rng_state(),
-        "random.python": torch.tensor([version, *words]),
+        "random.python": torch.tensor([version, *words], device="cpu"),
         "random.python.gauss": _maybe(gauss),
-        "random.numpy": torch.tensor([*map(int, keys), position]),
+        "random.numpy": torch.tensor([*map(int, keys), position], device="cpu"),
         "random.numpy.gauss": _maybe(cached if has_gauss else None),
     }
     if torch.cuda.is_initialized():
@@ -60,6 +64,10 @@ def check_random_states(states: dict[str, Tensor]) -> None:
             device = f"cuda:{name.removeprefix(_CUDA)}"
             if int(name.removeprefix(_CUDA)) >= torch.cuda.device_count():
                 continue  # not restored either
+        elif name.startswith(DEVICE):
+            device = name.removeprefix(DEVICE).partition(".")[0]
+            if device != "cuda" or not torch.cuda.is_available():
+                continue  # of a device that is not here, or takes what it is given
         try:
             torch.Generator(device).set_state(state)
         except (RuntimeError, TypeError) as error:
@@ -88,7 +96,7 @@ def restore_random_states(states: dict[str, Tensor]) -> None:
 
 def _maybe(value: Any) -> Tensor:
     # A second normal number is made with every first, and waits; or none waits.
-    return torch.tensor([] if value is None else [value], dtype=torch.float64)
+    return torch.tensor([] if value is None else [value], dtype=torch.float64, device="cpu")
 
 
 def _known(value: Tensor) -> float | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from torch import nn
 
 from bptt.data import Corpus, Vocabulary
@@ -18,6 +19,8 @@ from bptt.data.series import Series, read_series
 from bptt.data.source import Source
 from bptt.errors import ArgumentError, DataError, NonFiniteError, RunError
 from bptt.files.read import fit, release
+from bptt.models import CountModel
+from bptt.ops.device import choose
 from bptt.training import checkpoint as checkpoints
 from bptt.training.build import build_model, open_corpus
 from bptt.training.checkpoint import load_weights
@@ -216,21 +219,27 @@ def _older_fingerprint(corpus: Corpus) -> str:
 # A trained model out of a run folder.
 
 
-def load_model(path: str | Path) -> tuple[nn.Module, Vocabulary, Settings]:
+def load_model(
+    path: str | Path, device: str | torch.device = "cpu"
+) -> tuple[nn.Module, Vocabulary, Settings]:
     """The model with the best held-out score of a run, in evaluation mode.
 
     Args:
-        path: a run folder.
+        path: a run folder, trained on whichever device.
+        device: where the model is wanted, by a word of :func:`bptt.ops.device.choose`, or a device; a
+            count table stays on the CPU.
 
     Returns:
         The model, its vocabulary, and the settings it was trained with.
 
     Raises:
+        ArgumentError: there is no such device here.
         RunError: not a run, or its files do not fit together.
         NonFiniteError: a weight is not a finite number.
 
     Cost: reads the weights once.
     """
+    place = choose(device) if isinstance(device, str) else device
     run = RunFolder.open(path)
     settings, vocabulary = run.read_settings(), run.read_vocabulary()
     model = build_model(settings, vocabulary.size)
@@ -243,6 +252,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, Vocabulary, Settings]:
                 f"{kind} in {name}",
                 "train a new run with a lower --lr or another --clip",
             )
+    if not isinstance(model, CountModel):
+        model = model.to(place)
     return model.eval(), vocabulary, settings
 
 

@@ -13,15 +13,23 @@ from torch import Tensor, nn
 from bptt.data import Chunk, Corpus, Lanes, RandomChunks
 from bptt.errors import DataError, RunError
 from bptt.gradients import Estimator
+from bptt.models import CountModel
 from bptt.nn import carry as carries
+from bptt.ops.device import (
+    CPU,
+    choose,
+    random_state,
+    seed_device,
+    set_random_state,
+)
 from bptt.probes.guard import Guard as LoopGuard
 from bptt.remedies import build_clip, build_regulariser
 from bptt.training.build import build_data, build_estimator, build_model, build_optimizer
 from bptt.training.checkpoint import Checkpoint
-from bptt.training.distributed import Group, fresh_random_state
+from bptt.training.distributed import Group, fresh_random_state, fresh_seed
 from bptt.training.evaluate import Score
 from bptt.training.expected import check_state, check_tensors
-from bptt.training.randomness import random_states, restore_random_states, seed_others
+from bptt.training.randomness import DEVICE, random_states, restore_random_states, seed_others
 from bptt.training.restore import is_same, record
 from bptt.training.schedule import Budget, Progress, Spent, Tally
 from bptt.training.settings import Settings
@@ -38,6 +46,7 @@ class Session:
 
     Attributes:
         chosen: the sizes that the text made others than usual, as they would be typed.
+        device: where the model is trained; a count table's is the CPU.
     """
 
     def __init__(self, settings: Settings, corpus: Corpus, group: Group = Group()) -> None:  # noqa: B008
@@ -59,10 +68,15 @@ class Session:
         self.group = group
         self.corpus = corpus
         seed_others(settings.seed)
-        self.model: nn.Module = build_model(settings, corpus.vocabulary.size)
+        self.device = choose(settings.device)
+        model = build_model(settings, corpus.vocabulary.size)
+        if isinstance(model, CountModel):
+            self.device = CPU
+        # Started on the CPU, so that a seed gives the same start everywhere.
+        self.model: nn.Module = model.to(self.device)
         self.optimizer = build_optimizer(settings, self.model)
         # Its own source: with several processes each draws its own dropout, all the same cuts.
-        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.generator = torch.Generator("cpu").manual_seed(settings.seed)
         self.estimator: Estimator = build_estimator(settings, self.generator, group)
         self.clip = build_clip(settings.clip)
         self.regulariser = build_regulariser(settings.regularise)
@@ -73,6 +87,8 @@ class Session:
         self.watched: LoopGuard | None = None  # while a guard looks for mistakes in the loop
         if group.rank:  # the models began alike; the units they drop are not
             torch.set_rng_state(fresh_random_state(settings.seed, group.rank))
+        if self.device != CPU:
+            seed_device(self.device, fresh_seed(settings.seed, group.rank))
 
     def chunk_carry(self, chunk: Chunk) -> carries.Carry:
         """What a chunk begins with: None where every lane of it starts afresh."""
@@ -80,12 +96,22 @@ class Session:
 
     def random_states(self) -> dict[str, Tensor]:
         """Of the sources that an update draws from, by name."""
-        return {"random": torch.get_rng_state(), "random.estimator": self.generator.get_state()}
+        states = {"random": torch.get_rng_state(), "random.estimator": self.generator.get_state()}
+        if self.device != CPU:
+            states[f"{DEVICE}{self.device.type}"] = random_state(self.device)
+        return states
 
     def set_random_states(self, states: dict[str, Tensor]) -> None:
         """Put them back."""
         torch.set_rng_state(states["random"])
         self.generator.set_state(states["random.estimator"])
+        if self.device != CPU:
+            kept = states.get(f"{DEVICE}{self.device.type}")
+            if kept is not None:
+                set_random_state(kept, self.device)
+            else:  # saved on another kind of device: a sequence of its own from here
+                seed = self.settings.seed, self.group.rank, self.progress.step
+                seed_device(self.device, fresh_seed(*seed))
 
     @cached_property
     def _text(self) -> dict[str, Any]:
@@ -169,8 +195,6 @@ class Session:
             self.clip.load_state_dict(clip["state"])
         self._restore_optimizer(saved.training)
         self.carry = carry
-        restore_random_states(saved.training)
-        self.set_random_states(saved.training)
         scored, best = Spent(**state.pop("scored")), state.pop("best_nats")
         if old:  # its scores were due up to this very moment
             scored = replace(scored, epochs=self.epochs)
@@ -179,6 +203,8 @@ class Session:
             best_nats=math.inf if best is None else best,
             scored=scored,
         )
+        restore_random_states(saved.training)
+        self.set_random_states(saved.training)
         self.progress.stopped = None  # it is tried again
         if saved.state["ends"] not in (None, self._ends):
             self.progress.without_best = 0  # more to spend, or more patience: counted anew

@@ -23,6 +23,7 @@ from bptt.choices import (
     Word,
     check_cell,
     clip_form,
+    device_word,
     nearest,
     parse_form,
     parse_forms,
@@ -71,8 +72,7 @@ class Settings:
     gradient: Gradient = "truncated"
     """How the gradient is taken through a chunk; docs/estimators says which to take."""
     k: int | None = None
-    """Truncation length K; windowed: steps whose losses a window scores, k1; default: 64, fewer for a
-    short text."""
+    """Truncation length K; windowed: steps a window scores, k1; default: 64, fewer for a short text."""
     window: int | None = None
     """Steps a window of --gradient windowed spans, k2; default: 2 k."""
     states: int | None = None
@@ -150,10 +150,13 @@ class Settings:
     line_ends: Literal["keep", "unix"] = "keep"
     """unix: read the line ends of Windows, \\r\\n, and of old Macs, \\r, as \\n."""
     valid_fraction: float | None = None
-    """Share of the text, at its end, that is held out; default: 0.1, or nothing where that is under
-    20 tokens."""
+    """Share of the text, at its end, held out; default: 0.1, or nothing where that is under 20 tokens."""
     seed: int = 0
     """Seed of the weights, of dropout and of random chunks."""
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
+    """Where the model is trained: cpu, cuda, cuda:N or mps. auto: cuda where there is one, else cpu."""
+    amp: bool = False
+    """Train in bfloat16 where that is safe (torch's autocast); weights and scores stay in float32."""
     threads: Annotated[int | str | None, tyro.conf.arg(metavar="N")] = "auto"
     """Threads of torch, or auto: by --minutes as many as the updates are fastest with, measured now and
     then; by --steps or --epochs torch's own number, so that the run repeats to the bit."""
@@ -178,6 +181,9 @@ class Settings:
         for name in ("window", "states", "order", "eval_every", "log_every", "keep"):
             self._at_least(name, 1)
         self._check_threads()
+        device_word(self.device)
+        if self.amp and self.device == "mps":
+            self._refuse("device", "cpu or cuda beside --amp", "mps")
         if self.out is not None and "\0" in self.out:
             self._refuse("out", "a name that a folder can have", repr(self.out[:80]))
         for name in (

@@ -8,7 +8,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,7 +136,9 @@ def _agreed_origin(session: Session, broken: Broken) -> Origin | None:
     """The first cause; each process looks at its own lanes, all agree on one."""
     origin = broken.origin
     if origin is None:
-        origin = locate(session.model, broken.chunk, session.chunk_carry(broken.chunk), token_loss)
+        carry = session.chunk_carry(broken.chunk)
+        with precision(session):
+            origin = locate(session.model, broken.chunk, carry, token_loss)
     if origin is not None and origin.lane is not None:
         origin = replace(origin, lane=origin.lane + session.data.lane_range[0])
     documents = session.group.all(None if origin is None else asdict(origin))
@@ -221,7 +223,7 @@ def _is_sound(found: Checkpoint, session: Session) -> bool:
     text = Stream(tokens[:size], part(starts, 0, size))
     if len(text.starts) >= size:
         return True  # nothing in it is predicted
-    model = build_model(session.settings, session.corpus.vocabulary.size)
+    model = build_model(session.settings, session.corpus.vocabulary.size).to(session.device)
     load_weights(model, found)
     score = evaluate(model, text, lanes=max(1, min(PIECES, size // 256)))
     return score.nats <= math.log(session.corpus.vocabulary.size) + ROUNDING
@@ -279,6 +281,8 @@ def _due(session: Session) -> bool:
     every, step = session.settings.horizon_every, session.progress.step + 1
     if not every or (step % every and step != FIRST):
         return False
+    if session.device.type == "mps":
+        return False  # the norms are taken in float64, which it has not
     if isinstance(session.estimator, (Adaptive, ForwardMode)):
         return False  # one measures for itself, the other takes no gradient back through time
     return any(isinstance(module, LAYERS) for module in session.model.modules())
@@ -303,7 +307,7 @@ def update(session: Session, optimizer: torch.optim.Optimizer, lr: float) -> Bro
     for held in optimizer.param_groups:
         held["lr"] = lr
     regulariser = session.regulariser
-    with measured(session):
+    with measured(session), precision(session):
         done = fit_step(
             session.model,
             optimizer,
@@ -342,6 +346,17 @@ def update(session: Session, optimizer: torch.optim.Optimizer, lr: float) -> Bro
     return None
 
 
+def precision(session: Session) -> AbstractContextManager[object]:
+    """What ``--amp`` asks for: products in bfloat16, whose range is float32's, so no loss is scaled.
+
+    The context holds for one update. Autocast keeps a rounded copy of each weight until it is left, and
+    an update changes the weights.
+    """
+    if not session.settings.amp:
+        return nullcontext()
+    return torch.autocast(session.device.type, torch.bfloat16)
+
+
 def _next_chunk(session: Session) -> Chunk:
     """The next chunk that predicts something.
 
@@ -355,5 +370,5 @@ def _next_chunk(session: Session) -> Chunk:
         if documents:  # else every target counts, in all processes
             scored = int(session.group.total([float(scored)])[0])
         if scored:
-            return chunk
+            return chunk.to(session.device)
     raise DataError("a token to predict", "documents of one token each", "give longer documents")

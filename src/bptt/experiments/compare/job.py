@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
@@ -22,6 +23,7 @@ from bptt.experiments import count_cores, run_in_processes, use_one_thread
 from bptt.experiments.compare.grid import TEXT, TEXT_LENGTH, Job, text_task
 from bptt.gradients import Estimator
 from bptt.models import CELLS, Attention, Classifier, Forecaster, Highway, Residual
+from bptt.ops.device import device_of
 from bptt.remedies import Clip, Regulariser, build_clip, build_regulariser, start_recurrent
 from bptt.tasks import Batch, ClassTask, Task
 from bptt.tasks.task import check_answer, symbols
@@ -83,8 +85,13 @@ def build_gradient(form: str, task: Task) -> Estimator:
     return gradients.build(form, reduction=getattr(task.loss, "reduction", None))
 
 
-def run_job(job: Job) -> dict[str, Any]:
+def run_job(job: Job, device: str = "cpu") -> dict[str, Any]:
     """Train and score.
+
+    Args:
+        job: what to train.
+        device: where, as torch names it. Batches, the start and the cuts are drawn on the CPU, so they
+            are the same on every device.
 
     Returns:
         a record as JSON takes it: ``job``; ``score``, on what is held out, after the last update (the
@@ -101,20 +108,20 @@ def run_job(job: Job) -> dict[str, Any]:
         "skipped": 0, "clipped": 0.0, "error": None,
     }  # fmt: skip
     try:
-        _train(job, record)
+        _train(job, record, torch.device(device))
     except BpttError as error:
         record["error"] = str(error)
     record["seconds"] = round(time.perf_counter() - clock, 3)
     return record
 
 
-def _train(job: Job, record: dict[str, Any]) -> None:
+def _train(job: Job, record: dict[str, Any], device: torch.device) -> None:
     budget = job.budget
     torch.manual_seed(job.seed)
     task = whole = build_task(job.task, job.length, budget.folder)
     if job.curriculum == "double" and job.length is not None:
         task = build_task(job.task, min(FIRST, job.length), budget.folder)
-    model = build_model(whole, job.cell, budget.hidden, job.start)
+    model = build_model(whole, job.cell, budget.hidden, job.start).to(device)
     estimator = build_gradient(job.gradient, task)
     clip, regulariser = build_clip(job.clip), build_regulariser(job.regularise)
     optimizer = torch.optim.Adam(model.parameters(), lr=budget.lr)
@@ -217,11 +224,13 @@ def train(
         batch: sequences in each.
         updates: how many at most; ``PATIENCE`` in a row that could not be made end it too.
     """
-    generator, in_a_row = torch.Generator().manual_seed(seed), 0
+    generator, in_a_row = torch.Generator("cpu").manual_seed(seed), 0
+    device = device_of(model)
     for _ in range(updates):
         now = task()
+        given = now.batch(generator, batch).to(device)
         done = fit_step(
-            model, optimizer, now.batch(generator, batch), estimator, now.loss,
+            model, optimizer, given, estimator, now.loss,
             penalties=penalties, clip=clip,
         )  # fmt: skip
         in_a_row = 0 if done.finite else in_a_row + 1
@@ -242,9 +251,10 @@ def _look(
 
 
 def _score(model: nn.Module, task: Task, batch: Batch) -> float:
+    given = batch.to(device_of(model))
     with torch.no_grad():
-        output, _ = model(batch.inputs, lengths=batch.lengths)
-        return task.score(output, batch.targets)
+        output, _ = model(given.inputs, lengths=given.lengths)
+        return task.score(output.cpu(), batch.targets)
 
 
 def _grown(task: Task, whole: Task, model: nn.Module, job: Job) -> Task:
@@ -263,16 +273,24 @@ def _grown(task: Task, whole: Task, model: nn.Module, job: Job) -> Task:
 # The jobs of a grid over all cores, or over a Ray cluster.
 
 
-def on_processes(jobs: list[Job], workers: int | None = None) -> Iterator[dict[str, Any]]:
+def on_processes(
+    jobs: list[Job], workers: int | None = None, device: str = "cpu"
+) -> Iterator[dict[str, Any]]:
     """Run jobs in processes of their own, one torch thread each; records as they finish.
+
+    Args:
+        jobs: what to train.
+        workers: processes; None: one a core, and one on another device than the CPU.
+        device: where they train, as torch names it.
 
     Raises:
         RunError: a process died, for want of memory most likely. What was done stays done.
     """
-    workers = count_cores() if workers is None else workers
+    if workers is None:
+        workers = count_cores() if device == "cpu" else 1
     if workers < 1:
         raise ArgumentError("--workers >= 1", f"{workers}", "leave it out for all cores")
-    with closing(run_in_processes(run_job, jobs, workers)) as outcomes:
+    with closing(run_in_processes(partial(run_job, device=device), jobs, workers)) as outcomes:
         for job, outcome in outcomes:
             if isinstance(outcome, BrokenProcessPool):
                 raise RunError(

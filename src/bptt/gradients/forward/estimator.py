@@ -231,7 +231,7 @@ class ForwardMode(Estimator):
             del output, after, each, recorded
             plain = carries.detach(run.restore(state))
             handed = LiveCarry(plain, influence, age) if self.online else plain
-            yield Step(value, handed, here, torch.tensor([age - 1]))
+            yield Step(value, handed, here, torch.tensor([age - 1], device="cpu"))
 
     def _rule(self, model: nn.Module) -> Rule:
         if self.method == "uoro":

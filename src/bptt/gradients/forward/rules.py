@@ -283,7 +283,7 @@ class RankOne(Rule):
         return {_STATE: state.unsqueeze(0), _PARAMETERS: parameters}
 
     def _signs(self, like: Tensor) -> Tensor:
-        bits = torch.randint(0, 2, like.shape, generator=self.generator)
+        bits = torch.randint(0, 2, like.shape, generator=self.generator, device="cpu")
         return (2 * bits - 1).to(like)
 
     def _balance(self, of_parameters: Tensor, of_state: Tensor) -> tuple[Tensor, Tensor]:

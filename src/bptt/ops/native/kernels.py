@@ -288,7 +288,9 @@ def _hidden_weight(
     shift = B
     if sizes.batch_major:
         # One row back from a lane's first row is another lane's last.
-        cleared.append((by_step, torch.tensor(first), by_step[first].clone()))
+        cleared.append(
+            (by_step, torch.tensor(first, device=by_step.device), by_step[first].clone())
+        )
         by_step[first] = 0
         shift = 1
     late, early = slice(shift, None), slice(None, sizes.rows - shift)
@@ -317,7 +319,7 @@ def _states_before(
     before = torch.cat((h[1:], initial[None]) if reverse else (initial[None], h[:-1]))
     if lengths is not None:
         if reverse:
-            before[lengths - 1, torch.arange(sizes.B)] = initial
+            before[lengths - 1, torch.arange(sizes.B, device=lengths.device)] = initial
         before.masked_fill_(_padding(sizes, lengths), 0)
     if reset is not None:
         before.masked_fill_(reset.unsqueeze(-1), 0)
@@ -326,7 +328,7 @@ def _states_before(
 
 def _padding(sizes: Sizes, lengths: Tensor) -> Tensor:
     """The steps beyond each lane's length, ``(T, B, 1)``."""
-    return (torch.arange(sizes.T)[:, None] >= lengths).unsqueeze(-1)
+    return (torch.arange(sizes.T, device=lengths.device)[:, None] >= lengths).unsqueeze(-1)
 
 
 def _is_finite(tensor: Tensor) -> bool:

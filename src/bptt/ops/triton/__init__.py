@@ -4,6 +4,9 @@ Each program owns a block of lanes and walks all their steps with the weights he
 not depend on the step before is left to torch: the input's product before the launch, and the weights'
 gradients, one product over all steps, after it.
 
+Where the weights do not fit on the chip, the same kernels run step by step: torch makes the product with
+them, which at that size is most of the work, and one launch does all the rest of the step.
+
 With ``TRITON_INTERPRET=1`` in the environment before Triton is imported, the kernels run on the CPU, line
 by line in NumPy: slow, and right or wrong for the same reasons.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, cast
 
@@ -23,14 +27,18 @@ from torch.autograd.function import once_differentiable
 
 from bptt.ops import native
 from bptt.ops.cells import BY_MODE
+from bptt.ops.device import autocast_dtype
 from bptt.ops.eager import State
 
 # Why the kernels are not here; None if they are.
 missing = None if importlib.util.find_spec("triton") else "the package triton is not installed"
 # A block of lanes: as many rows as a product on the chip takes at least.
 LANES = 16
-# W_hh has to lie on the chip, beside a step's tiles: of 228 kB of an H100's multiprocessor, or 100 kB.
-HELD = 128 * 1024
+# Bytes of shared memory that a program may have: of an H100, where no GPU is asked.
+ON_CHIP = 227 * 1024
+MOST_KEPT = 6  # widths of H of a step, an LSTM's
+# Units of a tile where a step is a launch: nothing is multiplied there, so it is as wide as it is quick.
+TILE = 64
 
 
 def interpreted() -> bool:
@@ -56,17 +64,35 @@ def covers(
         return f"Triton's kernels run float32 and bfloat16, not {w_hh.dtype}"
     if any(t is not None and t.dtype != w_hh.dtype for t in (x, *state, *weights[:4])):
         return "the tensors are of several dtypes"
-    if torch.is_autocast_enabled(x.device.type):
+    if autocast_dtype(x.device) is not None:
         return "under autocast torch's own layer computes in the short dtype"
     if 0 in (*x.shape[:2], w_hh.shape[1]):
         return "there is nothing to run over"
-    if BY_MODE[cell].gates * padded(w_hh.shape[1]) ** 2 * w_hh.element_size() > HELD:
-        return f"{w_hh.shape[1]} units of {w_hh.dtype} do not fit on the chip"
     if native.transformed():
         return "torch.func transforms need the eager recurrence"
     if native.forward_mode():
         return "forward-mode differentiation needs the eager recurrence"
     return None
+
+
+def holds(cell: str, w_hh: Tensor, places: int) -> bool:
+    """Whether a whole sequence is one launch: the recurrent weights fit on the chip, and whatever is kept
+    of so many steps and lanes can be counted in 31 bits, as the kernels count."""
+    limit = ON_CHIP
+    if w_hh.is_cuda:
+        own = torch.cuda.get_device_properties(w_hh.device)
+        limit = min(limit, getattr(own, "shared_memory_per_block_optin", 0))
+    kept = places * MOST_KEPT * w_hh.shape[1]
+    return shared_bytes(cell, w_hh.shape[1], w_hh.element_size()) <= limit and kept < 2**31
+
+
+def shared_bytes(cell: str, units: int, size: int) -> int:
+    """What a launch over all steps takes on the chip at most: weights, and a step's tiles beside them.
+
+    The second term is an upper bound of what Triton 3.9 asks for, compiling the kernels for an H100.
+    """
+    width = padded(units)
+    return BY_MODE[cell].gates * width**2 * size + width * (640 + 48 * size)
 
 
 def padded(units: int) -> int:
@@ -87,7 +113,8 @@ def recur(
 ) -> tuple[Tensor, State]:
     """Run one layer; see :func:`bptt.ops.recur` for the meaning of each argument.
 
-    Cost: the input's product, one launch; backward one launch and three products over all steps. Memory
+    Cost: the input's product, one launch; backward one launch and three products over all steps. Where
+    the weights do not fit on the chip, a product and a launch for every step, in both directions. Memory
     as the native kernels': what ``saved`` says in :mod:`bptt.ops.cells`, and the state before each step.
     """
     w_ih, w_hh, b_ih, b_hh, *_ = weights
@@ -111,17 +138,14 @@ def recur(
 class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, cell, reverse, xp, w_hh, b_hh, marks, *state):
-        kernels, relu = _kernels(cell)
+        kernels, _ = _kernels(cell)
         (steps, lanes, _), units = xp.shape, w_hh.shape[1]
         xp, w_hh = xp.contiguous(), w_hh.contiguous()
         y = xp.new_empty(steps, lanes, units)
         saved = xp.new_empty(steps, lanes, kernels.SAVED * units, dtype=_accumulator(xp))
-        final = [torch.empty_like(s) for s in state]
-        kernels.forward[_grid(lanes)](
-            xp, w_hh, _any(b_hh, w_hh), state[0], state[-1], _any(marks, w_hh), y, final[0], final[-1],
-            saved, steps, lanes, units, RELU=relu, REVERSE=reverse, MARKED=marks is not None,
-            BIAS=b_hh is not None, **_sizes(xp, units),
-        )  # fmt: skip
+        walk = _walk if holds(cell, w_hh, steps * lanes) else _step_by_step
+        with _on(xp):
+            final = walk(cell, reverse, xp, w_hh, b_hh, marks, state, y, saved)
         ctx.save_for_backward(w_hh, marks, saved)
         ctx.cell, ctx.reverse, ctx.bias = cell, reverse, b_hh is not None
         return y, *final
@@ -131,19 +155,15 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx, *cotangents):
         dy, *dfinal = cotangents
         w_hh, marks, saved = ctx.saved_tensors
-        kernels, relu = _kernels(ctx.cell)
         steps, lanes, units = dy.shape
         dy, dfinal = dy.contiguous(), [d.contiguous() for d in dfinal]
         dxp = saved.new_empty(steps, lanes, BY_MODE[ctx.cell].gates * units)
         # Only a GRU's candidate has a second cotangent; the others' is not touched.
         dhp = saved.new_empty(steps, lanes, units) if ctx.cell == "GRU" else dxp
-        dstate = [torch.empty_like(d, dtype=saved.dtype) for d in dfinal]
-        kernels.backward[_grid(lanes)](
-            dy, dfinal[0], dfinal[-1], w_hh, saved, _any(marks, w_hh), dxp, dhp, dstate[0], dstate[-1],
-            steps, lanes, units, RELU=relu, REVERSE=ctx.reverse, MARKED=marks is not None,
-            **_sizes(dy, units),
-        )  # fmt: skip
-        dh = dxp if dhp is dxp else torch.cat([dxp[..., : 2 * units], dhp], -1)
+        walk = _walk_back if holds(ctx.cell, w_hh, steps * lanes) else _step_back
+        with _on(dy):
+            dstate = walk(ctx.cell, ctx.reverse, dy, dfinal, w_hh, saved, marks, dxp, dhp)
+        dh = _of_state(dxp, dhp, units)
         dw = db = None
         if ctx.needs_input_grad[3]:
             dw = (dh.flatten(0, 1).t() @ _before(saved, marks, units).flatten(0, 1)).to(w_hh.dtype)
@@ -152,6 +172,78 @@ class _Recurrence(torch.autograd.Function):
         return (
             None, None, dxp.to(dy.dtype), dw, db, None, *(d.to(dy.dtype) for d in dstate),
         )  # fmt: skip
+
+
+def _walk(cell, reverse, xp, w_hh, b_hh, marks, state, y, saved) -> list[Tensor]:
+    """All steps in one launch; the final states."""
+    kernels, relu = _kernels(cell)
+    (steps, lanes, units), final = y.shape, [torch.empty_like(s) for s in state]
+    kernels.forward[(_blocks(lanes, LANES), 1)](
+        xp, w_hh, w_hh, _any(b_hh, w_hh), state[0], state[-1], _any(marks, w_hh), y, final[0], final[-1],
+        saved, steps, lanes, units, RELU=relu, REVERSE=reverse, MARKED=marks is not None,
+        BIAS=b_hh is not None, HELD=True, HP=padded(units), **_types(xp),
+    )  # fmt: skip
+    return final
+
+
+def _step_by_step(cell, reverse, xp, w_hh, b_hh, marks, state, y, saved) -> list[Tensor]:
+    """A product and a launch for each step; states between steps are not rounded to a short dtype."""
+    kernels, relu = _kernels(cell)
+    steps, lanes, units = y.shape
+    now = [s.to(saved.dtype) for s in state]
+    fresh = None if marks is None else (marks & 2).ne(0).unsqueeze(-1)
+    tile = min(TILE, padded(units))
+    for t in reversed(range(steps)) if reverse else range(steps):
+        h = now[0] if fresh is None else now[0].masked_fill(fresh[t], 0)
+        hp = h.to(w_hh.dtype) @ w_hh.t()
+        new = [torch.empty_like(s) for s in now]
+        kernels.forward[(_blocks(lanes, LANES), _blocks(units, tile))](
+            xp[t], w_hh, hp, _any(b_hh, w_hh), now[0], now[-1], w_hh if marks is None else marks[t],
+            y[t], new[0], new[-1], saved[t], 1, lanes, units, RELU=relu, REVERSE=False,
+            MARKED=marks is not None, BIAS=b_hh is not None, HELD=False, HP=tile, **_types(xp),
+        )  # fmt: skip
+        now = new
+    return [s.to(y.dtype) for s in now]
+
+
+def _walk_back(cell, reverse, dy, dfinal, w_hh, saved, marks, dxp, dhp) -> list[Tensor]:
+    """Backward over all steps in one launch; the cotangents of the first states."""
+    kernels, relu = _kernels(cell)
+    steps, lanes, units = dy.shape
+    dstate = [torch.empty_like(d, dtype=saved.dtype) for d in dfinal]
+    kernels.backward[(_blocks(lanes, LANES), 1)](
+        dy, dfinal[0], dfinal[-1], w_hh, saved, _any(marks, w_hh), dxp, dhp, dstate[0], dstate[-1],
+        steps, lanes, units, RELU=relu, REVERSE=reverse, MARKED=marks is not None, HELD=True,
+        HP=padded(units), **_types(dy),
+    )  # fmt: skip
+    return dstate
+
+
+def _step_back(cell, reverse, dy, dfinal, w_hh, saved, marks, dxp, dhp) -> list[Tensor]:
+    """A launch and a product for each step."""
+    kernels, relu = _kernels(cell)
+    steps, lanes, units = dy.shape
+    now = [d.to(saved.dtype) for d in dfinal]
+    stops = None if marks is None else (marks & 6).ne(0).unsqueeze(-1)
+    tile = min(TILE, padded(units))
+    for t in range(steps) if reverse else reversed(range(steps)):
+        before = [torch.empty_like(d) for d in now]
+        kernels.backward[(_blocks(lanes, LANES), _blocks(units, tile))](
+            dy[t], now[0], now[-1], w_hh, saved[t], w_hh if marks is None else marks[t], dxp[t], dhp[t],
+            before[0], before[-1], 1, lanes, units, RELU=relu, REVERSE=False,
+            MARKED=marks is not None, HELD=False, HP=tile, **_types(dy),
+        )  # fmt: skip
+        # What came by the gates; a lane that did not run sent nothing, and what stops goes no farther.
+        dh = _of_state(dxp[t], dhp[t], units)
+        sent = dh if stops is None else dh.masked_fill(stops[t], 0)
+        before[0] += sent.to(w_hh.dtype) @ w_hh
+        now = before
+    return now
+
+
+def _of_state(dxp: Tensor, dhp: Tensor, units: int) -> Tensor:
+    """Cotangents of what the state was multiplied to."""
+    return dxp if dhp.shape == dxp.shape else torch.cat([dxp[..., : 2 * units], dhp], -1)
 
 
 def _before(saved: Tensor, marks: Tensor | None, units: int) -> Tensor:
@@ -169,8 +261,13 @@ def _kernels(cell: str) -> tuple[Any, bool]:
     return files[cell], cell == "RNN_RELU"
 
 
-def _grid(lanes: int) -> tuple[int]:
-    return (-(-lanes // LANES),)
+def _on(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, wherever the tensors are."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def _blocks(count: int, size: int) -> int:
+    return -(-count // size)
 
 
 def _any(tensor: Tensor | None, other: Tensor) -> Tensor:
@@ -182,8 +279,8 @@ def _accumulator(like: Tensor) -> torch.dtype:
     return torch.float64 if like.dtype == torch.float64 else torch.float32
 
 
-def _sizes(like: Tensor, units: int) -> dict[str, Any]:
+def _types(like: Tensor) -> dict[str, Any]:
     import triton.language as tl
 
     accumulator = tl.float64 if _accumulator(like) == torch.float64 else tl.float32
-    return {"ACC": accumulator, "BB": LANES, "HP": padded(units)}
+    return {"ACC": accumulator, "BB": LANES}

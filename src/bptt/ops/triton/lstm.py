@@ -9,7 +9,17 @@ Backward as in :mod:`bptt.reference.lstm`.
 import triton
 import triton.language as tl
 
-from bptt.ops.triton.tiles import bias, block, load, mark, product, sigmoid, store, tanh
+from bptt.ops.triton.tiles import (
+    bias,
+    block,
+    load,
+    mark,
+    product,
+    recurrent,
+    sigmoid,
+    store,
+    tanh,
+)
 
 # Widths of H that are kept of a step, in this order.
 SAVED = 6  # h_{t-1}, c_{t-1}, i, f, g, o
@@ -17,16 +27,21 @@ SAVED = 6  # h_{t-1}, c_{t-1}, i, f, g, o
 
 @triton.jit
 def forward(
-    xp, w, b, h0, c0, marks, y, ht, ct, saved, T, B, H,
+    xp, w, hp, b, h0, c0, marks, y, ht, ct, saved, T, B, H,
     RELU: tl.constexpr, REVERSE: tl.constexpr, MARKED: tl.constexpr, BIAS: tl.constexpr,
-    ACC: tl.constexpr, BB: tl.constexpr, HP: tl.constexpr,
+    HELD: tl.constexpr, ACC: tl.constexpr, BB: tl.constexpr, HP: tl.constexpr,
 ):  # fmt: skip
-    """All steps of a block of lanes: outputs, final states, and what backward reads of each step."""
-    row, unit = tl.program_id(0) * BB + tl.arange(0, BB), tl.arange(0, HP)
-    w_i = tl.trans(block(w, 0, unit, unit, H))
-    w_f = tl.trans(block(w, 1, unit, unit, H))
-    w_g = tl.trans(block(w, 2, unit, unit, H))
-    w_o = tl.trans(block(w, 3, unit, unit, H))
+    """All steps of a block of lanes: outputs, final states, and what backward reads of each step.
+
+    Without HELD it is one step of a block of units, and ``hp`` is the product with the state.
+    """
+    row, unit = tl.program_id(0) * BB + tl.arange(0, BB), tl.program_id(1) * HP + tl.arange(0, HP)
+    w_i, w_f, w_g, w_o = w, w, w, w  # not looked at where the products are made outside
+    if HELD:
+        w_i = tl.trans(block(w, 0, unit, unit, H))
+        w_f = tl.trans(block(w, 1, unit, unit, H))
+        w_g = tl.trans(block(w, 2, unit, unit, H))
+        w_o = tl.trans(block(w, 3, unit, unit, H))
     b_i = bias(b, unit, H, BIAS, ACC)[None, :]
     b_f = bias(b + H, unit, H, BIAS, ACC)[None, :]
     b_g = bias(b + 2 * H, unit, H, BIAS, ACC)[None, :]
@@ -41,10 +56,26 @@ def forward(
         h = tl.where(fresh, tl.zeros_like(h), h)
         c = tl.where(fresh, tl.zeros_like(c), c)
         x = xp + t * B * 4 * H
-        i = sigmoid(load(x, row, unit, 4 * H, B, H, ACC) + product(h, w_i, ACC) + b_i)
-        f = sigmoid(load(x + H, row, unit, 4 * H, B, H, ACC) + product(h, w_f, ACC) + b_f)
-        g = tanh(load(x + 2 * H, row, unit, 4 * H, B, H, ACC) + product(h, w_g, ACC) + b_g)
-        o = sigmoid(load(x + 3 * H, row, unit, 4 * H, B, H, ACC) + product(h, w_o, ACC) + b_o)
+        i = sigmoid(
+            load(x, row, unit, 4 * H, B, H, ACC)
+            + recurrent(h, w_i, hp, 0, 4, row, unit, B, H, ACC, HELD)
+            + b_i
+        )
+        f = sigmoid(
+            load(x + H, row, unit, 4 * H, B, H, ACC)
+            + recurrent(h, w_f, hp, 1, 4, row, unit, B, H, ACC, HELD)
+            + b_f
+        )
+        g = tanh(
+            load(x + 2 * H, row, unit, 4 * H, B, H, ACC)
+            + recurrent(h, w_g, hp, 2, 4, row, unit, B, H, ACC, HELD)
+            + b_g
+        )
+        o = sigmoid(
+            load(x + 3 * H, row, unit, 4 * H, B, H, ACC)
+            + recurrent(h, w_o, hp, 3, 4, row, unit, B, H, ACC, HELD)
+            + b_o
+        )
         keep = saved + t * B * 6 * H
         store(keep, row, unit, 6 * H, B, H, h)
         store(keep + H, row, unit, 6 * H, B, H, c)
@@ -65,14 +96,19 @@ def forward(
 def backward(
     dy, dht, dct, w, saved, marks, dxp, dhp, dh0, dc0, T, B, H,
     RELU: tl.constexpr, REVERSE: tl.constexpr, MARKED: tl.constexpr,
-    ACC: tl.constexpr, BB: tl.constexpr, HP: tl.constexpr,
+    HELD: tl.constexpr, ACC: tl.constexpr, BB: tl.constexpr, HP: tl.constexpr,
 ):  # fmt: skip
-    """From the last step to the first: cotangents of the pre-activations and of the first states."""
-    row, unit = tl.program_id(0) * BB + tl.arange(0, BB), tl.arange(0, HP)
-    w_i = block(w, 0, unit, unit, H)
-    w_f = block(w, 1, unit, unit, H)
-    w_g = block(w, 2, unit, unit, H)
-    w_o = block(w, 3, unit, unit, H)
+    """From the last step to the first: cotangents of the pre-activations and of the first states.
+
+    Without HELD it is one step, and what comes by the product is added outside.
+    """
+    row, unit = tl.program_id(0) * BB + tl.arange(0, BB), tl.program_id(1) * HP + tl.arange(0, HP)
+    w_i, w_f, w_g, w_o = w, w, w, w  # not looked at where the products are made outside
+    if HELD:
+        w_i = block(w, 0, unit, unit, H)
+        w_f = block(w, 1, unit, unit, H)
+        w_g = block(w, 2, unit, unit, H)
+        w_o = block(w, 3, unit, unit, H)
     dh = load(dht, row, unit, H, B, H, ACC)
     dc = load(dct, row, unit, H, B, H, ACC)
     for step in range(T):
@@ -99,8 +135,10 @@ def backward(
         store(x + H, row, unit, 4 * H, B, H, df)
         store(x + 2 * H, row, unit, 4 * H, B, H, dg)
         store(x + 3 * H, row, unit, 4 * H, B, H, do)
-        before = product(di, w_i, ACC) + product(df, w_f, ACC)
-        before += product(dg, w_g, ACC) + product(do, w_o, ACC)
+        before = zero
+        if HELD:
+            before = product(di, w_i, ACC) + product(df, w_f, ACC)
+            before += product(dg, w_g, ACC) + product(do, w_o, ACC)
         dh = tl.where(live, tl.where(stops, zero, before), dh)
         dc = tl.where(live, tl.where(stops, zero, inner * f), dc)
     store(dh0, row, unit, H, B, H, dh)

@@ -9,7 +9,16 @@ With δ_t the gradient that reaches h_t: dz_t = δ_t ⊙ φ'(z_t), δ_{t-1} = �
 import triton
 import triton.language as tl
 
-from bptt.ops.triton.tiles import bias, block, load, mark, product, store, tanh
+from bptt.ops.triton.tiles import (
+    bias,
+    block,
+    load,
+    mark,
+    product,
+    recurrent,
+    store,
+    tanh,
+)
 
 # Widths of H that are kept of a step, in this order.
 SAVED = 2  # h_{t-1}, h_t
@@ -32,13 +41,18 @@ def _backward(d, h, RELU: tl.constexpr):
 
 @triton.jit
 def forward(
-    xp, w, b, h0, c0, marks, y, ht, ct, saved, T, B, H,
+    xp, w, hp, b, h0, c0, marks, y, ht, ct, saved, T, B, H,
     RELU: tl.constexpr, REVERSE: tl.constexpr, MARKED: tl.constexpr, BIAS: tl.constexpr,
-    ACC: tl.constexpr, BB: tl.constexpr, HP: tl.constexpr,
+    HELD: tl.constexpr, ACC: tl.constexpr, BB: tl.constexpr, HP: tl.constexpr,
 ):  # fmt: skip
-    """All steps of a block of lanes: outputs, final states, and what backward reads of each step."""
-    row, unit = tl.program_id(0) * BB + tl.arange(0, BB), tl.arange(0, HP)
-    weight = tl.trans(block(w, 0, unit, unit, H))
+    """All steps of a block of lanes: outputs, final states, and what backward reads of each step.
+
+    Without HELD it is one step of a block of units, and ``hp`` is the product with the state.
+    """
+    row, unit = tl.program_id(0) * BB + tl.arange(0, BB), tl.program_id(1) * HP + tl.arange(0, HP)
+    weight = w  # not looked at where the products are made outside
+    if HELD:
+        weight = tl.trans(block(w, 0, unit, unit, H))
     shift = bias(b, unit, H, BIAS, ACC)
     h = load(h0, row, unit, H, B, H, ACC)
     for step in range(T):
@@ -46,7 +60,8 @@ def forward(
         here = mark(marks, t, B, row, MARKED)
         live = (here & 1) != 0
         h = tl.where((here & 2) != 0, tl.zeros_like(h), h)
-        z = load(xp + t * B * H, row, unit, H, B, H, ACC) + product(h, weight, ACC) + shift[None, :]
+        z = recurrent(h, weight, hp, 0, 1, row, unit, B, H, ACC, HELD) + shift[None, :]
+        z += load(xp + t * B * H, row, unit, H, B, H, ACC)
         new = _forward(z, RELU)
         keep = saved + t * B * 2 * H
         store(keep, row, unit, 2 * H, B, H, h)
@@ -60,11 +75,16 @@ def forward(
 def backward(
     dy, dht, dct, w, saved, marks, dxp, dhp, dh0, dc0, T, B, H,
     RELU: tl.constexpr, REVERSE: tl.constexpr, MARKED: tl.constexpr,
-    ACC: tl.constexpr, BB: tl.constexpr, HP: tl.constexpr,
+    HELD: tl.constexpr, ACC: tl.constexpr, BB: tl.constexpr, HP: tl.constexpr,
 ):  # fmt: skip
-    """From the last step to the first: cotangents of the pre-activations and of the first states."""
-    row, unit = tl.program_id(0) * BB + tl.arange(0, BB), tl.arange(0, HP)
-    weight = block(w, 0, unit, unit, H)
+    """From the last step to the first: cotangents of the pre-activations and of the first states.
+
+    Without HELD it is one step, and what comes by the product is added outside.
+    """
+    row, unit = tl.program_id(0) * BB + tl.arange(0, BB), tl.program_id(1) * HP + tl.arange(0, HP)
+    weight = w  # not looked at where the products are made outside
+    if HELD:
+        weight = block(w, 0, unit, unit, H)
     dh = load(dht, row, unit, H, B, H, ACC)
     for step in range(T):
         t = step if REVERSE else T - 1 - step
@@ -75,7 +95,9 @@ def backward(
         d = dh + load(dy + t * B * H, row, unit, H, B, H, ACC)
         dz = tl.where(live, _backward(d, h, RELU), tl.zeros_like(d))
         store(dxp + t * B * H, row, unit, H, B, H, dz)
-        before = product(dz, weight, ACC)
+        before = tl.zeros_like(dz)
+        if HELD:
+            before = product(dz, weight, ACC)
         before = tl.where((here & 6) != 0, tl.zeros_like(before), before)
         dh = tl.where(live, before, dh)
     store(dh0, row, unit, H, B, H, dh)

@@ -71,6 +71,16 @@ def product(state, weight, ACC: tl.constexpr):
 
 
 @triton.jit
+def recurrent(
+    state, weight, made, gate, gates, row, unit, lanes, units, ACC: tl.constexpr, HELD: tl.constexpr
+):
+    """A gate's product of the state: made here with a square that is held, or outside and read."""
+    if HELD:
+        return product(state, weight, ACC)
+    return load(made + gate * units, row, unit, gates * units, lanes, units, ACC)
+
+
+@triton.jit
 def mark(base, at, lanes, row, MARKED: tl.constexpr):
     """The marks of a step, ``(lanes, 1)``; without any, every lane runs."""
     if MARKED:

@@ -191,7 +191,7 @@ class Guard:
         Args:
             lengths: (B,) whole numbers. They hold until the next call.
         """
-        self.loop.lengths = torch.as_tensor(lengths)
+        self.loop.lengths = torch.as_tensor(lengths, device="cpu")
 
     def new_sequence(self, begins: bool | Tensor = True) -> None:
         """Tell in which lanes of the next batch a sequence begins.

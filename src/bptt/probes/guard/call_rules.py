@@ -207,8 +207,8 @@ class Carry(Rule):
     def _told(self, loop: Loop, call: Call, taken: bool) -> Iterator[Finding]:
         if loop.fresh is None:
             return
-        begins = bool(torch.as_tensor(loop.fresh).any())
-        all_begin = bool(torch.as_tensor(loop.fresh).all())
+        begins = bool(torch.as_tensor(loop.fresh, device="cpu").any())
+        all_begin = bool(torch.as_tensor(loop.fresh, device="cpu").all())
         carried = taken and any(bool(s.any()) for s in call.states)
         if all_begin and carried:
             yield self.found(
@@ -353,7 +353,7 @@ class Padding(Rule):
         steps, lanes = output.shape[axis], output.shape[1 - axis]
         if lanes != lengths.numel() or steps < int(lengths.max()):
             return
-        padding = torch.arange(steps)[:, None] >= lengths.cpu()[None, :]
+        padding = torch.arange(steps, device="cpu")[:, None] >= lengths.cpu()[None, :]
         if axis:
             padding = padding.t()
         if not bool(padding.any()):
