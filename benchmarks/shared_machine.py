@@ -1,6 +1,10 @@
 """How fast ``bptt train`` is on a machine that others use too, by its threads; prints a Markdown table.
 
 .venv/bin/python benchmarks/shared_machine.py [--cells rnn] [--minutes 0.2] [--repeats 3] [--quota 1.5]
+.venv/bin/python benchmarks/shared_machine.py --layers lstm gru [--seconds 3] [--repeats 5]
+
+The second is about layers in a program of one's own, ours and torch's, on all processors, with no word to
+OpenMP about how to wait: how much of the rate that they have alone is left beside foreign processes.
 
 Each run is a process of its own, as from the command line, beside so many foreign processes that do
 nothing but count. The last column of each table is the rate of ``--threads auto`` over that of the best
@@ -40,6 +44,10 @@ class Asked:
 
     cells: tuple[str, ...] = ("rnn",)
     """Cells, at the default settings otherwise."""
+    layers: tuple[str, ...] = ()
+    """Layers instead of runs of bptt train: rnn, gru or lstm, of 128 units, trained on B=64, T=50."""
+    seconds: float = 3.0
+    """Of each measurement of a layer."""
     minutes: float = 0.2
     """Of each run."""
     foreign: tuple[int, ...] = (0, 1, 2)
@@ -162,8 +170,69 @@ def measure(
     return json.loads(said)["tokens_per_second"], rest / seconds
 
 
+LAYER = """
+import sys, time, torch, bptt
+kind, side, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+layer = getattr(bptt.nn if side == "ours" else torch.nn, kind.upper())(128, 128)
+x, calls, began = torch.randn(50, 64, 128), 0, None
+while began is None or time.monotonic() - began < seconds:
+    layer(x)[0].square().mean().backward()
+    calls += 1
+    if began is None and calls == 5:
+        calls, began = 0, time.monotonic()
+print(calls / (time.monotonic() - began))
+"""
+
+
+def measure_layer(kind: str, side: str, foreign: int, asked: Asked) -> tuple[float, float]:
+    """Updates in a second, and the processors that the rest of the machine used meanwhile."""
+    leave_in_peace(asked.patience)
+    with crowd(foreign) as others:
+        began, before = time.monotonic(), busy()
+        words = [sys.executable, "-c", LAYER, kind, side, str(asked.seconds)]
+        run = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        assert run.stdout is not None
+        said = run.stdout.read()
+        counted = sum(used(process.pid) for process in others)
+        _, status, own = os.wait4(run.pid, 0)
+        run.returncode = os.waitstatus_to_exitcode(status)
+        rest = busy() - before - own.ru_utime - own.ru_stime - counted
+        return float(said), rest / (time.monotonic() - began)
+
+
+def show_layers(asked: Asked) -> None:
+    """Print what is left of a layer's own rate, ours beside torch's."""
+    found: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
+    for _, kind, foreign, side in itertools.product(
+        range(asked.repeats), asked.layers, asked.foreign, ("ours", "torch")
+    ):
+        one = measure_layer(kind, side, foreign, asked)
+        found.setdefault((kind, side, foreign), []).append(one)
+    print("| layer | foreign | ours, updates/s | of alone | torch, updates/s | of alone | others |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
+    for kind in asked.layers:
+        rate = {
+            (side, n): statistics.median(r for r, _ in found[kind, side, n])
+            for side in ("ours", "torch")
+            for n in asked.foreign
+        }
+        for n in asked.foreign:
+            both = [
+                (rate[side, n], rate[side, n] / rate[side, asked.foreign[0]])
+                for side in ("ours", "torch")
+            ]
+            cells = " | ".join(f"{own:.1f} | **{share:.2f}**" for own, share in both)
+            rest = statistics.median(
+                o for side in ("ours", "torch") for _, o in found[kind, side, n]
+            )
+            print(f"| {kind} | {n} | {cells} | {rest:.2f} |", flush=True)
+
+
 def main(asked: Asked) -> None:
-    """Print a table for each cell and way of waiting."""
+    """Print a table for each cell and way of waiting, or one of layers."""
+    if asked.layers:
+        show_layers(asked)
+        return
     cores = len(os.sched_getaffinity(0))
     fixed = (
         [str(n) for n in range(1, cores + 1)] if cores <= 4 else ["1", str(cores // 2), str(cores)]

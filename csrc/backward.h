@@ -1,5 +1,5 @@
 // The backward pass of every cell: the loop over time, against the forward order, for one
-// thread's lanes.
+// piece's lanes.
 //
 // Per step: the cell turns the gradient that arrives at h_t (dy_t plus what came back from later
 // steps) into dz_t; then dh_{t-1} = dz_t W_hh, plus what the cell passes on directly. Weight and
@@ -73,15 +73,22 @@ void dz_step(BackwardLanes<typename C::T>& s, int64_t t, int64_t live,
                          s.carry + r * s.ld, f.dz ? f.dz + row * D * p.H : nullptr, s.a + r * s.lda,
                          s.db ? s.db + r * D * p.H : nullptr};
         if (f.norms) {
-            Vec<T> sum{};
-            by_vector<T>(p.H, [&](int64_t j, auto part) {
-                const Vec<T> d = load(lane.dy + j, part) + load(lane.carry + j, part);
-                sum += d * d;
-            });
-            R total = 0;
-            for (int i = 0; i < Simd<T>::L; ++i) total += sum[i];
-            f.norms[t * p.B + b] = sizeof(R) == 4 ? R(__builtin_sqrtf(float(total)))
-                                                  : R(__builtin_sqrt(double(total)));
+            const auto squares = [&](R scale) {
+                Vec<T> sum{};
+                by_vector<T>(p.H, [&](int64_t j, auto part) {
+                    const Vec<T> d = (load(lane.dy + j, part) + load(lane.carry + j, part)) * scale;
+                    sum += d * d;
+                });
+                R total = 0;
+                for (int i = 0; i < Simd<T>::L; ++i) total += sum[i];
+                return total;
+            };
+            // A small number has no square: then all are made larger first.
+            R total = squares(R(1));
+            const bool small = total < Simd<T>::square;
+            if (small) total = squares(Simd<T>::large);
+            const R norm = sizeof(R) == 4 ? R(__builtin_sqrtf(float(total))) : R(__builtin_sqrt(double(total)));
+            f.norms[t * p.B + b] = small ? norm / Simd<T>::large : norm;
         }
         if (s.db) C::template dz_lane<true>(s, lane);
         else C::template dz_lane<false>(s, lane);
@@ -113,12 +120,14 @@ void carry_step(BackwardLanes<typename C::T>& s, int64_t live, const Unit<typena
     const int64_t at_once = blocks_at_once(live);
     for (int64_t u = 0; u < blocks; u += at_once) {
         const int64_t n = blocks - u < at_once ? blocks - u : at_once;
-        multiply<T>(reinterpret_cast<const Unit<T>*>(s.a), s.lda / Factor<T>::each, live, packed + u * K * NR, n, K, s.product, live * NR);
+        const bool narrow = u + n == blocks && ends_narrow<T>(s.p.H);
+        multiply<T>(reinterpret_cast<const Unit<T>*>(s.a), s.lda / Factor<T>::each, live, packed + u * K * NR, n, K,
+                    s.product, live * NR, false, narrow);
         for (int64_t v = 0; v < n; ++v)
             for (int64_t r = 0; r < live; ++r) {
                 Real<T>* carry = s.carry + r * s.ld + (u + v) * NR;
                 const Real<T>* c = s.product + (v * live + r) * NR;
-                for (int i = 0; i < 2; ++i) {
+                for (int i = 0; i < (narrow && v + 1 == n ? 1 : 2); ++i) {
                     Vec<T> d = load(c + i * L);
                     if (C::kind == Cell::gru) d += load(carry + i * L);
                     store(carry + i * L, d);
@@ -172,10 +181,10 @@ void backward_lanes(BackwardLanes<typename C::T>& s, const Unit<typename C::T>* 
 template <class C>
 struct BackwardPlan {
     using T = typename C::T;
-    int threads;
-    int64_t ld, lda, lanes, left, product, per_thread;
+    int threads, pieces;
+    int64_t ld, lda, lanes, left, product, per_thread, sums;
     int64_t* order;
-    Real<T>*zeros, *db, *buffers;
+    Real<T>*zeros, *db, *summed, *buffers;
     Unit<T>*packed, *input;  // W_hh, and W_ih where the kernel is given it, as panels of their columns
     T* initial;  // in bfloat16: the initial state as it would have been saved
     Block<T, C::kind>* blocks;
@@ -184,22 +193,28 @@ struct BackwardPlan {
     BackwardPlan(const Problem& p, int64_t I, Arena& arena)
         : threads(threads_for(p, gates_of(C::kind))), ld(padded<Real<T>>(p.H)),
           lda(padded<Unit<T>>(units_of<T>((I ? dz_of(C::kind) : gates_of(C::kind)) * p.H)) * Factor<T>::each),
-          lanes(slice_size(p.B, threads, 0)) {
+          lanes(0), sums(0) {
         using R = Real<T>;
         constexpr int64_t G = gates_of(C::kind), NR = Tile<T>::NR;
+        pieces = pieces_for(p, threads);
+        lanes = slice_size(p.B, pieces, 0);
         product = padded<R>(product_size<T>(lanes));
         left = padded<R>(lanes * lda / Factor<T>::each);
         if constexpr (!is_bf16<T>)
-            if (I) left = padded<T>(Block<T, C::kind>::size(lanes, I, p.H, lda));
+            if (I) {
+                left = padded<T>(Block<T, C::kind>::size(lanes, I, p.H, lda));
+                sums = padded<T>(Block<T, C::kind>::sums_size(I, p.H));
+            }
         per_thread = padded<R>(lanes * ld) * (C::kind == Cell::lstm ? 2 : 1) + left + product;
         order = order_buffer(arena, p);
         zeros = arena.take<R>(ld);
         packed = arena.take<Unit<T>>(panels_of<T>(p.H) * units_of<T>(G * p.H) * NR);
         input = arena.take<Unit<T>>(I ? panels_of<T>(I) * G * p.H * NR : 0);
-        blocks = arena.take<Block<T, C::kind>>(I ? threads : 0);
+        blocks = arena.take<Block<T, C::kind>>(I ? pieces : 0);
         rows = arena.take<int64_t>(I ? threads * block_rows<T>(lanes) : 0);
         db = arena.take<R>(I ? 0 : p.B * dz_of(C::kind) * p.H);
         initial = is_bf16<T> ? arena.take<T>(p.B * p.H) : nullptr;
+        summed = arena.take<R>(sums * pieces);
         buffers = arena.take<R>(per_thread * threads);
     }
 };
@@ -221,7 +236,7 @@ void backward(const Problem& p, const Backward<typename C::T>& f) {
         initial = given;
     }
     const int packers = blocks * K * NR < smallest_parallel ? 1 : plan.threads;
-    parallel(packers, [&](int i) {
+    parallel(packers, packers, [&](int i, int) {
         for (int64_t u = blocks * i / packers; u < blocks * (i + 1) / packers; ++u) {
             const int64_t left = p.H - u * NR;
             pack_panel<T>(f.w_hh + u * NR, p.H, 1, K, left < NR ? left : NR,
@@ -231,11 +246,12 @@ void backward(const Problem& p, const Backward<typename C::T>& f) {
     if constexpr (!is_bf16<T>)
         for (int64_t j = 0; j < f.I; j += NR)
             pack_panel<T>(f.w_ih + j, f.I, 1, K, f.I - j < NR ? f.I - j : NR, plan.input + j * K);
-    order_lanes(p, plan.threads, plan.order);
-    parallel(plan.threads, [&](int i) {
-        R* mine = plan.buffers + i * plan.per_thread;
+    order_lanes(p, plan.pieces, plan.order);
+    parallel(plan.threads, plan.pieces, [&](int i, int thread) {
+        const SmallAsZero small;
+        R* mine = plan.buffers + thread * plan.per_thread;
         const int64_t area = padded<R>(plan.lanes * plan.ld);
-        const Slice slice = slice_of(p, plan.threads, i, plan.order);
+        const Slice slice = slice_of(p, plan.pieces, i, plan.order);
         R* const cell = C::kind == Cell::lstm ? mine + area : nullptr;
         R* const a = mine + area * (C::kind == Cell::lstm ? 2 : 1);
         R* const db = f.db && !f.w_ih ? plan.db + (slice.lane - plan.order) * D * p.H : nullptr;
@@ -248,15 +264,19 @@ void backward(const Problem& p, const Backward<typename C::T>& f) {
         if constexpr (!is_bf16<T>)
             if (f.w_ih) {
                 block = plan.blocks + i;
-                *block = {f, plan.lanes, p.H, plan.lda, plan.input, plan.rows + i * block_rows<T>(plan.lanes), a};
+                int64_t* const rows = plan.rows + thread * block_rows<T>(plan.lanes);
+                *block = {f, plan.lanes, p.H, plan.lda, plan.input, rows, a, plan.summed + i * plan.sums};
             }
         backward_lanes<C>(s, plan.packed, block);
     });
     if constexpr (!is_bf16<T>)
         if (f.w_ih) {
             const int n = plan.threads;
-            parallel(n, [&](int i) { Block<T, C::kind>::add_up(plan.blocks, n, K * i / n, K * (i + 1) / n); });
-            if (f.db) Block<T, C::kind>::add_up_bias(plan.blocks, n);
+            parallel(n, n, [&](int i, int) {
+                const SmallAsZero small;
+                Block<T, C::kind>::add_up(plan.blocks, plan.pieces, K * i / n, K * (i + 1) / n);
+            });
+            if (f.db) Block<T, C::kind>::add_up_bias(plan.blocks, plan.pieces);
             return;
         }
     if (!f.db) return;

@@ -24,16 +24,20 @@ class Block {
 public:
     static constexpr int64_t G = gates_of(kind), D = dz_of(kind), NR = Tile<T>::NR, L = Simd<T>::L;
 
-    // Elements of the memory that one thread needs.
+    // Elements of the memory that a thread needs to work in, and of each piece's sums.
     static int64_t size(int64_t lanes, int64_t I, int64_t H, int64_t lda) {
         const int64_t rows = block_rows<T>(lanes), panels = panels_of<T>(I) + panels_of<T>(H);
-        return padded<T>(rows * lda) + padded<T>(rows * NR) + panels * NR * (rows + G * H) + padded<T>(D * H);
+        return padded<T>(rows * lda) + padded<T>(rows * NR) + panels * NR * rows;
+    }
+    static int64_t sums_size(int64_t I, int64_t H) {
+        return (panels_of<T>(I) + panels_of<T>(H)) * NR * G * H + padded<T>(D * H);
     }
 
-    Block(const Backward<T>& f, int64_t lanes, int64_t H, int64_t lda, const T* packed, int64_t* rows, T* memory)
+    Block(const Backward<T>& f, int64_t lanes, int64_t H, int64_t lda, const T* packed, int64_t* rows, T* memory,
+          T* sums)
         : f_(&f), H_(H), lda_(lda), most_(block_rows<T>(lanes)), packed_(packed), rows_(rows), left_(memory),
           product_(left_ + padded<T>(most_ * lda)), right_(product_ + padded<T>(most_ * NR)),
-          sums_(right_ + panels() * NR * most_), db_(sums_ + panels() * NR * G * H) {
+          sums_(sums), db_(sums_ + panels() * NR * G * H) {
         __builtin_memset(sums_, 0, size_t(panels() * NR * G * H) * sizeof(T));
         __builtin_memset(db_, 0, size_t(D * H) * sizeof(T));
     }
@@ -58,12 +62,16 @@ public:
         const int64_t shared = gru ? 2 * H_ : G * H_;  // columns of the left factor that both sides have
         for (int64_t u = 0; f_->dx && u < panels_of<T>(f_->I); ++u) {
             const T* const w = packed_ + u * G * H_ * NR;
-            multiply<T>(left_, lda_, filled_, w, 1, shared, product_, 0);
-            if (gru) multiply<T>(left_ + 3 * H_, lda_, filled_, w + 2 * H_ * NR, 1, H_, product_, 0, true);
+            const bool narrow = is_narrow(u);
+            multiply<T>(left_, lda_, filled_, w, 1, shared, product_, 0, false, narrow);
+            if (gru) multiply<T>(left_ + 3 * H_, lda_, filled_, w + 2 * H_ * NR, 1, H_, product_, 0, true, narrow);
             const int64_t n = f_->I - u * NR < NR ? f_->I - u * NR : NR;
             for (int64_t r = 0; r < filled_; ++r) {
                 T* const to = f_->dx + rows_[r] * f_->I + u * NR;
-                by_vector<T>(n, [&](int64_t j, auto part) { store(to + j, load(product_ + r * NR + j), part); });
+                by_vector<T>(n, [&](int64_t j, auto part) {
+                    const Vec<T> d = load(product_ + r * NR + j);
+                    store(to + j, f_->adds_dx ? load(to + j, part) + d : d, part);
+                });
             }
         }
         for (int64_t q = 0; q < panels(); ++q) {
@@ -71,8 +79,9 @@ public:
             if (!(input ? f_->dw_ih : f_->dw_hh)) continue;
             const T* const panel = right_ + q * most_ * NR;
             T* const c = sums_ + q * G * H_ * NR;
-            add_outer<T>(left_, lda_, input ? shared : G * H_, panel, filled_, c);
-            if (gru && input) add_outer<T>(left_ + 3 * H_, lda_, H_, panel, filled_, c + 2 * H_ * NR);
+            const auto add = is_narrow(q) ? &add_outer<T, 1> : &add_outer<T, 2>;
+            add(left_, lda_, input ? shared : G * H_, panel, filled_, c);
+            if (gru && input) add(left_ + 3 * H_, lda_, H_, panel, filled_, c + 2 * H_ * NR);
         }
         if (f_->db)
             by_vector<T>(D * H_, [&](int64_t j, auto part) {
@@ -83,8 +92,8 @@ public:
         filled_ = 0;
     }
 
-    // What all threads' blocks have summed, for rows [begin, end) of the weights.
-    static void add_up(const Block* blocks, int threads, int64_t begin, int64_t end) {
+    // What all pieces' blocks have summed, in their order, for rows [begin, end) of the weights.
+    static void add_up(const Block* blocks, int pieces, int64_t begin, int64_t end) {
         const Block& one = blocks[0];
         const int64_t input = panels_of<T>(one.f_->I);
         for (int64_t q = 0; q < one.panels(); ++q) {
@@ -94,18 +103,18 @@ public:
             for (int64_t m = begin; m < end; ++m)
                 by_vector<T>(N - at < NR ? N - at : NR, [&](int64_t j, auto part) {
                     Vec<T> sum{};
-                    for (int i = 0; i < threads; ++i) sum += load(blocks[i].sums_ + (q * G * one.H_ + m) * NR + j);
+                    for (int i = 0; i < pieces; ++i) sum += load(blocks[i].sums_ + (q * G * one.H_ + m) * NR + j);
                     store(to + m * N + at + j, sum, part);
                 });
         }
     }
-    static void add_up_bias(const Block* blocks, int threads) {
+    static void add_up_bias(const Block* blocks, int pieces) {
         const int64_t H = blocks[0].H_;
         for (int64_t g = 0; g < D; ++g) {
             const int64_t from = (kind == Cell::gru && g >= 2 ? 5 - g : g) * H;
             by_vector<T>(H, [&](int64_t j, auto part) {
                 Vec<T> sum{};
-                for (int i = 0; i < threads; ++i) sum += load(blocks[i].db_ + from + j, part);
+                for (int i = 0; i < pieces; ++i) sum += load(blocks[i].db_ + from + j, part);
                 store(blocks[0].f_->db + g * H + j, sum, part);
             });
         }
@@ -114,10 +123,15 @@ public:
 private:
     int64_t panels() const { return panels_of<T>(f_->I) + panels_of<T>(H_); }
 
-    // A row as a row of panels, zeros behind it.
+    // Whether panel q, of x's and then of the state's, is its last and ends narrow.
+    bool is_narrow(int64_t q) const {
+        const int64_t input = panels_of<T>(f_->I);
+        return (q + 1 == input && ends_narrow<T>(f_->I)) || (q + 1 == panels() && ends_narrow<T>(H_));
+    }
+
+    // A row as a row of panels, zeros behind it as far as they are multiplied.
     void spread(const T* from, int64_t n, T* to) const {
         by_vector<T>(n, [&](int64_t j, auto part) { store(to + j / NR * most_ * NR + j % NR, load(from + j, part)); });
-        if (n % NR > 0 && n % NR <= L) store(to + n / NR * most_ * NR + L, Vec<T>{});
     }
 
     const Backward<T>* f_;

@@ -62,7 +62,7 @@ void dropout(const float* x, float* y, int64_t n, uint32_t threshold, uint64_t k
     const int64_t groups = (n + group - 1) / group;
     if (n < smallest_parallel / 4) threads = 1;
     if (groups < threads) threads = int(groups);
-    parallel(threads, [&](int i) {
+    parallel(threads, threads, [&](int i, int) {
         const int64_t end = groups * (i + 1) / threads * group;
         run(x, y, groups * i / threads * group, end < n ? end : n, threshold, scale, key);
     });

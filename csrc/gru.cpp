@@ -17,24 +17,25 @@ struct Gru {
     template <bool All, bool Joint>
     static void epilogue(ForwardLanes<T>& s, int64_t t, int64_t live, const Units<T>& u) {
         constexpr int L = Simd<T>::L, NR = Tile<T>::NR;
+        const int vectors = u.template vectors<All>();
         const int64_t H = s.p.H;
         const R* bias = s.bias + u.j;
         for (int64_t k = 0; k < live; ++k) {
             const int64_t b = s.slice.lane[k], row = s.p.row(t, b);
             const T* x = Joint ? nullptr : s.input(t, b) + u.j;
             const R* product = u.product + k * NR;
-            Y* y = static_cast<Y*>(s.f.y) + s.p.output_row(t, b) * H + u.j;
+            Y* y = static_cast<Y*>(s.f.y) + s.p.output_row(t, b) * s.ldy + u.j;
             T* saved = s.f.saved ? s.f.saved + row * s.f.lds + u.j : nullptr;
             BPTT_UNROLL
-            for (int i = 0; i < 2; ++i) {
+            for (int i = 0; i < vectors; ++i) {
                 const auto part = inside<All>(u, i);
                 const int v = i * L;
-                const Vec<T> r = sigmoid<R>(with_input<Joint>(load(product + v), x + v, part) + load(bias + v));
-                const Vec<T> z = sigmoid<R>(with_input<Joint>(load(product + u.gate + v), x + H + v, part) +
+                const Vec<T> r = sigmoid<R>(with_input<Joint>(load(product + u.gate[0] + v), x + v, part) + load(bias + v));
+                const Vec<T> z = sigmoid<R>(with_input<Joint>(load(product + u.gate[1] + v), x + H + v, part) +
                                             load(bias + s.ld_bias + v));
-                const Vec<T> hn = load(product + 2 * u.gate + v) + load(bias + 3 * s.ld_bias + v);
+                const Vec<T> hn = load(product + u.gate[2] + v) + load(bias + 3 * s.ld_bias + v);
                 Vec<T> xn;
-                if constexpr (Joint) xn = load(product + 3 * u.gate + v);
+                if constexpr (Joint) xn = load(product + u.gate[3] + v);
                 else xn = load(x + 2 * H + v, part);
                 const Vec<T> n = tanh<R>(xn + load(bias + 2 * s.ld_bias + v) + r * hn);
                 const Vec<T> h = (R(1) - z) * n + z * load(s.state + k * s.ld + u.j + v);

@@ -32,6 +32,8 @@ using Real = typename RealOf<T>::type;
 
 enum class Cell : int { rnn_tanh = 0, rnn_relu = 1, gru = 2, lstm = 3 };
 
+// Backward, numbers too small for the exponent of T (below 1.2e-38 in float) are zeros.
+//
 // What a call runs over. Arrays by time have one row per (step, lane); row(t, b) lies at
 // t * step + b * lane, so that time-major (step=B, lane=1) and batch-major (step=1, lane=T)
 // buffers are both read in place; the output alone is time-major always, as torch's is, so that
@@ -94,6 +96,7 @@ struct Forward {
     // multiplies each step's input together with its state. Where `takes_input` says so.
     const Real<T>* w_ih = nullptr;
     int64_t I = 0;
+    int64_t ldy = 0;  // elements between rows of y; 0 for H
 };
 
 template <class T>
@@ -122,6 +125,7 @@ struct Backward {
     T* dx = nullptr;        // rows of I, zero beyond a lane's length
     Real<T>* dw_ih = nullptr;
     Real<T>* dw_hh = nullptr;
+    bool adds_dx = false;   // to what stands in dx; then there are no lengths
 };
 
 // One time step of one layer, on weights as torch holds them; all arrays are contiguous.
@@ -180,6 +184,10 @@ template <class T>
 const Kernels<T>& kernels(Cell);
 const char* isa();
 const char* isas();
+
+// Calls run(with, piece, thread) for each of the pieces, on so many threads at most; thread numbers begin with
+// 0, and no two threads at one time have the same.
+void share_out(int threads, int pieces, void (*run)(const void*, int, int), const void* with);
 
 // Whether the instruction set in use multiplies bfloat16. The kernels of the others do the same by
 // other instructions, to the bit and slowly: for tests.

@@ -1,16 +1,12 @@
-// Which thread runs which lanes, and in which order.
+// Which lanes stand in which piece of the work, and in which order.
 //
-// A thread takes its lanes through all time steps without waiting for another. With lengths, lanes
+// A thread takes a piece's lanes through all time steps without waiting for another. With lengths, lanes
 // are ordered longest first, so that the live ones are always the first few, and dealt out in turn,
-// so that threads get equal work.
+// so that pieces are equal work.
 #pragma once
 
 #include "kernels.h"
 #include "simd.h"
-
-#if defined(BPTT_STD_THREADS)
-#include <thread>
-#endif
 
 namespace bptt {
 namespace BPTT_ISA {
@@ -33,26 +29,15 @@ private:
     uintptr_t next_;
 };
 
+// body(piece, thread) for each of the pieces, whichever thread takes it.
 template <class F>
-BPTT_INLINE void parallel(int n, F&& body) {
-    if (n <= 1) {
-        for (int i = 0; i < n; ++i) body(i);
+BPTT_INLINE void parallel(int threads, int pieces, const F& body) {
+    if (threads <= 1) {
+        for (int i = 0; i < pieces; ++i) body(i, 0);
         return;
     }
-#if defined(BPTT_STD_THREADS)
-    // ThreadSanitizer does not see into the OpenMP runtime; it sees these.
-    std::thread threads[64];
-    for (int i = 1; i < n && i < 64; ++i) threads[i] = std::thread([&body, i] { body(i); });
-    for (int i = 64; i < n; ++i) body(i);
-    body(0);
-    for (int i = 1; i < n && i < 64; ++i) threads[i].join();
-#elif defined(_OPENMP)
-    // A work-sharing loop: every i runs even where OpenMP grants fewer threads.
-#pragma omp parallel for num_threads(n) schedule(static, 1)
-    for (int i = 0; i < n; ++i) body(i);
-#else
-    for (int i = 0; i < n; ++i) body(i);
-#endif
+    share_out(threads, pieces,
+              [](const void* with, int piece, int thread) { (*static_cast<const F*>(with))(piece, thread); }, &body);
 }
 
 // Waking a second thread costs some microseconds; below this many multiply-adds it does not pay.
@@ -64,7 +49,19 @@ inline int threads_for(const Problem& p, int64_t gates) {
     return int64_t(p.threads) < p.B ? p.threads : int(p.B);
 }
 
-// The lanes of one thread.
+// Into how many pieces lanes are dealt out: some for each thread, so that one that is held up leaves its own to
+// the others. But so many lanes that a panel is worth its way from the second cache, and so many steps that
+// the sums of weights' gradients, which each piece has for itself, take little of its time. It follows from
+// the sizes and the number of threads alone, and with it every sum's order.
+inline int pieces_for(const Problem& p, int threads) {
+    constexpr int64_t most = 4, lanes = 16, rows = 512;
+    if (threads <= 1) return 1;
+    int64_t each = p.B / lanes < p.T * p.B / rows ? p.B / lanes : p.T * p.B / rows;
+    each /= threads;
+    return threads * int(each < 1 ? 1 : each > most ? most : each);
+}
+
+// The lanes of one piece.
 struct Slice {
     const int64_t* lane;  // longest first
     int64_t count;

@@ -60,7 +60,7 @@ void cross_entropy(const float* x, int64_t rows, int64_t V, const int64_t* targe
                    float* dx, double* nats, int threads) {
     if (rows * V < smallest_parallel / 4) threads = 1;
     if (rows < threads) threads = int(rows);
-    parallel(threads, [&](int i) {
+    parallel(threads, threads, [&](int i, int) {
         for (int64_t r = rows * i / threads; r < rows * (i + 1) / threads; ++r) {
             float* to = dx ? dx + r * V : nullptr;
             if (target[r] != ignored) {

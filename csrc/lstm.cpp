@@ -16,21 +16,22 @@ struct Lstm {
     template <bool All, bool Joint>
     static void epilogue(ForwardLanes<T>& s, int64_t t, int64_t live, const Units<T>& u) {
         constexpr int L = Simd<T>::L, NR = Tile<T>::NR;
+        const int vectors = u.template vectors<All>();
         const int64_t H = s.p.H;
         const R* bias = s.bias + u.j;
         for (int64_t k = 0; k < live; ++k) {
             const int64_t b = s.slice.lane[k], row = s.p.row(t, b);
             const T* x = Joint ? nullptr : s.input(t, b) + u.j;
             const R* product = u.product + k * NR;
-            Y* y = static_cast<Y*>(s.f.y) + s.p.output_row(t, b) * H + u.j;
+            Y* y = static_cast<Y*>(s.f.y) + s.p.output_row(t, b) * s.ldy + u.j;
             T* saved = s.f.saved ? s.f.saved + row * s.f.lds + u.j : nullptr;
             R* cell = s.cell + k * s.ld + u.j;
             BPTT_UNROLL
-            for (int v2 = 0; v2 < 2; ++v2) {
+            for (int v2 = 0; v2 < vectors; ++v2) {
                 const auto part = inside<All>(u, v2);
                 const int v = v2 * L;
                 const auto gate = [&](int64_t q) {
-                    return with_input<Joint>(load(product + q * u.gate + v), x + q * H + v, part) +
+                    return with_input<Joint>(load(product + u.gate[q] + v), x + q * H + v, part) +
                            load(bias + q * s.ld_bias + v);
                 };
                 const Vec<T> i = sigmoid<R>(gate(0)), f = sigmoid<R>(gate(1));

@@ -77,107 +77,117 @@ BPTT_INLINE int64_t panels_of(int64_t n) {
     return (n + Tile<T>::NR - 1) / Tile<T>::NR;
 }
 
+// Whether at most half of the last of n columns' panels is taken.
+template <class T>
+BPTT_INLINE bool ends_narrow(int64_t n) {
+    const int64_t rest = n % Tile<T>::NR;
+    return rest > 0 && rest <= Tile<T>::L;
+}
+
+// A panel of columns that lie as rows of K elements each, at any place; null for one of zeros.
+template <class T>
+void pack_rows(const T* const* column, int64_t K, T* out) {
+    constexpr int NR = Tile<T>::NR, L = Tile<T>::L;
+    int64_t k = 0;
+    for (; k + L <= K; k += L)
+        for (int c = 0; c < NR; c += L) {
+            Vec<T> v[L];
+            BPTT_UNROLL
+            for (int i = 0; i < L; ++i) v[i] = column[c + i] ? load(column[c + i] + k) : Vec<T>{};
+            transpose<T>(v);
+            BPTT_UNROLL
+            for (int i = 0; i < L; ++i) store(out + (k + i) * NR + c, v[i]);
+        }
+    for (; k < K; ++k)
+        for (int c = 0; c < NR; ++c) out[k * NR + c] = column[c] ? column[c][k] : T(0);
+}
+
+// Into units of bfloat16: k counts elements of a column and pairs of them in out.
+inline void pack_rows(const float* const* column, int64_t K, Unit<bf16>* out) {
+    constexpr int NR = Tile<bf16>::NR, L = Tile<bf16>::L;
+    for (int c = 0; c < NR; ++c)
+        for (int64_t k = 0; k < K; k += L) {
+            const int64_t n = K - k < L ? K - k : L;
+            const Halves halves = narrow(column[c] ? load(column[c] + k, Part{int(n)}) : Vec<float>{});
+            Unit<bf16> pairs[L / 2];
+            __builtin_memcpy(pairs, &halves, sizeof halves);
+            for (int64_t i = 0; i < (n + 1) / 2; ++i) out[(k / 2 + i) * NR + c] = pairs[i];
+        }
+}
+
 // Columns [0, n) of W, element (k, c) at w[k * sk + c * sn]; missing columns become zeros.
 template <class T>
 void pack_panel(const Real<T>* w, int64_t sk, int64_t sn, int64_t K, int64_t n, Unit<T>* out) {
-    constexpr int NR = Tile<T>::NR;
-    constexpr int64_t line = 64 / sizeof(T);
-    int64_t k = 0;
-    if (n == NR && sn == 1) {
-        for (; k < K; ++k) __builtin_memcpy(out + k * NR, w + k * sk, NR * sizeof(T));
-    } else if (n == NR && sk == 1) {
-        constexpr int L = Tile<T>::L;
-        for (; k + L <= K; k += L)
-            for (int c = 0; c < NR; c += L) {
-                Vec<T> v[L];
-                BPTT_UNROLL
-                for (int i = 0; i < L; ++i) v[i] = load(w + k + (c + i) * sn);
-                transpose<T>(v);
-                BPTT_UNROLL
-                for (int i = 0; i < L; ++i) store(out + (k + i) * NR + c, v[i]);
-            }
-    } else if (n == NR) {
-        // A cache line of each column at a time, so that the lines read and written stay in L1.
-        for (; k + line <= K; k += line)
-            for (int c = 0; c < NR; ++c) {
-                const T* column = w + k * sk + c * sn;
-                BPTT_UNROLL
-                for (int64_t i = 0; i < line; ++i) out[(k + i) * NR + c] = column[i * sk];
-            }
+    constexpr int NR = Tile<T>::NR, L = Tile<T>::L;
+    if (sk == 1) {
+        const Real<T>* column[NR];
+        for (int c = 0; c < NR; ++c) column[c] = c < n ? w + c * sn : nullptr;
+        return pack_rows(column, K, out);
     }
-    for (; k < K; ++k)
-        for (int64_t c = 0; c < NR; ++c) out[k * NR + c] = c < n ? w[k * sk + c * sn] : T(0);
-}
-
-// The same from float into units of bfloat16: k counts elements in w and pairs of them in out.
-inline void pack_panel_bf16(const float* w, int64_t sk, int64_t sn, int64_t K, int64_t n, Unit<bf16>* out) {
-    constexpr int NR = Tile<bf16>::NR, L = Tile<bf16>::L;
     int64_t k = 0;
-    if (n == NR && sn == 1) {
-        for (; k + 2 <= K; k += 2)
+    if constexpr (is_bf16<T>) {
+        for (; n == NR && sn == 1 && k + 2 <= K; k += 2)
             for (int i = 0; i < 2; ++i) {
                 const Bits low = __builtin_convertvector(narrow(load(w + k * sk + i * L)), Bits);
                 const Bits high = __builtin_convertvector(narrow(load(w + (k + 1) * sk + i * L)), Bits);
                 const Bits both = low | (high << 16);
                 __builtin_memcpy(out + k / 2 * NR + i * L, &both, sizeof both);
             }
-    } else if (n == NR && sk == 1) {
-        for (; k + L <= K; k += L)
-            for (int c = 0; c < NR; ++c) {
-                const Halves column = narrow(load(w + k + c * sn));
-                Unit<bf16> pairs[L / 2];
-                __builtin_memcpy(pairs, &column, sizeof column);
-                BPTT_UNROLL
-                for (int i = 0; i < L / 2; ++i) out[(k / 2 + i) * NR + c] = pairs[i];
+        for (; k < K; k += 2)
+            for (int64_t c = 0; c < NR; ++c) {
+                Vec<float> pair{};
+                for (int i = 0; i < 2; ++i)
+                    if (c < n && k + i < K) pair[i] = w[(k + i) * sk + c * sn];
+                const Halves both = narrow(pair);
+                out[k / 2 * NR + c] = uint32_t(both[0]) | uint32_t(both[1]) << 16;
             }
-    }
-    for (; k < K; k += 2)
-        for (int64_t c = 0; c < NR; ++c) {
-            Vec<float> pair{};
-            for (int i = 0; i < 2; ++i)
-                if (c < n && k + i < K) pair[i] = w[(k + i) * sk + c * sn];
-            const Halves both = narrow(pair);
-            out[k / 2 * NR + c] = uint32_t(both[0]) | uint32_t(both[1]) << 16;
+    } else {
+        if (sn != 1) {
+            for (; k < K; ++k)
+                for (int64_t c = 0; c < NR; ++c) out[k * NR + c] = c < n ? w[k * sk + c * sn] : T(0);
+        } else if (n == NR) {
+            for (; k < K; ++k) __builtin_memcpy(out + k * NR, w + k * sk, NR * sizeof(T));
+        } else {
+            const Part first{int(n < L ? n : L)}, second{int(n < L ? 0 : n - L)};
+            for (; k < K; ++k) {
+                store(out + k * NR, load(w + k * sk, first));
+                store(out + k * NR + L, second.n ? load(w + k * sk + L, second) : Vec<T>{});
+            }
         }
-}
-
-template <>
-inline void pack_panel<bf16>(const float* w, int64_t sk, int64_t sn, int64_t K, int64_t n, Unit<bf16>* out) {
-    pack_panel_bf16(w, sk, sn, K, n, out);
+    }
 }
 
 // c[p][r][:] (+)= sum_k a[r][k] * panel[p][k][:]; with Across the left factor lies the other way, a[k][r].
-template <class T, int R, int P, bool Across = false>
+// W is how many vectors of a panel's two are wanted.
+template <class T, int R, int P, bool Across = false, int W = 2>
 BPTT_INLINE void tile(const Unit<T>* a, int64_t lda, const Unit<T>* panel, int64_t panel_stride, int64_t K,
                       Real<T>* c, int64_t c_stride, bool add, const Unit<T>* next) {
     using F = Factor<T>;
     constexpr int L = Tile<T>::L, NR = Tile<T>::NR;
-    Vec<T> acc[P][R][2];
+    Vec<T> acc[P][R][W];
     BPTT_UNROLL
     for (int p = 0; p < P; ++p)
         BPTT_UNROLL
         for (int r = 0; r < R; ++r)
             BPTT_UNROLL
-            for (int i = 0; i < 2; ++i)
+            for (int i = 0; i < W; ++i)
                 acc[p][r][i] = add && !Across ? load(c + p * c_stride + r * NR + i * L) : Vec<T>{};
     for (int64_t k = 0; k < K; ++k) {
-        typename F::Wide w[P][2];
+        typename F::Wide w[P][W];
         // As much of the panel that comes after this one, from the second cache or beyond.
         BPTT_UNROLL
         for (int64_t i = 0; i < NR; i += 64 / int64_t(sizeof(*next))) __builtin_prefetch(next + k * NR + i);
         BPTT_UNROLL
-        for (int p = 0; p < P; ++p) {
-            w[p][0] = F::read(panel + p * panel_stride + k * NR);
-            w[p][1] = F::read(panel + p * panel_stride + k * NR + L);
-        }
+        for (int p = 0; p < P; ++p)
+            BPTT_UNROLL
+            for (int i = 0; i < W; ++i) w[p][i] = F::read(panel + p * panel_stride + k * NR + i * L);
         BPTT_UNROLL
         for (int r = 0; r < R; ++r) {
             const typename F::Wide x = F::spread(Across ? a[k * lda + r] : a[r * lda + k]);
             BPTT_UNROLL
-            for (int p = 0; p < P; ++p) {
-                F::multiply_add(acc[p][r][0], x, w[p][0]);
-                F::multiply_add(acc[p][r][1], x, w[p][1]);
-            }
+            for (int p = 0; p < P; ++p)
+                BPTT_UNROLL
+                for (int i = 0; i < W; ++i) F::multiply_add(acc[p][r][i], x, w[p][i]);
         }
     }
     BPTT_UNROLL
@@ -185,7 +195,7 @@ BPTT_INLINE void tile(const Unit<T>* a, int64_t lda, const Unit<T>* panel, int64
         BPTT_UNROLL
         for (int r = 0; r < R; ++r)
             BPTT_UNROLL
-            for (int i = 0; i < 2; ++i) {
+            for (int i = 0; i < W; ++i) {
                 // Sums over all steps are long. As sums of short ones their errors are those of both.
                 Real<T>* const to = c + p * c_stride + r * NR + i * L;
                 store(to, add && Across ? load(to) + acc[p][r][i] : acc[p][r][i]);
@@ -193,27 +203,28 @@ BPTT_INLINE void tile(const Unit<T>* a, int64_t lda, const Unit<T>* panel, int64
 }
 
 // Chooses the instance for `rows` lanes (1 .. MR) at run time.
-template <class T, int P, bool Across = false, int R = Tile<T>::MR>
+template <class T, int P, bool Across = false, int W = 2, int R = Tile<T>::MR>
 BPTT_INLINE void tile_rows(int64_t rows, const Unit<T>* a, int64_t lda, const Unit<T>* panel,
                            int64_t panel_stride, int64_t K, Real<T>* c, int64_t c_stride, bool add,
                            const Unit<T>* next) {
     if constexpr (R > 1) {
         if (rows < R) {
-            tile_rows<T, P, Across, R - 1>(rows, a, lda, panel, panel_stride, K, c, c_stride, add, next);
+            tile_rows<T, P, Across, W, R - 1>(rows, a, lda, panel, panel_stride, K, c, c_stride, add, next);
             return;
         }
     }
-    tile<T, R, P, Across>(a, lda, panel, panel_stride, K, c, c_stride, add, next);
+    tile<T, R, P, Across, W>(a, lda, panel, panel_stride, K, c, c_stride, add, next);
 }
 
 // c[p][r][:] = sum_k a[r][k] * panel[p][k][:] for `panels` panels one after the other; with `more`, added to
-// what stands in c. c has c_stride elements between panels and NR between lanes; lda and K count units.
+// what stands in c. c has c_stride elements between panels and NR between lanes; lda and K count units. Of a
+// `narrow` last panel the first half of the columns is made, and no more.
 template <class T>
 __attribute__((noinline)) void multiply(const Unit<T>* a, int64_t lda, int64_t rows, const Unit<T>* packed,
                                         int64_t panels, int64_t K, Real<T>* c, int64_t c_stride,
-                                        bool more = false) {
+                                        bool more = false, bool narrow = false) {
     constexpr int MR = Tile<T>::MR, NR = Tile<T>::NR;
-    const int64_t panel_stride = K * NR;
+    const int64_t panel_stride = K * NR, whole = panels - narrow;
     for (int64_t k = 0; k < K; k += Tile<T>::KC) {
         const int64_t depth = K - k < Tile<T>::KC ? K - k : Tile<T>::KC;
         const Unit<T>* w = packed + k * NR;
@@ -221,12 +232,12 @@ __attribute__((noinline)) void multiply(const Unit<T>* a, int64_t lda, int64_t r
         // One to three lanes fill too few registers to hide the latency of the multiply-add:
         // take several panels at a time.
         if (rows == 1)
-            for (; p + 4 <= panels; p += 4)
+            for (; p + 4 <= whole; p += 4)
                 tile<T, 1, 4>(a + k, lda, w + p * panel_stride, panel_stride, depth,
                               c + p * c_stride, c_stride, more || k > 0, w + p * panel_stride);
         if (rows <= 3)
-            for (; p + 2 <= panels; p += 2)
-                tile_rows<T, 2, false, 3>(rows, a + k, lda, w + p * panel_stride, panel_stride, depth,
+            for (; p + 2 <= whole; p += 2)
+                tile_rows<T, 2, false, 2, 3>(rows, a + k, lda, w + p * panel_stride, panel_stride, depth,
                                    c + p * c_stride, c_stride, more || k > 0, w + p * panel_stride);
         for (; p < panels; ++p) {
             const int64_t tiles = (rows + MR - 1) / MR;
@@ -234,16 +245,21 @@ __attribute__((noinline)) void multiply(const Unit<T>* a, int64_t lda, int64_t r
             const Unit<T>* const next = p + 1 < panels ? now + panel_stride : packed + (k + depth) * NR;
             for (int64_t i = 0; i < tiles; ++i) {
                 const int64_t r = rows * i / tiles, end = rows * (i + 1) / tiles;
-                tile_rows<T, 1>(end - r, a + r * lda + k, lda, now, 0, depth,
-                                c + p * c_stride + r * NR, 0, more || k > 0, i ? now : next);
+                Real<T>* const to = c + p * c_stride + r * NR;
+                if (p < whole)
+                    tile_rows<T, 1>(end - r, a + r * lda + k, lda, now, 0, depth, to, 0, more || k > 0,
+                                    i ? now : next);
+                else
+                    tile_rows<T, 1, false, 1>(end - r, a + r * lda + k, lda, now, 0, depth, to, 0, more || k > 0,
+                                              i ? now : next);
             }
         }
     }
 }
 
 // c[m][:] += sum_k a[k][m] * panel[k][:] for M columns of a and K of its rows, lda apart: a share of the
-// gradient of a weight.
-template <class T>
+// gradient of a weight. W as tile's.
+template <class T, int W = 2>
 __attribute__((noinline)) void add_outer(const T* a, int64_t lda, int64_t M, const T* panel, int64_t K, T* c) {
     constexpr int MR = Tile<T>::MR, NR = Tile<T>::NR;
     const int64_t tiles = (M + MR - 1) / MR;
@@ -251,8 +267,8 @@ __attribute__((noinline)) void add_outer(const T* a, int64_t lda, int64_t M, con
         const int64_t depth = K - k < Tile<T>::KC ? K - k : Tile<T>::KC;
         for (int64_t i = 0; i < tiles; ++i) {
             const int64_t m = M * i / tiles, end = M * (i + 1) / tiles;
-            tile_rows<T, 1, true>(end - m, a + k * lda + m, lda, panel + k * NR, 0, depth, c + m * NR, 0, true,
-                                  panel + k * NR);
+            tile_rows<T, 1, true, W>(end - m, a + k * lda + m, lda, panel + k * NR, 0, depth, c + m * NR, 0, true,
+                                     panel + k * NR);
         }
     }
 }

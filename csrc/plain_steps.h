@@ -1,4 +1,5 @@
-// A stack of layers over one time step, or over some, from torch's tensors as Python holds them.
+// A stack of layers, of one direction or of two, over one time step or over some, from torch's tensors as
+// Python holds them.
 //
 // A call of one step takes less time than checking it in Python would, and a short one hardly more. So here a tensor's own attributes
 // are asked, and its address is taken, in one place: what is plain, dense, of one dtype and of shapes that
@@ -37,13 +38,16 @@ private:
     uint8_t* at_;
 };
 
-// The tensors of one call, checked against each other. Weights stand layer after layer: w_ih, w_hh and,
-// with biases, b_ih, b_hh.
+// The tensors of one call, checked against each other. Weights stand layer after layer, and in it direction
+// after direction, as states do: w_ih, w_hh and, with biases, b_ih, b_hh.
+//
+// With a gradient, each layer keeps rows of what each direction saves and, of two directions, behind them both
+// outputs side by side: the input of the next layer.
 class PlainCall {
 public:
-    PlainCall(Cell cell, bool biased, bool batch_first, nb::handle x, nb::handle h0, nb::handle c0,
-              nb::tuple weights)
-        : cell_(cell), each_(biased ? 4 : 2), x_(x), h0_(h0), c0_(c0), weights_(weights) {
+    PlainCall(Cell cell, bool biased, bool batch_first, int64_t directions, nb::handle x, nb::handle h0,
+              nb::handle c0, nb::tuple weights)
+        : cell_(cell), each_(biased ? 4 : 2), directions_(directions), x_(x), h0_(h0), c0_(c0), weights_(weights) {
         ok_ = read(batch_first);
     }
     explicit operator bool() const { return ok_; }
@@ -59,29 +63,35 @@ public:
     }
 
     nb::object forward(int threads, bool save, bool batch_first) const {
-        const nb::object y = T == 1 && batch_first ? make(B, 1, H) : make(T, B, H), h = make(layers, B, H);
-        const nb::object c = lstm() ? make(layers, B, H) : nb::object(nb::none());
-        const nb::object saved = save ? make(layers, T * B, saved_of(cell_) * H) : nb::object(nb::none());
+        const nb::object y = T == 1 && batch_first ? make(B, 1, output()) : make(T, B, output());
+        const nb::object h = make(rows(), B, H), c = lstm() ? make(rows(), B, H) : nb::object(nb::none());
+        const nb::object saved = save ? make(layers, T * B, saved_width()) : nb::object(nb::none());
         PlainTensor y_out, h_out, c_out, saved_out;
         if (!y_out.find(y) || !h_out.find(h) || (lstm() && !c_out.find(c)) || (save && !saved_out.find(saved)))
             return nb::none();
-        if (T > 1 && x_in.wide()) run_all<double>(threads, y_out, h_out, c_out, saved_out);
-        else if (T > 1) run_all<float>(threads, y_out, h_out, c_out, saved_out);
+        if (many() && x_in.wide()) run_all<double>(threads, y_out, h_out, c_out, saved_out);
+        else if (many()) run_all<float>(threads, y_out, h_out, c_out, saved_out);
         else if (x_in.wide()) run<double>(threads, y_out, h_out, c_out, saved_out);
         else run<float>(threads, y_out, h_out, c_out, saved_out);
         if (save) return nb::make_tuple(y, h, c, saved, weights_);
         return lstm() ? nb::make_tuple(y, h, c) : nb::make_tuple(y, h);
     }
 
-    // Gradients of x, h0, c0 and each weight, None where needs says so; None for what does not fit.
-    nb::object backward(int threads, nb::handle dy, nb::handle dhn, nb::handle dcn, nb::handle saved, nb::tuple needs) const {
+    // Gradients of x, h0, c0 and each weight, None where needs says so; None for what does not fit. dy may be
+    // turned, lane after lane, whatever x is.
+    nb::object backward(int threads, nb::handle dy, bool dy_turned, nb::handle dhn, nb::handle dcn, nb::handle saved,
+                        nb::tuple needs) const {
         PlainTensor dy_in, dhn_in, dcn_in, saved_in;
         const bool wide = x_in.wide();
-        const bool fits = (dy.is_none() || (dy_in.read(dy) && (dy_in.is(wide, T, B, H) || (T == 1 && dy_in.is(wide, B, 1, H))))) &&
-                          (dhn.is_none() || (dhn_in.read(dhn) && dhn_in.is(wide, layers, B, H))) &&
-                          (dcn.is_none() || (lstm() && dcn_in.read(dcn) && dcn_in.is(wide, layers, B, H))) &&
-                          saved_in.read(saved) && saved_in.is(wide, layers, T * B, saved_of(cell_) * H) &&
-                          nb::len(needs) == size_t(3 + layers * each_);
+        const auto like_y = [&] {
+            return dy_turned || T == 1 ? dy_in.is(wide, B, T, output()) || (T == 1 && dy_in.is(wide, T, B, output()))
+                                       : dy_in.is(wide, T, B, output());
+        };
+        const bool fits = (dy.is_none() || (dy_in.read(dy) && like_y())) &&
+                          (dhn.is_none() || (dhn_in.read(dhn) && dhn_in.is(wide, rows(), B, H))) &&
+                          (dcn.is_none() || (lstm() && dcn_in.read(dcn) && dcn_in.is(wide, rows(), B, H))) &&
+                          saved_in.read(saved) && saved_in.is(wide, layers, T * B, saved_width()) &&
+                          nb::len(needs) == size_t(3 + rows() * each_);
         if (!fits) return nb::none();
         const size_t count = nb::len(needs);
         std::vector<nb::object> found(count, nb::object(nb::none()));
@@ -96,8 +106,8 @@ public:
             found[i] = x_.attr("new_empty")(shape);
             if (!out[i].find(found[i])) return nb::none();
         }
-        if (T > 1 && wide) run_all_back<double>(threads, dy_in, dhn_in, dcn_in, saved_in, out);
-        else if (T > 1) run_all_back<float>(threads, dy_in, dhn_in, dcn_in, saved_in, out);
+        if (many() && wide) run_all_back<double>(threads, dy_in, dy_turned, dhn_in, dcn_in, saved_in, out);
+        else if (many()) run_all_back<float>(threads, dy_in, dy_turned, dhn_in, dcn_in, saved_in, out);
         else if (wide) run_back<double>(dy_in, dhn_in, dcn_in, saved_in, out);
         else run_back<float>(dy_in, dhn_in, dcn_in, saved_in, out);
         nb::list all;
@@ -112,12 +122,20 @@ private:
         return value.ptr() == Py_True;
     }
     bool lstm() const { return cell_ == Cell::lstm; }
+    // Whether the kernels of a sequence run, and not that of a step.
+    bool many() const { return T > 1 || directions_ > 1; }
+    int64_t rows() const { return layers * directions_; }
+    int64_t output() const { return directions_ * H; }
+    int64_t kept() const { return saved_of(cell_) * H; }  // of one direction
+    int64_t saved_width() const { return directions_ * kept() + (directions_ > 1 ? output() : 0); }
+    // Where in a saved row the next layer's input begins.
+    int64_t input_at() const { return directions_ > 1 ? directions_ * kept() : kept() - H; }
 
     bool read(bool batch_first) {
         if (!x_in.read(x_) || x_in.axes() != 3) return false;
         const size_t count = nb::len(weights_);
-        if (count == 0 || count % size_t(each_)) return false;
-        layers = int64_t(count) / each_;
+        if (count == 0 || count % size_t(each_ * directions_)) return false;
+        layers = int64_t(count) / each_ / directions_;
         T = x_in.size(batch_first);
         B = x_in.size(!batch_first);
         I = x_in.size(2);
@@ -129,14 +147,14 @@ private:
         if (weight[1].axes() != 2) return false;
         H = weight[1].size(1);
         const int64_t width = gates_of(cell_) * H;
-        if (T > 1 && !takes_all()) return false;
-        for (int64_t l = 0; l < layers; ++l) {
-            const PlainTensor* const w = &weight[size_t(l * each_)];
-            if (!w[0].is(wide, width, l ? H : I) || !w[1].is(wide, width, H)) return false;
+        if (many() && !takes_all()) return false;
+        for (int64_t r = 0; r < rows(); ++r) {
+            const PlainTensor* const w = &weight[size_t(r * each_)];
+            if (!w[0].is(wide, width, r < directions_ ? I : output()) || !w[1].is(wide, width, H)) return false;
             if (each_ == 4 && (!w[2].is(wide, width) || !w[3].is(wide, width))) return false;
         }
-        if (!h0_.is_none() && (!h_in.read(h0_) || !h_in.is(wide, layers, B, H))) return false;
-        return c0_.is_none() || (lstm() && c_in.read(c0_) && c_in.is(wide, layers, B, H));
+        if (!h0_.is_none() && (!h_in.read(h0_) || !h_in.is(wide, rows(), B, H))) return false;
+        return c0_.is_none() || (lstm() && c_in.read(c0_) && c_in.is(wide, rows(), B, H));
     }
 
     nb::object make(int64_t a, int64_t b, int64_t c) const {
@@ -193,25 +211,37 @@ private:
     // Whether the kernels of a sequence take all layers with their inputs.
     bool takes_all() const {
         const auto fits = [&](auto takes_input) {
-            return takes_input(B, I, H) && (layers == 1 || takes_input(B, H, H));
+            return takes_input(B, I, H) && (layers == 1 || takes_input(B, output(), H));
         };
         if (T > std::numeric_limits<int32_t>::max() / 8 / B) return false;
         return x_in.wide() ? fits(kernels<double>(cell_).takes_input) : fits(kernels<float>(cell_).takes_input);
     }
 
-    Problem problem(bool batch_major, int threads) const {
-        return {T, B, H, batch_major ? 1 : B, batch_major ? T : 1, nullptr, nullptr, nullptr, false, threads};
+    // Rows of one layer. All layers read and save them as x has them; but of two directions, layers above the
+    // first read what the kernels write, step after step.
+    Problem problem(int64_t l, bool save, bool reverse, int threads) const {
+        const bool batch_major = turned && (l == 0 || (save && directions_ == 1));
+        return {T, B, H, batch_major ? 1 : B, batch_major ? T : 1, nullptr, nullptr, nullptr, reverse, threads};
     }
 
-    // Of a layer: what is the same whether there is one step or many, forward or backward.
+    // Of one direction of a layer: what is the same forward or backward.
     template <class E, class Call>
-    void fill(Call& call, int64_t l) const {
-        const PlainTensor* const w = &weight[size_t(l * each_)];
+    void fill(Call& call, int64_t l, int64_t d) const {
+        const int64_t row = l * directions_ + d;
+        const PlainTensor* const w = &weight[size_t(row * each_)];
         call.w_ih = w[0].at<E>();
         call.w_hh = w[1].at<E>();
-        call.h0 = part<E>(h_in, l * B * H);
-        call.c0 = part<E>(c_in, l * B * H);
-        call.I = l ? H : I;
+        call.h0 = part<E>(h_in, row * B * H);
+        call.c0 = part<E>(c_in, row * B * H);
+        call.I = l ? output() : I;
+        call.lds = saved_width();
+    }
+
+    template <class E>
+    size_t room_of(const Kernels<E>& k, bool backward, int threads) const {
+        const Problem p = problem(0, true, false, threads);
+        const size_t first = k.workspace(p, backward, I), others = layers > 1 ? k.workspace(p, backward, output()) : 0;
+        return first > others ? first : others;
     }
 
     // All time steps. What is saved of a layer holds the input of the next one; where nothing is, two
@@ -221,77 +251,80 @@ private:
                  const PlainTensor& saved) const {
         const Kernels<E>& k = kernels<E>(cell_);
         const bool save = saved.at<E>() != nullptr;
-        const int64_t state = B * H, wide = saved_of(cell_) * H;
-        const Problem given = problem(turned, threads), own = problem(false, threads);
-        const size_t first = k.workspace(given, false, I), others = layers > 1 ? k.workspace(given, false, H) : 0;
-        const bool between = layers > 1 && !save;
-        const Room room((first > others ? first : others) + (between ? size_t(T * state) * sizeof(E) : 0));
+        const int64_t state = B * H, wide = saved_width(), block = T * B * wide;
+        const int64_t between = layers > 1 && !save ? T * B * output() : 0;
+        const Room room(room_of<E>(k, false, threads) + size_t(between) * sizeof(E));
         E* const other = static_cast<E*>(room.at());
         unlocked([&] {
             const E* x = x_in.at<E>();
             int64_t ldx = I;
             for (int64_t l = 0; l < layers; ++l) {
-                const PlainTensor* const w = &weight[size_t(l * each_)];
-                Forward<E> call{};
-                fill<E>(call, l);
-                call.xp = x;
-                call.ldx = ldx;
-                if (each_ == 4) call.b_ih = w[2].at<E>(), call.b_hh = w[3].at<E>();
-                E* const out = between && (layers - 1 - l) % 2 ? other : y.at<E>();
-                call.y = out;
-                call.saved = part<E>(saved, l * T * B * wide);
-                call.lds = wide;
-                call.hn = part<E>(h, l * state);
-                call.cn = part<E>(c, l * state);
-                call.work = between ? other + T * state : other;
-                k.forward(l && !save ? own : given, call);
-                x = save ? call.saved + wide - H : out;
-                ldx = save ? wide : H;
+                const bool top = l + 1 == layers, beside = save && !top && directions_ > 1;
+                E* const out = beside                                      ? part<E>(saved, l * block + input_at())
+                               : between && (layers - 1 - l) % 2 ? other : y.at<E>();
+                for (int64_t d = 0; d < directions_; ++d) {
+                    const int64_t row = l * directions_ + d;
+                    const PlainTensor* const w = &weight[size_t(row * each_)];
+                    Forward<E> call{};
+                    fill<E>(call, l, d);
+                    call.xp = x;
+                    call.ldx = ldx;
+                    if (each_ == 4) call.b_ih = w[2].at<E>(), call.b_hh = w[3].at<E>();
+                    call.y = out + d * H;
+                    call.ldy = beside ? wide : output();
+                    call.saved = part<E>(saved, l * block + d * kept());
+                    call.hn = part<E>(h, row * state);
+                    call.cn = part<E>(c, row * state);
+                    call.work = other + between;
+                    k.forward(problem(l, save, d > 0, threads), call);
+                }
+                x = save ? part<E>(saved, l * block + input_at()) : out;
+                ldx = save ? wide : output();
             }
         });
     }
 
     template <class E>
-    void run_all_back(int threads, const PlainTensor& dy, const PlainTensor& dhn, const PlainTensor& dcn,
-                      const PlainTensor& saved, const std::vector<PlainTensor>& out) const {
+    void run_all_back(int threads, const PlainTensor& dy, bool dy_turned, const PlainTensor& dhn,
+                      const PlainTensor& dcn, const PlainTensor& saved, const std::vector<PlainTensor>& out) const {
         const Kernels<E>& k = kernels<E>(cell_);
-        const int64_t state = B * H, wide = saved_of(cell_) * H, GH = gates_of(cell_) * H, D = dz_of(cell_);
-        const Problem p = problem(turned, threads);
-        const size_t first = k.workspace(p, true, I), others = layers > 1 ? k.workspace(p, true, H) : 0;
-        const int64_t between = layers > 1 ? T * state : 0;
-        const Room room((first > others ? first : others) + size_t(2 * between + D * H) * sizeof(E));
+        const int64_t state = B * H, wide = saved_width(), block = T * B * wide, W = output();
+        const int64_t GH = gates_of(cell_) * H, D = dz_of(cell_);
+        const int64_t between = layers > 1 ? T * B * W : 0;
+        const Room room(room_of<E>(k, true, threads) + size_t(2 * between + D * H) * sizeof(E));
         // Biases' gradients, and what goes back from a layer to the one below, in two places in turn.
         E *const db = static_cast<E*>(room.at()), *const down = db + D * H;
         unlocked([&] {
-            for (int64_t l = layers - 1; l >= 0; --l) {
-                const PlainTensor* const d = &out[size_t(3 + l * each_)];
-                const bool biased = each_ == 4 && (d[2].at<E>() || d[3].at<E>()), top = l == layers - 1;
+            for (int64_t r = rows() - 1; r >= 0; --r) {
+                const int64_t l = r / directions_, d = r % directions_;
+                const PlainTensor* const g = &out[size_t(3 + r * each_)];
+                const bool biased = each_ == 4 && (g[2].at<E>() || g[3].at<E>()), top = l == layers - 1;
+                const Problem above = problem(l + 1, true, false, threads);  // whose x dy is the gradient of
                 Backward<E> call{};
-                fill<E>(call, l);
-                call.dy = top ? dy.at<E>() : down + ((l + 1) & 1) * between;
-                call.dy_step = top ? state : p.step * H;
-                call.dy_lane = top ? H : p.lane * H;
-                call.dhn = part<E>(dhn, l * state);
-                call.dcn = part<E>(dcn, l * state);
-                call.saved = part<E>(saved, l * T * B * wide);
-                call.lds = wide;
-                call.dh0 = part<E>(out[1], l * state);
-                call.dc0 = part<E>(out[2], l * state);
+                fill<E>(call, l, d);
+                call.dy = top ? part<E>(dy, d * H) : down + ((l + 1) & 1) * between + d * H;
+                call.dy_step = (!top ? above.step : dy_turned ? 1 : B) * W;
+                call.dy_lane = (!top ? above.lane : dy_turned ? T : 1) * W;
+                call.dhn = part<E>(dhn, r * state);
+                call.dcn = part<E>(dcn, r * state);
+                call.saved = part<E>(saved, l * block + d * kept());
+                call.dh0 = part<E>(out[1], r * state);
+                call.dc0 = part<E>(out[2], r * state);
                 call.db = biased ? db : nullptr;
-                // The input of all layers but the first is the state of the one below.
-                call.x = l ? part<E>(saved, (l - 1) * T * B * wide + wide - H) : x_in.at<E>();
+                call.x = l ? part<E>(saved, (l - 1) * block + input_at()) : x_in.at<E>();
                 call.ldx = l ? wide : I;
                 call.dx = l ? down + (l & 1) * between : out[0].at<E>();
-                call.dw_ih = d[0].at<E>();
-                call.dw_hh = d[1].at<E>();
+                call.adds_dx = d + 1 < directions_;
+                call.dw_ih = g[0].at<E>();
+                call.dw_hh = g[1].at<E>();
                 call.work = down + 2 * between;
-                k.backward(p, call);
+                k.backward(problem(l, true, d > 0, threads), call);
                 if (!biased) continue;
-                if (d[2].at<E>()) __builtin_memcpy(d[2].at<E>(), db, size_t(GH) * sizeof(E));
-                if (!d[3].at<E>()) continue;
-                __builtin_memcpy(d[3].at<E>(), db, size_t(GH) * sizeof(E));
+                if (g[2].at<E>()) __builtin_memcpy(g[2].at<E>(), db, size_t(GH) * sizeof(E));
+                if (!g[3].at<E>()) continue;
+                __builtin_memcpy(g[3].at<E>(), db, size_t(GH) * sizeof(E));
                 // A GRU's candidate has a share of its own on the side of the state.
-                if (cell_ == Cell::gru) __builtin_memcpy(d[3].at<E>() + 2 * H, db + 3 * H, size_t(H) * sizeof(E));
+                if (cell_ == Cell::gru) __builtin_memcpy(g[3].at<E>() + 2 * H, db + 3 * H, size_t(H) * sizeof(E));
             }
         });
     }
@@ -336,7 +369,7 @@ private:
     }
 
     Cell cell_;
-    int64_t each_;
+    int64_t each_, directions_;
     nb::handle x_, h0_, c0_;
     nb::tuple weights_;
     PlainTensor x_in, h_in, c_in;
@@ -347,12 +380,13 @@ private:
 };
 
 // What a module's own dictionary says of it; null, without an error, where it says nothing.
-inline PyObject* own_value(nb::dict own, const char* name) { return PyDict_GetItemString(own.ptr(), name); }
+inline PyObject* own_value(nb::dict own, PyObject* name) { return PyDict_GetItem(own.ptr(), name); }
 
 // The weights of a module as a tuple; null unless each is among its parameters, and nothing of its name in
 // the instance's own dictionary stands before it.
 inline nb::object own_weights(nb::dict own) {
-    PyObject *const parameters = own_value(own, "_parameters"), *const names = own_value(own, "_flat_weights_names");
+    const Torch& torch = Torch::get();
+    PyObject *const parameters = own_value(own, torch.parameters), *const names = own_value(own, torch.names);
     if (!parameters || !PyDict_Check(parameters) || !names || !PyList_Check(names)) return {};
     const Py_ssize_t count = PyList_Size(names);
     nb::object found = nb::steal(PyTuple_New(count));

@@ -33,6 +33,7 @@ struct DlExchange {
 struct Torch {
     nb::object tensor, parameter, float32, float64;
     PyObject *dtype, *is_cpu, *is_contiguous, *is_neg, *shape, *data_ptr, *new_empty, *requires_grad;
+    PyObject *bias, *batch_first, *bidirectional, *parameters, *names;  // what a module's own dictionary holds
     const DlExchange* exchange = nullptr;  // null where torch is too old
 
     static const Torch& get() {
@@ -55,6 +56,11 @@ private:
         data_ptr = PyUnicode_InternFromString("data_ptr");
         new_empty = PyUnicode_InternFromString("new_empty");
         requires_grad = PyUnicode_InternFromString("requires_grad");
+        bias = PyUnicode_InternFromString("bias");
+        batch_first = PyUnicode_InternFromString("batch_first");
+        bidirectional = PyUnicode_InternFromString("bidirectional");
+        parameters = PyUnicode_InternFromString("_parameters");
+        names = PyUnicode_InternFromString("_flat_weights_names");
         if (!nb::hasattr(tensor, "__dlpack_c_exchange_api__")) return;
         const nb::object capsule = tensor.attr("__dlpack_c_exchange_api__");
         if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return;

@@ -82,7 +82,7 @@ struct Binding {
         bptt::kernels<T>(cell_of(cell)).backward(
             p, {at<void>(dy), dy_step, dy_lane, at<R>(dhn), at<R>(dcn), at<T>(saved), lds, at<R>(h0),
                 at<R>(c0), at<R>(w_hh), at<T>(dz), at<R>(dh0), at<R>(dc0), at<R>(db), at<R>(norms),
-                at<void>(work), at<R>(w_ih), I, at<T>(x), I, at<T>(dx), at<R>(dw_ih), at<R>(dw_hh)});
+                at<void>(work), at<R>(w_ih), I, at<T>(x), I, at<T>(dx), at<R>(dw_ih), at<R>(dw_hh), false});
     }
 
     static size_t workspace(int cell, const Problem& p, bool backward, int64_t I) {
@@ -212,21 +212,24 @@ int64_t bad_token(const Problem& p, Ptr tokens, int64_t V) {
 // y, h_n, c_n, what is saved, and the weights. y is time-major, but of one time step as the module says. None where the call is not plain.
 nb::object step(int cell, int64_t layers, nb::dict own, int threads, bool grad, nb::handle x, nb::handle h0,
                 nb::handle c0) {
-    const bool biased = bptt::own_value(own, "bias") == Py_True;
-    const bool batch_first = bptt::own_value(own, "batch_first") == Py_True;
+    const bptt::Torch& torch = bptt::Torch::get();
+    const bool biased = bptt::own_value(own, torch.bias) == Py_True;
+    const bool batch_first = bptt::own_value(own, torch.batch_first) == Py_True;
+    const int64_t directions = bptt::own_value(own, torch.bidirectional) == Py_True ? 2 : 1;
     const nb::object weights = bptt::own_weights(own);
     if (!weights) return nb::none();
-    const bptt::PlainCall call(cell_of(cell), biased, batch_first, x, h0, c0, nb::cast<nb::tuple>(weights));
-    // A second direction, or a projection, has weights of its own.
+    const bptt::PlainCall call(cell_of(cell), biased, batch_first, directions, x, h0, c0, nb::cast<nb::tuple>(weights));
+    // A projection has weights of its own.
     if (!call || !call.has_layers(layers)) return nb::none();
     return call.forward(threads, grad && call.requires_grad(), batch_first);
 }
 
-nb::object step_back(int cell, bool biased, bool batch_first, int threads, nb::handle dy, nb::handle dhn, nb::handle dcn,
-                     nb::handle saved, nb::tuple needs, nb::handle x, nb::handle h0, nb::handle c0,
-                     nb::tuple weights) {
-    const bptt::PlainCall call(cell_of(cell), biased, batch_first, x, h0, c0, weights);
-    return call ? call.backward(threads, dy, dhn, dcn, saved, needs) : nb::none();
+nb::object step_back(int cell, bool biased, bool batch_first, int directions, int threads, nb::handle dy, bool dy_turned,
+                     nb::handle dhn, nb::handle dcn, nb::handle saved, nb::tuple needs, nb::handle x, nb::handle h0,
+                     nb::handle c0, nb::tuple weights) {
+    if (directions != 1 && directions != 2) refuse("1 or 2 directions", std::to_string(directions), "use bptt.nn");
+    const bptt::PlainCall call(cell_of(cell), biased, batch_first, directions, x, h0, c0, weights);
+    return call ? call.backward(threads, dy, dy_turned, dhn, dcn, saved, needs) : nb::none();
 }
 
 }  // namespace
@@ -285,7 +288,8 @@ NB_MODULE(_native, m) {
     m.def("bad_token", &bad_token);
     const auto none = [](const char* name) { return nb::arg(name).none(); };
     m.def("step", &step, "cell"_a, "layers"_a, "own"_a, "threads"_a, "grad"_a, "x"_a, none("h0"), none("c0"));
-    m.def("step_back", &step_back, "cell"_a, "biased"_a, "batch_first"_a, "threads"_a, none("dy"), none("dhn"), none("dcn"),
+    m.def("step_back", &step_back, "cell"_a, "biased"_a, "batch_first"_a, "directions"_a, "threads"_a,
+          none("dy"), "dy_turned"_a, none("dhn"), none("dcn"),
           "saved"_a, "needs"_a, "x"_a, none("h0"), none("c0"), "weights"_a);
     m.attr("isa") = bptt::isa();
     m.attr("isas") = bptt::isas();

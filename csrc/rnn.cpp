@@ -14,14 +14,15 @@ struct Rnn {
     template <bool All, bool Joint>
     static void epilogue(ForwardLanes<T>& s, int64_t t, int64_t live, const Units<T>& u) {
         constexpr int L = Simd<T>::L, NR = Tile<T>::NR;
+        const int vectors = u.template vectors<All>();
         for (int64_t r = 0; r < live; ++r) {
             const int64_t b = s.slice.lane[r];
             const T* x = Joint ? nullptr : s.input(t, b) + u.j;
             const int64_t row = s.p.row(t, b);
-            Y* y = static_cast<Y*>(s.f.y) + s.p.output_row(t, b) * s.p.H + u.j;
+            Y* y = static_cast<Y*>(s.f.y) + s.p.output_row(t, b) * s.ldy + u.j;
             T* saved = s.f.saved ? s.f.saved + row * s.f.lds + u.j : nullptr;
             BPTT_UNROLL
-            for (int i = 0; i < 2; ++i) {
+            for (int i = 0; i < vectors; ++i) {
                 const auto part = inside<All>(u, i);
                 const Vec<T> z = with_input<Joint>(load(u.product + r * NR + i * L), x + i * L, part) +
                                  load(s.bias + u.j + i * L);

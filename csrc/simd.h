@@ -49,6 +49,7 @@ struct Simd<float> {
     static constexpr float overflow = 88.722839f;  // exp of more is infinite
     static constexpr float saturated = 10.0f;      // tanh(saturated) rounds to 1
     static constexpr float log2e = 0x1.715476p0f;
+    static constexpr float square = 0x1p-66f, large = 0x1p80f;  // sums of smaller squares are made times large²
     static constexpr float ln2_hi = 0x1.62e4p-1f;  // few enough bits that n * ln2_hi is exact
     static constexpr float ln2_lo = 1.42860677e-06f;
     // (expm1(r) - r) / r^2 on |r| <= ln2/2, minimax in the relative error of expm1: 1.3e-8.
@@ -67,6 +68,7 @@ struct Simd<double> {
     static constexpr double overflow = 709.782712893384;
     static constexpr double saturated = 20.0;
     static constexpr double log2e = 0x1.71547652b82fep0;
+    static constexpr double square = 0x1p-600, large = 0x1p800;
     static constexpr double ln2_hi = 0x1.62e42feep-1;
     static constexpr double ln2_lo = 1.90821492927058770002e-10;
     // As above; relative error 1.8e-17.
@@ -236,6 +238,39 @@ BPTT_INLINE void store(bf16* p, Vec<float> v, Part part) {
     const Halves h = narrow(v);
     for (int i = 0; i < part.n; ++i) p[i].bits = h[i];
 }
+
+// While it lives, this thread takes numbers too small for the exponent, and makes of them, zeros. Gradients that
+// have all but vanished over many steps are such numbers, and each costs a processor a hundred cycles.
+class SmallAsZero {
+public:
+    SmallAsZero() : before_(get()) { set(before_ | zeros); }
+    ~SmallAsZero() { set(before_); }
+    SmallAsZero(const SmallAsZero&) = delete;
+    SmallAsZero& operator=(const SmallAsZero&) = delete;
+
+private:
+#if defined(__x86_64__)
+    using Word = unsigned;
+    static constexpr Word zeros = 0x8040;
+    static Word get() { return __builtin_ia32_stmxcsr(); }
+    static void set(Word word) { __builtin_ia32_ldmxcsr(word); }
+#elif defined(__aarch64__)
+    using Word = uint64_t;
+    static constexpr Word zeros = 1 << 24;
+    static Word get() {
+        Word word;
+        asm volatile("mrs %0, fpcr" : "=r"(word));
+        return word;
+    }
+    static void set(Word word) { asm volatile("msr fpcr, %0" : : "r"(word)); }
+#else
+    using Word = int;
+    static constexpr Word zeros = 0;
+    static Word get() { return 0; }
+    static void set(Word) {}
+#endif
+    const Word before_;
+};
 
 // Comparisons with NaN are false, so both keep a NaN in v.
 template <class V>

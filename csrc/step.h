@@ -204,7 +204,7 @@ void step(int64_t B, int64_t H, int threads, const Step<typename C::T>& f) {
     }
     pack_bias<C>(H, f.b_ih, f.b_hh, plan.bias);
     const int64_t blocks = panels_of<T>(H);
-    parallel(plan.threads, [&](int i) {
+    parallel(plan.threads, plan.threads, [&](int i, int) {
         T* const product = plan.buffers + i * (plan.product + plan.panel);
         T* const panel = product + plan.product;
         T* const x = product + G * product_size<T>(B);
@@ -218,7 +218,7 @@ void step(int64_t B, int64_t H, int threads, const Step<typename C::T>& f) {
                 rows_product<T>(f.w_hh + (g * H + j) * H, H, n, plan.state, plan.ld, B,
                                 product + g * B * NR, panel);
             }
-            const Units<T> units{j, n, product, B * NR};
+            const Units<T> units{j, n, product, {0, B * NR, 2 * B * NR, 3 * B * NR}};
             if (n == NR) C::template epilogue<true, false>(s, 0, B, units);
             else C::template epilogue<false, false>(s, 0, B, units);
         }
@@ -251,6 +251,7 @@ void step_back(int64_t B, int64_t H, const StepBack<typename C::T>& f) {
     constexpr int64_t G = gates_of(C::kind), D = dz_of(C::kind);
     Arena arena(f.work);
     const StepBackPlan<C> plan(B, H, arena);
+    const SmallAsZero small;
     const Problem p = one_step(B, H);
     Backward<T> row{};
     row.dy = f.dy;

@@ -89,6 +89,7 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     // The kernel multiplies x by W_ih, I columns of it, and makes all gradients.
     const bool with_input = sizeof(E) > 2 && !with_tokens && !packed && coin();
     const int64_t I = with_input ? 1 + below(40) : 0;
+    const int64_t apart = below(2) * 5;  // rows of y lie apart, as where another direction's stand between them
     // saved, or y, is xp itself
     const bool in_place = !with_tokens && !with_input && (keep || (G == 1 && !batch_major)) && coin();
     const int threads = 1 + int(below(3));
@@ -164,15 +165,18 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     ref.c0 = c0.doubles(B * H);
     ref.forward();
 
-    const Buffer<Y> y_own(in_place && !keep ? 0 : N * H);
+    const bool y_in_place = in_place && !keep;
+    const int64_t ldy = y_in_place ? H : H + apart;
+    const Buffer<Y> y_own(y_in_place ? 0 : (N - 1) * ldy + H);
     const Buffer<E> saved_own(keep && !in_place ? (N - 1) * lds + S * H : 0);
-    Y* const y = in_place && !keep ? reinterpret_cast<Y*>(x + 0) : y_own;
+    Y* const y = y_in_place ? reinterpret_cast<Y*>(x + 0) : y_own;
     E* const saved = in_place && keep ? x : saved_own;
     const Buffer<R> hn(B * H), cn(lstm ? B * H : 0);
     {
         const Buffer<uint8_t> work(int64_t(k.workspace(p, false, I)));
         Forward<E> f{x, ldx, tokens, b_ih, b_hh, w, nullptr, h0, c0, y, saved, lds, hn, cn, work, w_ih, I};
         if (packed) f.b_ih = f.b_hh = f.w_hh = nullptr, f.packed = panels;
+        f.ldy = ldy;
         k.forward(p, f);
     }
     const double near = tolerance<E>(T, G * H + I);
@@ -181,13 +185,16 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     for (int64_t i = 0; i < T * B; ++i) {
         if (with_starts && !live(i)) continue;
         for (int64_t j = 0; j < H; ++j)
-            same("y", i * H + j, wide(y[y_row(i) * H + j]), ref.y[i * H + j], near);
+            same("y", i * H + j, wide(y[y_row(i) * ldy + j]), ref.y[i * H + j], near);
         for (int64_t j = 0; saved && live(i) && j < S * H; ++j)
             same("saved", i * S * H + j, wide(saved[row(i) * lds + j]), ref.saved[i * S * H + j], near);
     }
     for (int64_t r = 0; saved && r + 1 < N; ++r)
         for (int64_t j = S * H; j < lds; ++j)
             if (!std::isnan(wide(saved[r * lds + j]))) fail("forward wrote between the rows of saved");
+    for (int64_t r = 0; r + 1 < N; ++r)
+        for (int64_t j = H; j < ldy; ++j)
+            if (!std::isnan(wide(y[r * ldy + j]))) fail("forward wrote between the rows of y");
     ++passed;
     if (!keep) return;
 
@@ -206,13 +213,16 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
     ref.dcn = dcn.doubles(B * H);
     // relu has a kink: beside it, rounding decides the side, and forward's word counts.
     for (int64_t i = 0; cell == Cell::rnn_relu && i < T * B * H; ++i)
-        if (live(i / H)) ref.y[i] = wide(y[y_row(i / H) * H + i % H]);
+        if (live(i / H)) ref.y[i] = wide(y[y_row(i / H) * ldy + i % H]);
     ref.backward();
     // The output is the caller's by now: backward must not look at it.
-    std::memset(y, 0xff, size_t(N * H) * sizeof(Y));
+    std::memset(y, 0xff, size_t((N - 1) * ldy + H) * sizeof(Y));
 
     const bool initial = coin();
     const Buffer<E> dz(with_input && coin() ? 0 : N * D * H), dx(with_input && coin() ? N * I : 0);
+    const bool adds = dx && !with_lengths && coin();
+    Doubles dx_before(size_t(N * I), 0.0);
+    for (int64_t i = 0; adds && i < N * I; ++i) dx_before[size_t(i)] = wide(dx[i] = Stored<E>::from(uniform()));
     const Buffer<R> dw_ih(with_input && coin() ? G * H * I : 0), dw_hh(with_input && coin() ? G * H * H : 0);
     const Buffer<R> dh0(initial ? B * H : 0), dc0(initial && lstm ? B * H : 0);
     const Buffer<R> db(coin() ? D * H : 0), norms(coin() ? T * B : 0);
@@ -220,6 +230,7 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
         const Buffer<uint8_t> work(int64_t(k.workspace(p, true, I)));
         Backward<E> f{dy, dy_step, dy_lane, dhn, dcn, saved, lds, h0, c0, w, dz, dh0, dc0, db, norms, work};
         if (with_input) f.w_ih = w_ih, f.I = I, f.x = x, f.ldx = ldx, f.dx = dx, f.dw_ih = dw_ih, f.dw_hh = dw_hh;
+        f.adds_dx = adds;
         k.backward(p, f);
     }
     same_all("dh0", dh0, ref.dh0, near);
@@ -242,7 +253,10 @@ void check_layer(Cell cell, int64_t T, int64_t B, int64_t H) {
             }
             for (int64_t j = 0; j < H; ++j) want_hh[size_t(n * H + j)] += hidden * ref.before[size_t(i * H + j)];
         }
-        for (int64_t c = 0; dx && c < I; ++c) same("dx", i * I + c, wide(dx[row(i) * I + c]), want[size_t(c)], near);
+        for (int64_t c = 0; dx && c < I; ++c) {
+            const int64_t at = row(i) * I + c;
+            same("dx", i * I + c, wide(dx[at]), dx_before[size_t(at)] + want[size_t(c)], near);
+        }
     }
     same_all("dw_ih", dw_ih, want_ih, near * double(B));
     same_all("dw_hh", dw_hh, want_hh, near * double(B));

@@ -183,6 +183,8 @@ void check_layers() {
             for (int i = 0; i < 8; ++i) check_layer<E>(cell, 9, 13, 64 + i);
             // More lanes than make a block of steps, and blocks that lanes of several lengths fill.
             for (int64_t B : {50, 150, 300}) check_layer<E>(cell, 5, B, 20);
+            // Lanes in more pieces than threads, which hidden units of two panels do not fill evenly.
+            for (int draw = 0; draw < 4; ++draw) check_layer<E>(cell, 30, 100, 20);
             check_layer<E>(cell, 2, 5, cell == Cell::gru ? 272 : cell == Cell::lstm ? 232 : 456);
         }
 }

@@ -113,20 +113,59 @@ def test_native_is_eager_in_reverse_too(case, reverse):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_results_do_not_depend_on_the_number_of_threads(cell):
-    case = random_case(cell, 20, 24, 16, 64, seed=3)
+@pytest.mark.parametrize("lanes", [24, 130])  # 130 are dealt out in more pieces than threads
+def test_results_do_not_depend_on_the_number_of_threads(cell, lanes):
+    case = random_case(cell, 20, lanes, 16, 64, seed=3)
     before = torch.get_num_threads()
     results = []
     try:
         for threads in (1, 2, 4):
             torch.set_num_threads(threads)
             results.append(solve(native.recur, case, torch.float32))
+            for _ in range(3):  # whoever took which piece
+                assert_close(solve(native.recur, case, torch.float32), results[-1], 0.0)
     finally:
         torch.set_num_threads(before)
     for result in results[1:]:
         for name in ("y", "h_n"):
             assert_close(result[name], results[0][name], 0.0, name)
         assert_close(result, results[0], 1e-6)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("hidden", EDGES)
+def test_the_kernel_that_takes_the_input_at_the_edges(cell, hidden):
+    """Gates that share a panel, and panels that end narrow, beside the kernel that is given products."""
+    for lanes, inputs in ((4, 5), (13, 33), (5, 16)):
+        case = random_case(cell, 7, lanes, inputs, hidden, seed=hidden)
+        for dtype, tol in ((torch.float64, TOL64), (torch.float32, TOL32)):
+            assert_close(
+                solve(native.recur, case, dtype), solve(eager.recur, case, dtype), tol, floor=0.1
+            )
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradients_too_small_for_a_float_are_zero_and_nothing_else_is(cell):
+    smallest, tiny = torch.finfo(torch.float32).tiny, 1e-42  # the second is no normal number
+    case = random_case(cell, 400, 4, 3, 20, seed=2)
+    x, state, weights = leaves(case)
+    weights = [w.detach() * 0.1 for w in weights]
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        inputs = x.detach().to(dtype).requires_grad_()
+        norms = torch.full((400, 4), torch.nan, dtype=dtype)
+        y, _ = native.recur(
+            CELLS[cell], inputs, [s.detach().to(dtype) for s in state],
+            [w.to(dtype) for w in weights], norms=norms,
+        )  # fmt: skip
+        found[dtype] = (*torch.autograd.grad(y[-1].sum(), inputs), norms)
+    for single, double in zip(found[torch.float32], found[torch.float64], strict=True):
+        assert ((single == 0) | (single.abs() >= smallest)).all()
+        # At every step, of norms as well, the squares of which a float does not hold.
+        length = double.flatten(1).norm(dim=1)
+        assert ((single - double).flatten(1).norm(dim=1) <= 1e-3 * length + 1e3 * smallest).all()
+    assert (found[torch.float32][0][0] == 0).all()
+    assert torch.tensor(tiny) * 1 != 0  # the caller's own arithmetic is what it was
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -17,6 +17,8 @@ from compare import assert_close
 KINDS = ["RNN", "GRU", "LSTM"]
 I, H, B = 3, 5, 4
 STEPS = [1, 6]
+BOTH_WAYS = [{"bidirectional": True}, {"bidirectional": True, "num_layers": 3, "bias": False}]
+ONE_AND_BOTH = [{"num_layers": 2}, {"num_layers": 2, "bidirectional": True}]
 
 
 @pytest.fixture
@@ -49,7 +51,8 @@ def parts(h):
 
 
 def states(layer, lanes=B):
-    h = torch.randn(2, layer.num_layers, lanes, layer.hidden_size, dtype=layer.weight_hh_l0.dtype)
+    rows = layer.num_layers * (2 if layer.bidirectional else 1)
+    h = torch.randn(2, rows, lanes, layer.hidden_size, dtype=layer.weight_hh_l0.dtype)
     return (h[0].clone(), h[1].clone()) if layer.mode == "LSTM" else h[0].clone()
 
 
@@ -64,7 +67,9 @@ def run(layer, x, hx=None):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("options", [{}, {"num_layers": 3}, {"num_layers": 2, "bias": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_layers": 3}, {"num_layers": 2, "bias": False}, *BOTH_WAYS]
+)
 @pytest.mark.parametrize(
     "sizes",
     # The last two make more than one block of steps, the last of all in more parts than one.
@@ -82,6 +87,8 @@ def run(layer, x, hx=None):
 @pytest.mark.usefixtures("short")
 def test_it_is_torchs(kind, dtype, options, sizes):
     steps, inputs, hidden, lanes = sizes
+    if "bidirectional" in options:  # fewer lanes go the usual way
+        lanes = max(lanes, 4)
     for first in (False, True):
         theirs, ours = pair(kind, inputs, hidden, dtype=dtype, batch_first=first, **options)
         x = torch.randn(*((lanes, steps) if first else (steps, lanes)), inputs, dtype=dtype)
@@ -93,10 +100,11 @@ def test_it_is_torchs(kind, dtype, options, sizes):
 
 
 @pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("options", ONE_AND_BOTH)
 @pytest.mark.usefixtures("short")
-def test_it_does_not_depend_on_whether_a_gradient_is_wanted(steps):
+def test_it_does_not_depend_on_whether_a_gradient_is_wanted(steps, options):
     for kind in KINDS:
-        _, ours = pair(kind, hidden=70, num_layers=2)
+        _, ours = pair(kind, hidden=70, **options)
         x, hx = torch.randn(steps, B, I), states(ours)
         with torch.no_grad():
             without = ours(x, hx)
@@ -185,12 +193,13 @@ def test_weights_that_are_no_plain_parameters(steps, how):
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("on", ["y", "h", "c"])
+@pytest.mark.parametrize("options", ONE_AND_BOTH)
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")
 @pytest.mark.usefixtures("short")
-def test_outputs_may_be_written_to(steps, kind, on):
+def test_outputs_may_be_written_to(steps, kind, on, options):
     found = []
     with torch.backends.mkldnn.flags(enabled=False):
-        for layer in pair(kind, num_layers=2):
+        for layer in pair(kind, **options):
             y, h = layer(torch.ones(steps, B, I))
             with torch.no_grad():
                 {"y": y, "h": parts(h)[0], "c": parts(h)[-1]}[on].mul_(0.5)
@@ -213,10 +222,11 @@ def test_a_weight_that_changed_before_backward_is_refused(steps, kind):
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("options", ONE_AND_BOTH)
 @pytest.mark.usefixtures("short")
-def test_second_derivatives_and_batches_of_cotangents(steps, kind, first):
-    _, ours = pair(kind, num_layers=2, batch_first=first, dtype=torch.float64)
-    lanes = 2 if steps == 1 else B
+def test_second_derivatives_and_batches_of_cotangents(steps, kind, first, options):
+    _, ours = pair(kind, hidden=3, batch_first=first, dtype=torch.float64, **options)
+    lanes = 2 if steps == 1 and "bidirectional" not in options else B
     shape = (lanes, steps, I) if first else (steps, lanes, I)
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     hx = states(ours, lanes)
@@ -230,8 +240,9 @@ def test_second_derivatives_and_batches_of_cotangents(steps, kind, first):
 
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_batches_of_cotangents_do_not_ask_where_backward_stands(steps, kind):
-    _, ours = pair(kind, num_layers=2)
+@pytest.mark.parametrize("options", ONE_AND_BOTH)
+def test_batches_of_cotangents_do_not_ask_where_backward_stands(steps, kind, options):
+    _, ours = pair(kind, **options)
     y = ours(torch.randn(steps, B, I))[0]
     dy = torch.randn(2, *y.shape)
 
@@ -299,7 +310,10 @@ def test_hooks_run(steps):
     y.sum().backward()
 
 
-OTHERS = [{"bidirectional": True}, {"num_layers": 2, "dropout": 0.5}]
+OTHERS = [
+    {"num_layers": 2, "dropout": 0.5},
+    {"num_layers": 2, "dropout": 0.5, "bidirectional": True},
+]
 
 
 @pytest.mark.parametrize("steps", STEPS)
@@ -314,9 +328,10 @@ def test_other_layers_go_the_usual_way(steps, kind, options):
     assert_close(found[1], found[0], 2e-5)
 
 
+@pytest.mark.parametrize("both", [False, True])
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")
-def test_a_projection_goes_the_usual_way():
-    theirs, ours = pair("LSTM", proj_size=2, num_layers=2)
+def test_a_projection_goes_the_usual_way(both):
+    theirs, ours = pair("LSTM", proj_size=2, num_layers=2, bidirectional=both)
     x = torch.randn(1, B, I)
     assert_close(ours(x), theirs(x), 1e-6)
 
@@ -374,10 +389,28 @@ def test_weights_that_do_not_fit_reach_no_kernel(steps, change):
         ours(torch.randn(steps, B, I), torch.randn(1, B, H))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("options", ONE_AND_BOTH)
+@pytest.mark.usefixtures("short")
+def test_gradients_arrive_in_either_order_of_lanes_and_steps(kind, first, options):
+    theirs, ours = pair(kind, batch_first=first, **options)
+    x = torch.randn(B, 6, I) if first else torch.randn(6, B, I)
+    found = []
+    for layer in (theirs, ours):
+        for order in ((0, 1, 2), (1, 0, 2)):
+            y = layer(x)[0]
+            dy = torch.linspace(-1, 1, y.numel()).view(y.shape).permute(order).contiguous()
+            found.append(torch.autograd.grad(y, list(layer.parameters()), dy.permute(order)))
+    assert_close(found[2], found[0], 2e-5)
+    assert_close(found[3], found[0], 2e-5)
+
+
 @pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("options", ONE_AND_BOTH)
 @pytest.mark.usefixtures("usual")
-def test_the_two_ways_agree(steps):
+def test_the_two_ways_agree(steps, options):
     for kind in KINDS:
-        theirs, ours = pair(kind, num_layers=2)
+        theirs, ours = pair(kind, **options)
         x, hx = torch.randn(steps, B, I), states(ours)
         assert_close(run(ours, x, hx), run(theirs, x, hx), 2e-5, floor=1)

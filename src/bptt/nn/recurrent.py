@@ -93,16 +93,21 @@ class _Recurrent(nn.RNNBase):
             leaf = tools.as_leaf(self, input, hx, lengths, reset, cut)
             if leaf is not None:
                 return leaf
-        recorder = tools.recorder(self, lengths, reset, cut)
-        if recorder == "trace":
-            return super().forward(input, hx)
-        plain = lengths is None and cut is None
-        if plain and not torch.compiler.is_compiling() and _reads_plainly(cast(Any, type(self))):
+        elif (
+            lengths is None
+            and cut is None
+            and not torch.compiler.is_compiling()
+            and _reads_plainly(cast(Any, type(self)))
+        ):
             # A step of one layer takes less time than all that follows. Only calls with nothing
-            # special about them come back from there with an answer, and it is the same.
+            # special about them, which nobody records, come back from there with an answer, and it
+            # is the same.
             found = ops.step(self, input, hx, reset)
             if found is not None:
                 return found
+        recorder = tools.recorder(self, lengths, reset, cut)
+        if recorder == "trace":
+            return super().forward(input, hx)
         weights = self._read_weights()
         sequence = normalise(
             input,

@@ -106,10 +106,18 @@ def is_triton() -> bool:
     return _setting == "triton"
 
 
+def may_be_native() -> bool:
+    """Whether nothing was asked for by name that the kernels are not."""
+    return _setting != "eager" and _setting != "triton"
+
+
 def note_native() -> None:
-    """A call ran on the kernels, which it may: :func:`decide` would have found no reason against it."""
+    """A call ran on the kernels, which it may: :func:`decide` would have found no reason against it.
+
+    It ran without autocast.
+    """
     global _last
-    _last = _native()
+    _last = _ASKED if _setting == "native" else _CHOSEN
 
 
 def takes_triton(

@@ -14,6 +14,7 @@ from bptt.ops.backend import (
     decide,
     is_eager,
     is_triton,
+    may_be_native,
     note_native,
     note_split,
     takes_triton,
@@ -118,7 +119,7 @@ def step(
         hx: its initial state, whatever was passed.
         reset: its marks, whatever was passed. At one step they only say which lanes start from zeros.
     """
-    if is_eager() or is_triton() or type(x) is not Tensor or x.dim() != 3:
+    if not may_be_native() or type(x) is not Tensor or x.dim() != 3:
         return None
     own = module.__dict__
     if reset is not None:
@@ -127,11 +128,11 @@ def step(
             return None
         hx = _zeroed(hx, reset.flatten())
     if own["mode"] != "LSTM":
-        found = native.step(own, x, (hx, None))
-    elif hx is None:
-        found = native.step(own, x, (None, None))
-    elif type(hx) is tuple and len(hx) == 2:
         found = native.step(own, x, hx)
+    elif hx is None:
+        found = native.step(own, x)
+    elif type(hx) is tuple and len(hx) == 2:
+        found = native.step(own, x, *hx)
     else:
         return None
     if found is None:

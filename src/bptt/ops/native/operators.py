@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast, get_type_hints
+from typing import Any, NamedTuple, cast, get_type_hints
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from bptt.ops.native.check import (
     Call,
     dense,
     extension,
+    is_batch_major,
     output_dtype,
 )
 from bptt.ops.native.kernels import backward, forward
@@ -291,17 +292,27 @@ class Direct(torch.autograd.Function):
         return _backward(ctx, *cotangents)
 
 
+class Form(NamedTuple):
+    """What tensors of a stack of layers mean: the cell's number, and how the module was made."""
+
+    cell: int
+    biased: bool
+    batch_first: bool
+    directions: int
+
+
 class Steps(torch.autograd.Function):
     """A stack of layers whose outputs, ``extension.step``'s, are there already.
 
-    Its tensors are x, h0, c0 (``(L, B, H)`` or None) and each layer's weights, as the kernels take them.
+    Its tensors are x, h0, c0 (``(L·directions, B, H)`` or None) and each layer's weights, direction after
+    direction, as the kernels take them.
     """
 
     @staticmethod
-    def forward(ctx: Any, cell: int, biased: bool, batch_first: bool, outputs: Any, *tensors: Any):
+    def forward(ctx: Any, form: Form, outputs: Any, *tensors: Any):
         """The outputs, which now have a gradient."""
         y, h_n, c_n, saved = outputs
-        ctx.form = cell, biased, batch_first
+        ctx.form = form
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(saved, *tensors)
         return (y, h_n) if c_n is None else (y, h_n, c_n)
@@ -309,7 +320,7 @@ class Steps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None = None):
         """The gradients of the tensors."""
-        none = (None,) * 4
+        none = (None,) * 2
         saved, *tensors = ctx.saved_tensors
         needs = ctx.needs_input_grad[len(none) :]
         if dy is None and dh_n is None and dc_n is None:
@@ -319,9 +330,11 @@ class Steps(torch.autograd.Function):
         found = None
         if not any(map(_is_batched, (dy, dh_n, dc_n))):
             x, h0, c0, *weights = tensors
+            turned = dy is not None and is_batch_major(dy)
             found = extension.step_back(
-                *ctx.form, torch.get_num_threads(), dense(dy), dense(dh_n), dense(dc_n), saved, needs,
-                x, h0, c0, tuple(weights),
+                *ctx.form, torch.get_num_threads(),
+                dy.transpose(0, 1) if turned and dy is not None else dense(dy), turned,
+                dense(dh_n), dense(dc_n), saved, needs, x, h0, c0, tuple(weights),
             )  # fmt: skip
         if found is None:
             with torch.autocast("cpu", enabled=False):  # as forward, which ran without
@@ -329,15 +342,12 @@ class Steps(torch.autograd.Function):
         return (*none, *found)
 
 
-Form = tuple[int, bool, bool]  # cell, biased, batch_first
-
-
 def _rows(form: Form, tensors: Sequence[Tensor | None]) -> list[tuple[Tensor | None, ...]]:
-    """``(w_ih, w_hh, b_ih, b_hh)`` of each layer."""
-    each = 4 if form[1] else 2
+    """``(w_ih, w_hh, b_ih, b_hh)`` of each layer and direction."""
+    each = 4 if form.biased else 2
     weights = tensors[3:]
     rows = [tuple(weights[i : i + each]) for i in range(0, len(weights), each)]
-    return rows if form[1] else [(*row, None, None) for row in rows]
+    return rows if form.biased else [(*row, None, None) for row in rows]
 
 
 def _step_twice(
@@ -347,19 +357,23 @@ def _step_twice(
     cotangents: tuple[Tensor | None, ...],
 ) -> list[Tensor | None]:
     """A step's gradients through the eager recurrence, to be differentiated again."""
-    cell, _, batch_first = form
+    cell, _, batch_first, directions = form
     views = [None if t is None else t.view_as(t) for t in tensors]
     x = cast(Tensor, views[0])
-    y = x.transpose(0, 1) if batch_first else x
-    finals = []
-    for layer, row in enumerate(_rows(form, views)):
+    below = x.transpose(0, 1) if batch_first else x
+    finals, outputs = [], []
+    for number, row in enumerate(_rows(form, views)):
         w_hh = cast(Tensor, row[1])
-        zeros = w_hh.new_zeros(y.shape[1], w_hh.shape[1])
+        zeros = w_hh.new_zeros(below.shape[1], w_hh.shape[1])
         given = views[1:3] if cell == LSTM else views[1:2]
-        state = tuple(zeros if s is None else s[layer] for s in given)
-        y, final = eager.recur(CELLS[cell], y, state, row)
+        state = tuple(zeros if s is None else s[number] for s in given)
+        direction = number % directions
+        y, final = eager.recur(CELLS[cell], below, state, row, reverse=bool(direction))
         finals.append(final)
-    y = y.transpose(0, 1) if batch_first and len(y) == 1 else y  # as the extension's
+        outputs.append(y)
+        if direction + 1 == directions:
+            below, outputs = torch.cat(outputs, -1), []
+    y = below.transpose(0, 1) if batch_first and len(below) == 1 else below  # as the extension's
     ended = tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
     return _gradients((y, *ended), cotangents, views, needs)
 
@@ -372,7 +386,7 @@ def _step_by_operators(
     saved: Tensor,
 ) -> list[Tensor | None]:
     """A step's gradients layer by layer: operators have rules for several cotangents at once."""
-    cell, _, batch_first = form
+    cell, _, batch_first, directions = form
     dy, dh_n, dc_n = cotangents
     x, h0, c0 = cast(Tensor, tensors[0]), tensors[1], tensors[2]
     rows = _rows(form, tensors)
@@ -381,33 +395,47 @@ def _step_by_operators(
     turned = batch_first and steps > 1
     if dy is not None and batch_first and not turned:
         dy = dy.transpose(0, 1)  # as the extension's
-    by_layer: list[Any] = []
-    for layer in reversed(range(len(rows))):
+    kept = SAVED[cell] * H
+    # In a saved row the next layer's input: the state, or behind what both directions save both outputs,
+    # which are step after step in any case.
+    input_at = kept - H if directions == 1 else directions * kept
+    by_row: list[Any] = []
+    for layer in reversed(range(len(rows) // directions)):
+        batch_major = turned and (layer == 0 or directions == 1)
         if not layer:
             below = x.transpose(0, 1) if batch_first else x
-        elif turned:
-            below = saved[layer - 1].view(lanes, steps, -1).transpose(0, 1)[..., -H:]
+        elif batch_major:
+            below = saved[layer - 1].view(lanes, steps, -1).transpose(0, 1)[..., input_at:]
         else:
-            below = saved[layer - 1].view(steps, lanes, -1)[..., -H:]
+            below = saved[layer - 1].view(steps, lanes, -1)[..., input_at:]
+        arrives, dx = dy, None
+        for direction in reversed(range(directions)):
+            row = layer * directions + direction
 
-        def of(states: Tensor | None, layer: int = layer) -> Tensor | None:
-            return None if states is None else states[layer]
+            def of(states: Tensor | None, row: int = row) -> Tensor | None:
+                return None if states is None else states[row]
 
-        *found, _ = torch.ops.bptt.recur_backward(
-            *BackwardCall(
-                cell=cell, dy=dy, dh_n=of(dh_n), dc_n=of(dc_n), x=below, tokens=None, h0=of(h0),
-                c0=of(c0), w_ih=rows[layer][0], w_hh=cast(Tensor, rows[layer][1]), lengths=None,
-                reset=None, cut=None, reverse=False, batch_major=turned, saved=saved[layer],
-                needs=[True, True, cell == LSTM, True, True, True, True], record=False,
-                batch_sizes=None,
-            )
-        )  # fmt: skip
-        dy = found[0]
-        by_layer.insert(0, found)
-    gradients = [by_layer[0][0].transpose(0, 1) if batch_first else by_layer[0][0]]
-    gradients += [torch.stack([layer[i] for layer in by_layer]) for i in (1, 2)]
-    each = 4 if form[1] else 2
-    gradients += [gradient for layer in by_layer for gradient in layer[3 : 3 + each]]
+            own = arrives
+            if own is not None and directions > 1:
+                own = own[..., direction * H : (direction + 1) * H]
+            *found, _ = torch.ops.bptt.recur_backward(
+                *BackwardCall(
+                    cell=cell, dy=own, dh_n=of(dh_n),
+                    dc_n=of(dc_n), x=below, tokens=None, h0=of(h0), c0=of(c0), w_ih=rows[row][0],
+                    w_hh=cast(Tensor, rows[row][1]), lengths=None, reset=None, cut=None,
+                    reverse=bool(direction), batch_major=batch_major,
+                    saved=saved[layer][:, direction * kept : (direction + 1) * kept],
+                    needs=[True, True, cell == LSTM, True, True, True, True], record=False,
+                    batch_sizes=None,
+                )
+            )  # fmt: skip
+            dx = found[0] if dx is None else dx + found[0]
+            by_row.insert(0, found)
+        dy = dx
+    gradients = [cast(Tensor, dy).transpose(0, 1) if batch_first else cast(Tensor, dy)]
+    gradients += [torch.stack([row[i] for row in by_row]) for i in (1, 2)]
+    each = 4 if form.biased else 2
+    gradients += [gradient for row in by_row for gradient in row[3 : 3 + each]]
     return [
         gradient if needed and tensor is not None else None
         for gradient, tensor, needed in zip(gradients, tensors, needs, strict=True)
@@ -417,4 +445,4 @@ def _step_by_operators(
 torch.library.register_autograd("bptt::recur", _backward, setup_context=_setup_context, lib=library)
 torch.library.register_autocast("bptt::recur", "cpu", torch.float32, lib=library)
 
-__all__ = ["Direct", "Steps", "library"]
+__all__ = ["Direct", "Form", "Steps", "library"]

@@ -199,7 +199,7 @@ def steps(own: dict[str, Any]) -> bool:
     )
 
 
-def step(own: dict[str, Any], x: Tensor, state: Sequence[Tensor | None]) -> Any:
+def step(own: dict[str, Any], x: Tensor, h0: Any = None, c0: Any = None) -> Any:
     """A whole stack of layers, or None where the call is not of the plainest kind.
 
     A step takes the kernels a few microseconds, and every look that Python takes costs a tenth of one.
@@ -210,7 +210,7 @@ def step(own: dict[str, Any], x: Tensor, state: Sequence[Tensor | None]) -> Any:
     Args:
         own: the ``__dict__`` of an ``nn.RNNBase``, whose own parameters are the weights.
         x: ``(T, B, I)``, or ``(B, T, I)`` where the module says batch_first.
-        state: ``(h0, c0)``, each ``(L, B, H)`` or None for zeros; c0 None but for an LSTM.
+        h0, c0: each ``(L·directions, B, H)`` or None for zeros; c0 None but for an LSTM.
 
     Returns:
         ``y, h_n`` and for an LSTM ``c_n``, as the module returns them.
@@ -218,16 +218,16 @@ def step(own: dict[str, Any], x: Tensor, state: Sequence[Tensor | None]) -> Any:
     if not steps(own):
         return None
     layers, cell = own["num_layers"], _NUMBERS[own["mode"]]
-    h0, c0 = state
     found = extension.step(
         cell, layers, own, torch.get_num_threads(), torch.is_grad_enabled(), x, h0, c0
     )
     if found is None:
         return None
-    biased, batch_first = own["bias"], own["batch_first"]
+    batch_first = own["batch_first"]
     if len(found) > 3:
-        outputs, weights = found[:4], found[4]
-        found = operators.Steps.apply(cell, biased, batch_first, outputs, x, h0, c0, *weights)
+        outputs, weights, biased = found[:4], found[4], own["bias"]
+        form = operators.Form(cell, biased, batch_first, 2 if own["bidirectional"] else 1)
+        found = operators.Steps.apply(form, outputs, x, h0, c0, *weights)
     if batch_first and x.shape[1] > 1:  # y is time-major in memory, as torch's is
         return (found[0].transpose(0, 1), *found[1:])
     return found
