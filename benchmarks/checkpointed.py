@@ -60,7 +60,9 @@ def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 def peak(call: Callable[[], object]) -> int:
     """Most bytes that stood allocated at once during a call, beyond those before it."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as profiler:
         call()
     events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
     now = most = 0

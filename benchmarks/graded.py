@@ -74,7 +74,7 @@ def seconds(run, *given) -> float:
 
 def peak(run, *given) -> float:
     """MiB: the largest sum of what was allocated and not yet freed."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
         run(*given)
     total = top = 0
     for event in seen.profiler.kineto_results.events():

@@ -96,7 +96,10 @@ def test_a_mark_that_torchs_operators_lack_is_refused_by_name(kind, mark, take, 
 
 def test_onnx_by_way_of_export_says_the_same():
     net, x = Marked("GRU", "reset").eval(), torch.randn(X)
-    with pytest.raises(RuntimeError, match=r"torch\.onnx\.export, received reset=.*bptt\.revert"):
+    ours = r"torch\.onnx\.export, received reset=.*bptt\.revert"
+    # torch 2.7 does not tell an operator that it is exported this way, and refuses it in its own words.
+    own = torch.__version__.startswith("2.7.")
+    with pytest.raises(RuntimeError, match=r"No ONNX function .*bptt\.recur" if own else ours):
         torch.onnx.export(net, (x, MARKS["reset"]), dynamo=True, verbose=False)
 
 

@@ -16,6 +16,7 @@ from bptt.errors import ArgumentError, real
 
 # A target that is not scored: what torch.nn.functional.cross_entropy leaves out by default.
 IGNORED = -100
+BEGUN = 3  # letters of a word from which on it is taken for the beginning of another
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,17 @@ TOKENS: dict[str, Word] = {
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that was meant, if one is close.
+    """The known word that was meant, if one is close: the shortest that it begins, or the most like it.
 
     Example:
         >>> nearest("hiden", ("hidden", "layers")), nearest("colour", ("hidden", "layers"))
         ('hidden', None)
     """
-    return next(iter(difflib.get_close_matches(word, list(known), 1, 0.75)), None)
+    words = list(known)
+    begun = [w for w in words if w.startswith(word)] if len(word.strip("-")) >= BEGUN else []
+    return min(begun, key=len, default=None) or next(
+        iter(difflib.get_close_matches(word, words, 1, 0.75)), None
+    )
 
 
 def suggest(word: str, known: Iterable[str], otherwise: str) -> str:

@@ -42,7 +42,9 @@ def problem(layer, steps, lanes, inputs, hidden):
 def peak(call):
     """Most bytes that stood allocated at once during a call, beyond those before it."""
     call()  # gradients and caches are there already
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as profiler:
         call()
     events = profiler.profiler.kineto_results.events()
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")

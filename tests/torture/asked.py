@@ -57,6 +57,7 @@ def ask(name: str, run: str, out: Path, files: tuple[str, ...] = ()) -> tuple[in
         return status, None, said
     shutil.rmtree(out, ignore_errors=True)
     answer = json.loads(printed)
+    answer.pop("next", None)  # a command with the names that run and text have now
     told = {key: answer[key] for key in ("cost", "valid") if key in answer}
     return status, told or answer, said
 

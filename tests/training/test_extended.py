@@ -281,7 +281,7 @@ def test_where_nothing_is_held_out_lines_and_samples_appear_all_the_same(tmp_pat
     out = capsys.readouterr().out
     assert sum(line.startswith("step ") for line in out.splitlines()) == 10
     assert "held out" not in out.replace("0 held out", "")
-    assert len(out.split("sample:\n")[1]) == 13
+    assert len(out.split("sample:\n")[1].split("\nreport: ")[0]) == 13
     assert math.isfinite(newest(tmp_path / "run").state["tally"]["nats"])
 
 

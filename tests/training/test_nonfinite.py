@@ -126,7 +126,9 @@ def test_skips_in_a_row_stop(text, tmp_path):
     with pytest.raises(NonFiniteError, match=f"{SKIPS} in a row were skipped"):
         train(small(text, tmp_path, on_nonfinite="skip"), on_step=Fault(every=True))
     assert newest(tmp_path / "run").state["step"] == 5
-    assert len(told(tmp_path / "run")) == SKIPS
+    *skips, stop = told(tmp_path / "run")
+    assert [line["nonfinite"]["action"] for line in skips] == ["skip"] * SKIPS
+    assert stop["nonfinite"]["action"] == "stop"
 
 
 def test_rollback_goes_back_and_on_with_other_data(text, tmp_path, monkeypatch):

@@ -188,7 +188,7 @@ def test_chunks_that_predict_nothing_are_passed_over(gradient, tmp_path):
     words = ["--documents", ";", "--batch", "1", "--chunk", "1", "--hidden", "4", "--epochs", "1.9"]
     words += ["--gradient", gradient, "--valid-fraction", "0", "--out", str(tmp_path / "run")]
     assert main(["train", str(text), *words, "--json", "--log-every", "1"]) == 0
-    records = list(RunFolder(tmp_path / "run").read_metrics())
+    records = [r for r in RunFolder(tmp_path / "run").read_metrics() if "judged" not in r]
     assert len(records) > 20
     assert all(math.isfinite(r["loss"]) for r in records)
     assert [r["tokens"] for r in records] == list(range(1, len(records) + 1)), "one each"

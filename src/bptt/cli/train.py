@@ -132,11 +132,12 @@ def run(arguments: list[str]) -> int:
     folder = RunFolder.open(outcome.run)
     with _closed_terminal_passed_over():
         print(_summary(outcome, settings.unit, verdict))
-        for line in _judgement(folder, verdict):
-            print(line)
+        said, command = _judgement(folder, verdict)
+        if said:
+            print(*said, sep="\n")
         if asked.sample:
             _print_sample(outcome, asked.sample, settings.seed)
-        print(_next(outcome, folder))
+        print(_next(outcome, folder, command))
     return 0
 
 
@@ -385,38 +386,41 @@ def _summary(outcome, unit: str, verdict) -> str:
     return "\n".join(lines)
 
 
-def _next(outcome, folder) -> str:
-    """Where its page is, and what can be done with the run now, as it is typed; the commands stand alone
-    on their lines, so that a terminal that wraps them loses nothing."""
-    settings, run = folder.read_settings(), str(outcome.run)
-    budget = next(name for name in BUDGETS if getattr(settings, name) is not None)
-    more = f"{LONGER * getattr(settings, budget):g}"
-    ways = [("let it write", ["sample", run])]
-    if settings.model == "recurrent":
-        ways.append(("see how far back it learns", ["diagnose", run]))
-    ways.append(("train it longer", ["train", "--resume", run, f"--{budget}", more]))
-    lines = [f"\nreport: {inline(folder.path / 'report.html')}", "next:"]
-    for what, words in ways:
-        lines += [f"  {what}:", f"    {inline(shlex.join(['bptt', *words]))}"]
-    return "\n".join(lines)
-
-
-def _judgement(folder, verdict) -> Iterator[str]:
-    """The verdict, what to do about it, and what the run's clip did."""
+def _judgement(folder, verdict) -> tuple[list[str], str | None]:
+    """The verdict, what to do about it, and what the run's clip did; and the command to type next."""
     from bptt.experiments.judged import whole_text
     from bptt.report.advice import Run, health, next_step
     from bptt.training.restore import names_from_here
 
     settings, records = folder.read_settings(), list(folder.read_metrics())
+    lines, command = [], None
     if verdict is not None:
         files = names_from_here(folder.path, settings)
-        known = Run(str(folder.path), settings, whole_text(records, settings), files)
-        step = next_step(verdict, known)
-        yield f"verdict: {verdict}"
-        yield step.text
-        yield f"next: {step.command}"
-    for advice in health(records, settings):
-        yield f"{advice.rule}: {advice.text}"
+        step = next_step(
+            verdict, Run(str(folder.path), settings, whole_text(records, settings), files)
+        )
+        lines, command = [f"verdict: {verdict}", step.text], step.command
+    return lines + [
+        f"{advice.rule}: {advice.text}" for advice in health(records, settings)
+    ], command
+
+
+def _next(outcome, folder, command: str | None) -> str:
+    """Where its page is, the one command to type next, and what else can be done with the run; commands
+    stand alone on their lines, so that a terminal that wraps them loses nothing."""
+    settings, run = folder.read_settings(), str(outcome.run)
+    ways = [("let it write", ["sample", run])]
+    if settings.model == "recurrent":
+        ways.append(("see how far back it learns", ["diagnose", run]))
+    if command is None:
+        budget = next(name for name in BUDGETS if getattr(settings, name) is not None)
+        more = f"{LONGER * getattr(settings, budget):g}"
+        ways.append(("train it longer", ["train", "--resume", run, f"--{budget}", more]))
+    lines = [f"\nreport: {inline(folder.path / 'report.html')}"]
+    lines += ["next:"] if command is None else [f"next: {command}", "also:"]
+    for what, words in ways:
+        lines += [f"  {what}:", f"    {inline(shlex.join(['bptt', *words]))}"]
+    return "\n".join(lines)
 
 
 def _print_sample(outcome, length: int, seed: int) -> None:

@@ -367,8 +367,7 @@ def _finding(found: Mapping[str, Any]) -> str:
 
 
 def _facts(records: Sequence[Record]) -> tuple[Fact, ...]:
-    verdicts = [r["verdict"] for r in records if isinstance(r.get("verdict"), str)]
-    facts = [Fact("verdict at the end", verdicts[-1], verdicts[-1])] if verdicts else []
+    facts: list[Fact] = []
     scores = held_out(records)[1]
     if len(scores):
         facts.append(Fact("bits, held out", f"{min(scores):.3f}"))

@@ -401,14 +401,14 @@ def train_network(
 
     network = model.network
     optimizer = torch.optim.AdamW(network.parameters(), plan.lr, weight_decay=0.01)
-    draws = torch.Generator().manual_seed(plan.seed + 1)
+    draws = torch.Generator("cpu").manual_seed(plan.seed + 1)
     began, looks = time.perf_counter(), [Look(plan.onto, 0, None, None, off())]
     best, kept = looks[0], {n: w.clone() for n, w in network.state_dict().items()}
     step, progress = 0, 0.0
     while progress < 1:
         optimizer.param_groups[0]["lr"] = rate(max(progress, 1e-3), plan.lr, 0.05, "cosine")
-        begins = torch.randint(0, parts.train - k + 1, (LANES,), generator=draws)
-        places = begins + torch.arange(k)[:, None]
+        begins = torch.randint(0, parts.train - k + 1, (LANES,), generator=draws, device="cpu")
+        places = begins + torch.arange(k, device="cpu")[:, None]
         batch = inputs[places, 0], wanted[places]
         done = fit_step(
             network, optimizer, batch, Full(),
