@@ -101,7 +101,7 @@ def test_everybody_says_the_same(told, tmp_path, capsys) -> None:
     command = re.search(r"^next: (.+)$", printed, re.M)[1]
     # The run's report.
     page = unescape((run / "report.html").read_text("utf-8"))
-    page = page.replace("\N{NO-BREAK SPACE}", " ")
+    page = re.sub(r"<[^>]+>", "", page.replace("\N{NO-BREAK SPACE}", " "))
     assert f"{verdict.reason} {verdict.sure}" in page
     assert command in page
     # A diagnosis, and its page.

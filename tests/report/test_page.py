@@ -204,7 +204,7 @@ EVERY = Settings(
     momentum=0.9, clip="auto:10", regularise="omega:1", on_nonfinite="skip", epochs=2.5, patience=3,
     eval_every=7, log_every=2, horizon_every=0, sample_every=5, keep=2, bytes=True,
     documents="\n\\n\t'=- ", line_ends="unix", valid_fraction=0.2, seed=11, threads=1, guard=False,
-    out="some folder",
+    out="some folder", device="cpu", amp=True,
 )  # fmt: skip
 
 

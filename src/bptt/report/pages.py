@@ -43,7 +43,7 @@ from bptt.report.words import (
 from bptt.shown.text import printable
 from bptt.training.run_folder import RunFolder
 from bptt.training.settings import Settings
-from bptt.training.sizes import own_k
+from bptt.training.sizes import SIZES, own_k, used_sizes
 
 # A page, whatever it shows.
 
@@ -68,11 +68,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; the first row of its table is the head, two columns of words lead it."""
+    """A part of the page: ``command`` is what to type next, the first row of the table is its head."""
 
     title: str
     facts: tuple[Fact, ...] = ()
     words: tuple[str, ...] = ()
+    command: str = ""
     advice: tuple[str, ...] = ()
     table: tuple[tuple[str, ...], ...] = ()
     pictures: tuple[Picture, ...] = ()
@@ -180,7 +181,8 @@ def verdict_section(judged: Verdict, step: Advice) -> Section:
     return Section(
         "Verdict",
         facts=(Fact("verdict", judged.word, judged.word.replace(" ", "-")),),
-        words=(f"{judged.reason} {judged.sure}", f"{step.text} Next: {step.command}"),
+        words=(f"{judged.reason} {judged.sure}", step.text),
+        command=step.command,
     )
 
 
@@ -310,10 +312,11 @@ def write_run_report(
 def words_of(settings: Settings) -> list[str]:
     """What ``bptt train`` is given for these settings: the texts, and what is not as it is by itself."""
     words, plain = list(settings.files), Settings()
+    unused = set(SIZES) - set(used_sizes(settings))
     for field in fields(Settings):
         value, flag = getattr(settings, field.name), "--" + field.name.replace("_", "-")
         said = field.name == "files" or (field.name == "tokens" and settings.bytes)
-        if said or value is None or value == getattr(plain, field.name):
+        if said or field.name in unused or value in (None, getattr(plain, field.name)):
             continue
         if field.name == "documents":  # as a shell hands it on
             for letter, escape in (("\\", "\\\\"), ("\n", r"\n"), ("\t", r"\t"), ("\r", r"\r")):

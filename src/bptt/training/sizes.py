@@ -98,12 +98,12 @@ def chosen(settings: Settings, now: Settings) -> list[str]:
     always = {"chunk"} if _whole(settings) else set()
     return [
         _word(n, getattr(now, n))
-        for n in _used(settings)
+        for n in used_sizes(settings)
         if getattr(settings, n) is None and (n in always or getattr(now, n) != getattr(usual, n))
     ]
 
 
-def _used(settings: Settings) -> list[str]:
+def used_sizes(settings: Settings) -> list[str]:
     """The sizes that make a difference to this model."""
     if settings.model in ("bigram", "ngram"):
         unused = {"batch", "chunk", "k", "window", "context"}
