@@ -226,7 +226,7 @@ def load_model(
 
     Args:
         path: a run folder, trained on whichever device.
-        device: where the model is wanted, by a word of :func:`bptt.ops.device.choose`, or a device; a
+        device: where the model is wanted, by a word of ``bptt.ops.device.choose``, or a device; a
             count table stays on the CPU.
 
     Returns:
