@@ -426,8 +426,8 @@ RUNS = [
 def test_a_run_is_the_same_on_both_devices(changes, cuda, tmp_path):
     mine = train(small(tmp_path / "cpu", device="cpu", **changes))
     other = train(small(tmp_path / "cuda", device="cuda", **changes))
-    # The kernels and plain torch round otherwise, and AdamW divides the difference by its own size; another
-    # chunk, mask or carry would show in the second digit.
+    # The kernels and plain torch round otherwise, and AdamW divides the difference by its own size;
+    # another chunk, mask or carry would show in the second digit.
     assert losses(tmp_path / "cuda") == pytest.approx(losses(tmp_path / "cpu"), rel=1e-4)
     assert other.valid.nats == pytest.approx(mine.valid.nats, rel=1e-4)
     where = {t.device for t in (*other.model.parameters(), *other.model.buffers())}
