@@ -285,7 +285,7 @@ def for_lightning(every: int = 50, *, guess: float | None = None, **options: Any
     ``bptt/norm_clipped`` to whatever logger the trainer has, at each measured step and at no other,
     whatever ``log_every_n_steps`` says, and keeps everything in its ``flow``. The norms are those of
     the gradient of all parameters, before and after the trainer clips it. A verdict is a number there:
-    -1 vanishing, 0 healthy, 1 exploding; the others are in :data:`bptt.probes.VERDICTS`.
+    -1 vanishing, 0 healthy, 1 exploding; the others are in ``bptt.probes.VERDICTS``.
 
     Limits: with manual optimisation there are no norms, because the trainer does not see the clipping.
 
