@@ -162,7 +162,7 @@ def try_remedies(
             updates, and stop after four times as long.
         updates: train so many in place of that.
         starts: copies of each, from starts of their own: what they differ by is the spread of the loss,
-            without which nothing is ranked (:func:`bptt.probes.verdict.rank`).
+            without which nothing is ranked (``bptt.probes.verdict.rank``).
         optimizer: made for each variant's model; default AdamW at 0.003.
         seed: each variant starts from it; its further starts from the next numbers.
         done: called after each.

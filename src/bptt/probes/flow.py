@@ -51,7 +51,7 @@ class Watched:
 
     @property
     def verdict(self) -> str:
-        """One of :data:`bptt.probes.VERDICTS`: of this module in this step alone."""
+        """One of ``bptt.probes.VERDICTS``: of this module in this step alone."""
         return verdict(self.spectrum)
 
     @property
