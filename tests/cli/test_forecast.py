@@ -7,11 +7,13 @@ import json
 import shutil
 import subprocess
 import sys
+from html import unescape
 
 import numpy as np
 import pytest
 
 from bptt.cli import main
+from bptt.probes import Verdict
 from bptt.training.restore import load_forecaster
 from c_code import WARNINGS, call, tool
 from sealing import sealed_anew
@@ -106,6 +108,18 @@ def test_the_table_holds_what_the_document_says(place):
     assert rows[-1].endswith(f"{100 * kept['interval_holds']:.0f} %")
     assert found["best"] == min(found["scores"], key=lambda score: score["mae"])["name"]
     assert found["origins"] == 420 - round(0.8 * 420) - 6 + 1
+
+
+def test_line_document_and_page_have_one_verdict(place):
+    run = place / "auto"
+    found = json.loads((run / "result.json").read_text())["verdict"]
+    verdict = Verdict.read(found)
+    assert verdict.k == load_forecaster(run)[0].plan.k
+    said = (place / "auto.txt").read_text()
+    assert f"\nHow far back it learns: {verdict.word}. {verdict.reason}" in said
+    assert ("Try --k" in said) == (verdict.word == "cut short")
+    page = (run / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert str(verdict) in unescape(page)
 
 
 def test_the_same_seed_gives_the_same_run(place):

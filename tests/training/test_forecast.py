@@ -280,4 +280,9 @@ def test_every_cell_on_every_calendar(calendar, cell, k):
     assert (found.said[:, :, 1] <= found.said[:, :, 2]).all()
     assert found.scores[-1].name == f"{cell.upper()} on linear"
     assert found.plan.k == (k or found.plan.k)
-    assert 0 <= found.cut <= 2
+    # None of both where the step before any training is the one that was kept.
+    assert (found.judged is None) == (found.reach is None) == (found.trained[0].best_step == 0)
+    if found.judged is not None:
+        assert found.judged.horizon == found.reach.horizon
+        assert found.judged.k == found.plan.k
+        assert 0 <= found.judged.left_out <= 2

@@ -250,32 +250,17 @@ def _verdict(found: Outcome) -> list[str]:
 
 def _reach(found: Outcome) -> str:
     """How far back the network learns, and what that says of k."""
-    from bptt.report import words
-
-    reach, k = found.reach, found.plan.k or 1
-    if reach is None:
+    judged = found.judged
+    if judged is None:
         return "The network learned nothing that the validation part keeps: its output is zero."
-    steps, horizon = reach.spectrum.steps, reach.horizon
-    text = f"The network learns {horizon} steps back ({reach.verdict}; within 5 %, of {steps} measured)"
-    if found.cut > 0.05:
-        longer = f"Try --k {min(horizon, steps)}."
-        return (
-            f"{text}: windows of k = {k} cut {words.percent(found.cut)} of the gradient. {longer}"
-        )
-    return f"{text}: windows of k = {k} are long enough."
+    longer = f" Try --k {min(judged.horizon, judged.steps)}." if judged.word == "cut short" else ""
+    return f"How far back it learns: {judged.word}. {judged.reason}{longer}"
 
 
 def _document(found: Outcome, series: Series) -> dict[str, Any]:
-    plan, reach = found.plan, found.reach
+    plan, judged = found.plan, found.judged
     times = series.calendar.at([0, found.parts.train, found.parts.valid])
     begins = [series.calendar.stamp(time) for time in times]
-    diagnosis = None
-    if reach is not None:
-        spectrum = reach.spectrum
-        diagnosis = {
-            "steps": spectrum.steps, "horizon": reach.horizon, "verdict": reach.verdict,
-            "bias_at_k": found.cut,
-        }  # fmt: skip
     return {
         "column": series.name, "calendar": series.calendar.words, "values": len(series.values),
         "filled": int((~series.known).sum()), "horizon": plan.horizon, "season": plan.season,
@@ -285,7 +270,8 @@ def _document(found: Outcome, series: Series) -> dict[str, Any]:
         "steps": sum(one.looks[-1].step for one in found.trained),
         "seconds": sum(one.seconds for one in found.trained),
         "scores": [_score(score) for score in found.scores], "kept": found.scores[-1].name,
-        "best": min(found.scores, key=lambda score: score.mae).name, "diagnosis": diagnosis,
+        "best": min(found.scores, key=lambda score: score.mae).name,
+        "verdict": None if judged is None else judged.as_dict(),
     }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from bptt.data.series import Series, naive, scale_of, seasonal, targets
 from bptt.errors import ArgumentError, DataError, NonFiniteError
 from bptt.models import CountModel
 from bptt.models.heads import pinball
+from bptt.probes.verdict import Verdict
 from bptt.probes.watch import Watched, watch
 from bptt.training import Settings, train
 from bptt.training.evaluate import ForecastScore, score_forecast
@@ -172,8 +173,8 @@ class Outcome:
         plan: of it, everything chosen. parts: of the series.
         scores: of every forecaster on the test part, the kept one last.
         trained: both networks, or the one that was asked for.
-        reach: how far back the kept network's gradient goes; None where it has none. cut: what windows of
-            k steps leave out of it, as a share.
+        reach: how far back the kept network's gradient goes; None where it has none.
+        judged: the verdict on that, beside windows of k steps.
         rows: the origins in the test part. said: what the kept forecaster says from each, (rows, H, 3).
         after: what it says from the end of the series, (H, 3).
     """
@@ -184,7 +185,7 @@ class Outcome:
     scores: tuple[ForecastScore, ...]
     trained: tuple[Trained, ...]
     reach: Watched | None
-    cut: float
+    judged: Verdict | None
     rows: range
     said: Floats
     after: Floats
@@ -256,7 +257,7 @@ def _named(plan: Plan) -> str:
     return plan.cell.upper() + (" on linear" if plan.onto == "linear" else " alone")
 
 
-def _reach(best: Trained, view: View, parts: Parts) -> tuple[Watched | None, float]:
+def _reach(best: Trained, view: View, parts: Parts) -> tuple[Watched | None, Verdict | None]:
     """How far back the gradient of the kept weights goes, in windows longer than those of training."""
     model = best.model
     plan, network = model.plan, model.network
@@ -272,5 +273,5 @@ def _reach(best: Trained, view: View, parts: Parts) -> tuple[Watched | None, flo
         pinball(said, wanted[places], plan.coverage).backward()
     network.zero_grad(set_to_none=True)
     if not flow.last.main.spectrum.gradient_norm > 0:
-        return None, 0.0
-    return flow.last.main, flow.bias(min(plan.k or 1, steps))
+        return None, None
+    return flow.last.main, flow.judge(k=plan.k)

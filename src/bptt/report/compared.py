@@ -294,7 +294,7 @@ def forecast_page(
         sections.append(
             Section(
                 "How far back it learns",
-                words=(reach.explain(),),
+                words=(str(found.judged),),
                 pictures=(picture("lags", lags),),
             )
         )
