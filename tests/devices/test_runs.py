@@ -8,6 +8,7 @@ import torch
 from bptt.experiments.compare import Budget
 from bptt.experiments.compare.grid import Job
 from bptt.experiments.compare.job import run_job
+from bptt.experiments.judged import judge_outcome
 from bptt.models import LanguageModel
 from bptt.models.language import generate
 from bptt.ops import device as devices
@@ -144,3 +145,18 @@ def test_bfloat16_where_it_is_safe(tmp_path):
     assert other == pytest.approx(one, rel=0.01)  # eight bits of a product, of which many are added
     assert all(p.dtype == torch.float32 for p in short.model.parameters())
     assert abs(short.valid.nats - exact.valid.nats) < 0.02
+
+
+@pytest.mark.parametrize("short", [False, True], ids=["measured there", "has no float64"])
+def test_a_run_is_judged_the_same_on_both_devices(short, cuda, tmp_path, monkeypatch):
+    if short:
+        monkeypatch.setattr(devices, "SHORT", {THERE.type})
+    found = []
+    for where in ("cpu", "cuda"):
+        done = train(small(tmp_path / where, device=where))
+        found.append(judge_outcome(done))
+        assert devices.device_of(done.model) == (THERE if where == "cuda" else devices.CPU)
+    mine, other = found
+    assert (other.word, other.horizon, other.low, other.high) == (
+        mine.word, mine.horizon, mine.low, mine.high,
+    )  # fmt: skip

@@ -19,7 +19,7 @@ import tyro
 
 from bptt.choices import nearest
 from bptt.cli.parse import ESCAPED, File, check_run, check_texts, parse
-from bptt.errors import ArgumentError
+from bptt.errors import ArgumentError, BpttError
 from bptt.files.folder import reason
 from bptt.files.read import read_plain
 from bptt.shown.text import as_json, inline
@@ -117,7 +117,11 @@ def run(arguments: list[str]) -> int:
     status = 130 if outcome.interrupted else 0
     if outcome.rank:  # of several processes the first one writes and prints
         return status
-    verdict = judge_outcome(outcome)
+    verdict, unjudged = None, ""
+    try:
+        verdict = judge_outcome(outcome)
+    except BpttError as error:  # the run is worth more than its verdict
+        unjudged = f"no verdict: {error}"
     if logged is not None and verdict is not None:
         logged.judged(outcome.steps, verdict)
     with _closed_terminal_passed_over():
@@ -133,6 +137,7 @@ def run(arguments: list[str]) -> int:
     with _closed_terminal_passed_over():
         print(_summary(outcome, settings.unit, verdict))
         said, command = _judgement(folder, verdict)
+        said += [unjudged] if unjudged else []
         if said:
             print(*said, sep="\n")
         if asked.sample:

@@ -10,6 +10,7 @@ k, so that what k cuts off is seen too.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from bptt.data import RandomChunks, Stream
-from bptt.errors import BpttError
 from bptt.models import token_loss
+from bptt.ops import device as devices
 from bptt.ops.device import CPU, device_of
 from bptt.probes.diagnose import Diagnosis, diagnose, spectra_of
 from bptt.probes.verdict import Verdict, judge
@@ -120,8 +121,11 @@ def judge_outcome(outcome: Outcome) -> Verdict | None:
     """Judge a run that has just ended, and leave the verdict among its metrics.
 
     Returns:
-        The verdict; None where the run measures no horizons (``--horizon-every 0``), was interrupted, has
-        no recurrence, or cannot be measured.
+        The verdict; None where the run measures no horizons (``--horizon-every 0``), was interrupted, or
+        has no recurrence.
+
+    Raises:
+        BpttError: it cannot be measured, a text that is too short, say. The run is worth more than that.
 
     Cost: the gradient by lag on four batches; of the default run about two seconds.
     """
@@ -132,20 +136,18 @@ def judge_outcome(outcome: Outcome) -> Verdict | None:
     if settings.horizon_every == 0 or settings.model != "recurrent":
         return None
     stream = corpus.train if corpus.valid is None else corpus.valid
-    try:
-        batches = places(
-            stream, steps_for(settings, len(stream.tokens)), device=device_of(outcome.model)
-        )
-        with _few_threads(settings):
-            spectra = spectra_of(outcome.model.eval(), batches, token_loss, k=own_k(settings))
-        found = judge(
-            spectra, k=own_k(settings), loss=last_loss(run.read_metrics()),
-            guess=guess(outcome.model),
-        )  # fmt: skip
-        with run.held():
-            run.append_metrics({"step": outcome.steps, "judged": found.as_dict()})
-    except BpttError:  # one document after another, say: the run is worth more than its verdict
-        return None
+    model = outcome.model
+    if device_of(model).type in devices.SHORT:
+        model = copy.deepcopy(model).to(CPU)
+    batches = places(stream, steps_for(settings, len(stream.tokens)), device=device_of(model))
+    with _few_threads(settings):
+        spectra = spectra_of(model.eval(), batches, token_loss, k=own_k(settings))
+    found = judge(
+        spectra, k=own_k(settings), loss=last_loss(run.read_metrics()),
+        guess=guess(model),
+    )  # fmt: skip
+    with run.held():
+        run.append_metrics({"step": outcome.steps, "judged": found.as_dict()})
     return found
 
 

@@ -19,6 +19,7 @@ from bptt.choices import device_word
 from bptt.errors import ArgumentError
 
 CPU = torch.device("cpu")
+SHORT = {"mps"}  # kinds of devices that have no float64, in which gradients by lag are measured
 
 
 def choose(word: str) -> torch.device:

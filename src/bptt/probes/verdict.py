@@ -138,7 +138,7 @@ class Verdict:
         if self.batches == 1:
             return "One batch was measured: how far others differ is not known."
         spread = "" if self.low == self.high else f"; horizons from {self.low} to {self.high} steps"
-        if self.settled or self.word in ("diverged",):
+        if self.settled or self.word == "diverged":
             return f"{self.batches} batches were measured{spread}."
         return f"{self.agree} of {self.batches} batches, each judged alone, say so{spread}."
 

@@ -22,6 +22,7 @@ from bptt.errors import BpttError, DataError, NonFiniteError
 from bptt.gradients import Adaptive, ForwardMode
 from bptt.models import token_loss
 from bptt.nn import carry as carries
+from bptt.ops import device as devices
 from bptt.probes.watch import watch
 from bptt.recurrence.loops import LAYERS
 from bptt.training import checkpoint as checkpoints
@@ -281,7 +282,7 @@ def _due(session: Session) -> bool:
     every, step = session.settings.horizon_every, session.progress.step + 1
     if not every or (step % every and step != FIRST):
         return False
-    if session.device.type == "mps":
+    if session.device.type in devices.SHORT:
         return False  # the norms are taken in float64, which it has not
     if isinstance(session.estimator, (Adaptive, ForwardMode)):
         return False  # one measures for itself, the other takes no gradient back through time
