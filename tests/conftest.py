@@ -1,6 +1,7 @@
 """Settings every test runs under."""
 
 import os
+import shutil
 
 # Before anybody imports Triton, which decides then: its kernels are tried on the CPU, line by line.
 os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -27,6 +28,28 @@ def _seed():
 @pytest.fixture(autouse=over_triton.ASKED)
 def _over_triton(request, monkeypatch):
     over_triton.install(monkeypatch, request.node.nodeid)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's chromium. A process drives one at most: a second driver refuses to start beside it."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium")
+    assert path, "no chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, headless=True, args=["--no-sandbox"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def chromium(browser):
+    """A window of the browser: one context for all pages, whose cache spares each of them marimo's two
+    hundred files."""
+    return browser.new_context()
 
 
 def pytest_terminal_summary(terminalreporter):

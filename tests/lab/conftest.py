@@ -1,7 +1,6 @@
-"""The lab in Debian's chromium: one server for all tests, and pages that note what they should not do."""
+"""The lab in the browser: one server for all tests, and pages that note what they should not do."""
 
 import os
-import shutil
 import signal
 from itertools import product
 from pathlib import Path
@@ -29,22 +28,6 @@ def process():
     out, err = child.communicate(timeout=20)
     # Whatever a page's cell printed or raised on the server would stand here.
     assert (child.returncode, out.strip(), err) == (0, "bptt lab: stopped", "")
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    """A window of the browser."""
-    from playwright.sync_api import sync_playwright
-
-    path = shutil.which("chromium")
-    assert path, "no chromium: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=path, headless=True, args=["--no-sandbox"]
-        )
-        # One context for all pages: its cache spares each of them marimo's two hundred files.
-        yield browser.new_context()
-        browser.close()
 
 
 @pytest.fixture

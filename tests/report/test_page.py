@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shlex
-import shutil
 import time
 from dataclasses import fields
 from datetime import datetime
@@ -268,30 +267,25 @@ def test_fifteen_lines_of_a_comparison_differ_without_colour_or_with() -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("found", [False, True])
-def test_the_first_screen_of_a_phone_tells_it_all(gru, tmp_path, found) -> None:
+def test_the_first_screen_of_a_phone_tells_it_all(gru, browser, tmp_path, found) -> None:
     """Text, date, model, command, verdict, horizon and why: none stands below it, none beside."""
-    from playwright.sync_api import sync_playwright
-
     lines = [
         line(s, verdict="vanishing", horizon=9, decay=0.9, seconds=60, tokens=10**6, valid={"bits": 2.5})
         for s in range(1, 9)
     ]  # fmt: skip
     run = run_folder(tmp_path / "run", lines, files=("shakespeare.txt",), out="runs/play")
     path = write_run_report(run.path, gru if found else None)
-    with sync_playwright() as driver:
-        chromium = shutil.which("chromium")
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        inks = set()
-        for scheme in ("light", "dark"):
-            page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
-            page.goto(path.as_uri())
-            assert page.evaluate("document.documentElement.scrollWidth") == 390
-            for what in (".about dd >> nth=0", ".about code", ".facts >> nth=0"):
-                box = page.locator(what).bounding_box()
-                assert box["y"] + box["height"] < 844, what
-            if found:
-                box = page.locator("section p >> nth=0").bounding_box()
-                assert box["y"] + box["height"] < 844
-            inks.add(page.evaluate("getComputedStyle(document.body).getPropertyValue('--blue')"))
-        browser.close()
+    inks = set()
+    for scheme in ("light", "dark"):
+        page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        for what in (".about dd >> nth=0", ".about code", ".facts >> nth=0"):
+            box = page.locator(what).bounding_box()
+            assert box["y"] + box["height"] < 844, what
+        if found:
+            box = page.locator("section p >> nth=0").bounding_box()
+            assert box["y"] + box["height"] < 844
+        inks.add(page.evaluate("getComputedStyle(document.body).getPropertyValue('--blue')"))
+        page.close()
     assert len(inks) == 2
