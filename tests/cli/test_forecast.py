@@ -314,6 +314,7 @@ REFUSED = [
     (["--hidden", "1000000"], "--hidden from 1 to"),
     (["--cell", "lru"], "--cell"),
     (["--lr", "1e30"], "a finite loss"),
+    (["--device", "gpu"], "auto, cpu, cuda, cuda:N or mps for --device, received 'gpu'"),
 ]
 
 

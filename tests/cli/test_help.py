@@ -313,6 +313,9 @@ WRONG = [
     ["remake", "clipping", "--all"], ["lab", "what"], ["lab", "--port", "x"], ["data"],
     ["data", "fetch"], ["data", "fetch", "nothing"], ["data", "list", "topics"],
     *([name, "--colour"] for name in COMMANDS),
+    *(["train", "--device", "gpu"], ["sample", ".", "--device", "cuda:x"]),
+    *([name, ".", "--device", "gpu"] for name in ("eval", "diagnose", "ladder", "forecast")),
+    ["compare", "copy", "--device", "gpu"],
 ]  # fmt: skip
 WITHOUT_TORCH = """
 import io, json, sys

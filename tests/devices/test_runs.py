@@ -1,10 +1,12 @@
 """Whole runs on the CPU and on a second device: the same losses, and each goes on on the other."""
 
 import json
+import math
 
 import pytest
 import torch
 
+from bptt.cli import main
 from bptt.experiments.compare import Budget
 from bptt.experiments.compare.grid import Job
 from bptt.experiments.compare.job import run_job
@@ -12,7 +14,7 @@ from bptt.experiments.judged import judge_outcome
 from bptt.models import LanguageModel
 from bptt.models.language import generate
 from bptt.ops import device as devices
-from bptt.training import Settings, loop, restore, session, train
+from bptt.training import Settings, forecast, loop, restore, session, train
 from second_device import THERE, SecondDevice, here
 
 
@@ -20,10 +22,12 @@ from second_device import THERE, SecondDevice, here
 def cuda(monkeypatch):
     """The word cuda names the second device."""
 
-    def choose(word):
-        return THERE if word == "cuda" else devices.choose(word)
+    real = devices.choose
 
-    for module in (session, loop, restore):
+    def choose(word):
+        return THERE if word == "cuda" else real(word)
+
+    for module in (session, loop, restore, devices):
         monkeypatch.setattr(module, "choose", choose)
     with SecondDevice():
         yield
@@ -107,6 +111,42 @@ def test_a_comparison_on_both_devices():
         mine, other = (run_job(job, where) for where in ("cpu", THERE.type))
     assert other["error"] is None
     assert other["score"] == pytest.approx(mine["score"], rel=1e-4)
+
+
+@pytest.mark.parametrize("cell", ["gru", pytest.param("lstm", marks=pytest.mark.slow)])
+def test_a_forecast_on_both_devices(cell, cuda, tmp_path, monkeypatch, capsys):
+    """The command trains there and keeps a run of the CPU's; what it says next can be said on either."""
+    hours = (
+        f"2024-03-{1 + t // 24:02}T{t % 24:02}:00,{9 * math.sin(t / 4) + t % 7}" for t in range(300)
+    )
+    series = tmp_path / "load.csv"
+    series.write_text("\n".join(("time,load", *hours)))
+
+    trained, said = [], []
+    real = forecast.fit_step
+    monkeypatch.setattr(
+        forecast,
+        "fit_step",
+        lambda *a, **k: trained.append(devices.device_of(a[0])) or real(*a, **k),
+    )
+    for where in ("cpu", "cuda"):
+        words = ["forecast", str(series), "--out", str(tmp_path / where), "--device", where]
+        more = ["--steps", "6", "--hidden", "4", "--horizon", "3", "--cell", cell, "--json"]
+        assert main([*words, *more]) == 0
+        said.append(json.loads(capsys.readouterr().out))
+    nexts = []
+    for where in ("cpu", "cuda"):
+        assert main(["sample", str(tmp_path / "cuda"), "--device", where, "--json"]) == 0
+        nexts.append(json.loads(capsys.readouterr().out)["forecast"])
+    half = len(trained) // 2
+    assert trained == [devices.CPU] * half + [THERE] * half
+    assert {
+        t.device for t in restore.load_forecaster(tmp_path / "cuda")[0].state_dict().values()
+    } == {devices.CPU}
+    mine, other = ([score["mae"] for score in found["scores"]] for found in said)
+    assert other == pytest.approx(mine, rel=1e-4)
+    for one, two in zip(*nexts, strict=True):
+        assert one["value"] == pytest.approx(two["value"], rel=1e-5)
 
 
 # The first losses of three runs, as the release before had them: no option of theirs names a device.

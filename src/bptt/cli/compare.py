@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from bptt.cli.parse import File, Folder, check_place, parse
+from bptt.cli.parse import Device, File, Folder, check_place, parse
 from bptt.errors import ArgumentError
 from bptt.experiments.compare import Budget, Grid, Row, summarise
 from bptt.experiments.compare.grid import TASKS, text_task
@@ -75,7 +75,7 @@ class Compare:
     """Go on when the task is solved: the score is then that of the last update."""
     data: Folder = None
     """Where a real task's data lie; default: data/TASK, where bptt data fetch writes."""
-    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "cpu"
+    device: Device = "cpu"
     """Where the models are trained: cpu, cuda, cuda:N, mps, or auto. They are small: the default is one
     on each core."""
     workers: int | None = None

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from bptt.cli.parse import File, Files, check_place, check_run, parse
+from bptt.cli.parse import Device, File, Files, check_place, check_run, parse
 from bptt.shown.text import as_json, inline
 
 
@@ -46,7 +46,7 @@ class Diagnose:
     try_for: Annotated[float, tyro.conf.arg(metavar="MINUTES")] = 0.0
     """Minutes, in all, to train fresh copies of the model for, each with one remedy (start, cell, clip,
     k) and from three starts, on the same text: 5 rank them for a model of the default size."""
-    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
+    device: Device = "auto"
     """Where the model runs: cpu, cuda or cuda:N. auto: cuda where there is one, else cpu."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""

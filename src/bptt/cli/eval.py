@@ -10,7 +10,7 @@ from typing import Literal
 
 import tyro
 
-from bptt.cli.parse import Files, check_run, check_texts, parse
+from bptt.cli.parse import Device, Files, check_run, check_texts, parse
 from bptt.shown.text import as_json, inline
 
 
@@ -33,7 +33,7 @@ class Eval:
     """The run's own text, under the names it has now: its held-out part is taken."""
     line_ends: Literal["keep", "unix"] | None = None
     r"""Of FILE: read as they are, or \r\n and \r as \n; default: as those of the run's text."""
-    device: str = "auto"
+    device: Device = "auto"
     """Where the model runs: cpu, cuda, cuda:N or mps. auto: cuda where there is one, else cpu."""
     json: bool = False
     """Print one JSON document and nothing else on stdout."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from bptt.cli.parse import parse
+from bptt.cli.parse import Device, parse
 from bptt.errors import ArgumentError
 from bptt.shown.text import as_json, inline
 
@@ -75,8 +75,11 @@ class Forecast:
     """Updates of each network; default 400."""
     minutes: float | None = None
     """Train for this long in place of steps; the result then depends on the machine."""
+    device: Device = "cpu"
+    """Where the networks are trained: cpu, cuda, cuda:N, mps, or auto. They are small, and a processor is
+    enough."""
     seed: int = 0
-    """Same seed, same steps, same result."""
+    """Same seed, same steps, same result; on a GPU but for the last digits."""
     out: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
     """New folder for the run; default: runs/forecast-DATE-TIME."""
     json: bool = False
@@ -128,11 +131,13 @@ def run(arguments: list[str]) -> int:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from bptt.experiments.ladder import fit_forecasters
+    from bptt.ops.device import choose
     from bptt.report.compared import forecast_page
     from bptt.shown.console import Console
     from bptt.training import checkpoint as checkpoints
     from bptt.training.forecast import Plan
 
+    device = choose(asked.device)
     say = (lambda text: None) if asked.json else print
     say(_described(series))
     plan = Plan(**{f.name: getattr(asked, f.name) for f in fields(Plan) if hasattr(asked, f.name)})
@@ -146,7 +151,9 @@ def run(arguments: list[str]) -> int:
             *columns, console=console, transient=True, disable=not console.is_terminal
         ) as bar:
             task = bar.add_task("training", total=1.0)
-            found = fit_forecasters(plan, series, lambda done: bar.update(task, completed=done))
+            found = fit_forecasters(
+                plan, series, lambda done: bar.update(task, completed=done), device
+            )
     finally:
         torch.set_num_threads(threads)
     document = _document(found, series)
@@ -299,11 +306,11 @@ def is_forecast(run: str) -> bool:
     return "\0" not in run and Path(run, "series.csv").is_file()
 
 
-def continue_series(run: str, length: int | None, json: bool) -> None:
+def continue_series(run: str, length: int | None, device: str, json: bool) -> None:
     """Print what comes after the end of the series, as CSV or JSON."""
     from bptt.training.restore import load_forecaster
 
-    model, series = load_forecaster(run)
+    model, series = load_forecaster(run, device)
     horizon, coverage, size = model.plan.horizon or 1, model.plan.coverage, len(series.values)
     steps = horizon if length is None else length
     if steps > horizon:

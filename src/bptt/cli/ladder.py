@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from bptt.choices import suggest
-from bptt.cli.parse import File, Folder, check_place, check_texts, parse
+from bptt.cli.parse import Device, File, Folder, check_place, check_texts, parse
 from bptt.errors import ArgumentError
 from bptt.shown.text import as_json
 from bptt.training.settings import Settings
@@ -41,7 +41,7 @@ class Ladder:
     """Updates of each, in place of --minutes."""
     seed: int = 0
     """Of the weights."""
-    device: str = "auto"
+    device: Device = "auto"
     """Where each is trained: cpu, cuda, cuda:N or mps. auto: cuda where there is one, else cpu."""
     threads: int | None = None
     """Threads of torch; default: torch's own choice."""

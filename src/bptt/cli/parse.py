@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from bptt.choices import device_word
 from bptt.cli.help import Option, find_fault, help_lines, options_of, print_help, refuse_value
 from bptt.errors import ArgumentError, BpttError
 
@@ -25,6 +26,7 @@ File = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
 Files = Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE")]
 Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER")]
 Run = Annotated[str | None, tyro.conf.arg(metavar="RUN")]
+Device = Annotated[str, tyro.conf.arg(metavar="DEVICE")]  # parse looks whether the word is one
 
 
 def parse(kind: type[T], name: str, arguments: list[str], default: T | None = None) -> T:
@@ -51,7 +53,7 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
+            asked: T = tyro.cli(
                 kind,
                 prog=f"bptt {name}",
                 args=words,
@@ -68,6 +70,8 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
             sentence = _first_line(complaint.getvalue())
             fault = ArgumentError(f"options of bptt {name}", sentence, f"see bptt help {name}")
         raise fault from None
+    device_word(getattr(asked, "device", "auto"))
+    return asked
 
 
 def _own_error(stop: BaseException) -> BpttError | None:

@@ -10,7 +10,7 @@ from typing import Annotated, TextIO
 import tyro
 
 from bptt.cli.forecast import continue_series, is_forecast
-from bptt.cli.parse import check_run, parse, typed
+from bptt.cli.parse import Device, check_run, parse, typed
 from bptt.errors import ArgumentError
 from bptt.shown.text import as_json, unescaped
 
@@ -36,7 +36,7 @@ class Sample:
     """Choose among the N most likely tokens; default: among all."""
     seed: int | None = None
     """Same seed, same text; default: another one each time."""
-    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
+    device: Device = "auto"
     """Where the model runs: cpu, cuda, cuda:N or mps. auto: cuda where there is one, else cpu."""
     raw: bool = False
     """Write control characters of prompt and text as they are, for a pipe; otherwise they are shown as
@@ -80,7 +80,7 @@ def run(arguments: list[str]) -> int:
                 f"{asked.run}, a run of bptt forecast",
                 f"leave {flag} out: a forecast is computed, not drawn",
             )
-        continue_series(asked.run, asked.length, asked.json)
+        continue_series(asked.run, asked.length, asked.device, asked.json)
         return 0
     check_run(asked.run)
 

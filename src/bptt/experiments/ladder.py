@@ -22,6 +22,7 @@ from bptt.data.series import Series, naive, scale_of, seasonal, targets
 from bptt.errors import ArgumentError, DataError, NonFiniteError
 from bptt.models import CountModel
 from bptt.models.heads import pinball
+from bptt.ops.device import CPU
 from bptt.probes.verdict import Verdict
 from bptt.probes.watch import Watched, watch
 from bptt.training import Settings, train
@@ -192,7 +193,10 @@ class Outcome:
 
 
 def fit_forecasters(
-    plan: Plan, series: Series, tell: Callable[[float], None] = lambda share: None
+    plan: Plan,
+    series: Series,
+    tell: Callable[[float], None] = lambda share: None,
+    device: torch.device = CPU,
 ) -> Outcome:
     """Fit the baselines and train the networks, keep one of these, and score all on the test part.
 
@@ -200,6 +204,7 @@ def fit_forecasters(
         plan: what is asked for.
         series: the whole series.
         tell: is told what share of the training is done, 0…1.
+        device: where the networks are trained; they begin as the same ones on every device.
 
     Raises:
         DataError, ArgumentError: as :func:`choose`.
@@ -227,7 +232,8 @@ def fit_forecasters(
         model.get_buffer("scale").fill_(scale)
         budget = Budget(plan.steps, None, minutes)
         own = replace(view, plan=model.plan)
-        trained.append(train_network(model, own, parts, budget, partial(_tell, tell, place, share)))
+        told = partial(_tell, tell, place, share)
+        trained.append(train_network(model, own, parts, budget, told, device))
         set_margins(model, series, parts)
     best = min(trained, key=lambda one: one.valid)
     season, rows = plan.season or 1, parts.origins("test", horizon)

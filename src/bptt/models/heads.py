@@ -229,7 +229,8 @@ def pinball(said: Tensor, wanted: Tensor, coverage: float) -> Tensor:
 
     Source: R. Koenker and G. Bassett, 1978, Regression quantiles.
     """
-    shares = said.new_tensor([(1 - coverage) / 2, 0.5, (1 + coverage) / 2])
+    quantiles = [(1 - coverage) / 2, 0.5, (1 + coverage) / 2]
+    shares = torch.tensor(quantiles, dtype=said.dtype, device=said.device)
     errors = wanted.unsqueeze(-1) - said.unflatten(-1, (-1, 3))
     known = errors.isfinite()
     errors = errors.where(known, 0)

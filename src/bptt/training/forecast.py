@@ -37,6 +37,7 @@ from bptt.files.memory import require
 from bptt.gradients import Full
 from bptt.models import Forecaster
 from bptt.models.heads import pinball
+from bptt.ops.device import CPU, device_of
 from bptt.remedies import ClipNorm
 from bptt.training.fit import fit_step
 from bptt.training.schedule import Budget, rate
@@ -297,10 +298,13 @@ class SeriesForecaster(nn.Module):
     def quantiles(self, series: Series, rows: range) -> Floats:
         """The same before the margins, (rows, H, 3): distances from the level, in units of ``scale``."""
         view = View(series, self.plan)
-        state, _ = self.network.layer(view.inputs(self._number("scale"))[: rows.stop])
-        said = self.network.output(state[rows.start :, 0]).double().numpy()
-        said = said.reshape(len(rows), -1, 3) * self._number("unit")
-        return said + self.base(view, rows)[:, :, None]
+        inputs = view.inputs(self._number("scale"))[: rows.stop].to(device_of(self.network))
+        said = self.said(self.network.layer(inputs)[0][rows.start :, 0])
+        return said * self._number("unit") + self.base(view, rows)[:, :, None]
+
+    def said(self, state: Tensor) -> Floats:
+        """What the output says of states (rows, hidden) as it comes from the network, (rows, H, 3)."""
+        return self.network.output(state).cpu().double().numpy().reshape(len(state), -1, 3)
 
     def _margins(self) -> Floats:
         """What is added to the three quantiles, (H, 3)."""
@@ -363,6 +367,7 @@ def train_network(
     parts: Parts,
     budget: Budget,
     tell: Callable[[float], None],
+    device: torch.device = CPU,
 ) -> Trained:
     """Train the network of a forecaster; it gets the weights that were best on the validation part.
 
@@ -375,6 +380,7 @@ def train_network(
         view: of the series. parts: of it.
         budget: of updates or minutes.
         tell: is told what share of the budget is spent, 0…1.
+        device: where the network is trained. It comes back to the CPU, where all else of a forecaster is.
 
     Raises:
         NonFiniteError: a loss or gradient was not finite.
@@ -387,19 +393,17 @@ def train_network(
         ahead[max(parts.train - h - 1, 0) :, h] = np.nan
     unit = max(float(np.sqrt(np.nanmean(ahead**2))), 1e-6)
     model.get_buffer("unit").fill_(unit)
-    inputs, wanted = view.inputs(scale)[: parts.valid], torch.from_numpy(ahead / unit).float()
+    network = model.network.to(device)
+    inputs = view.inputs(scale)[: parts.valid].to(device)
+    wanted = torch.from_numpy(ahead / unit).float().to(device)
     judged = parts.origins("valid", horizon)
     rest = (view.ahead(judged, scale) - model.base(view, judged)) / unit
 
     def off() -> float:
         with torch.no_grad():
-            state, _ = model.network.layer(inputs)
-            said = model.network.output(state[judged.start : judged.stop, 0])
-        return (
-            _mean_off(said.double().numpy().reshape(-1, horizon, 3)[:, :, 1], rest) * unit * scale
-        )
+            said = model.said(network.layer(inputs)[0][judged.start : judged.stop, 0])
+        return _mean_off(said[:, :, 1], rest) * unit * scale
 
-    network = model.network
     optimizer = torch.optim.AdamW(network.parameters(), plan.lr, weight_decay=0.01)
     draws = torch.Generator("cpu").manual_seed(plan.seed + 1)
     began, looks = time.perf_counter(), [Look(plan.onto, 0, None, None, off())]
@@ -408,7 +412,7 @@ def train_network(
     while progress < 1:
         optimizer.param_groups[0]["lr"] = rate(max(progress, 1e-3), plan.lr, 0.05, "cosine")
         begins = torch.randint(0, parts.train - k + 1, (LANES,), generator=draws, device="cpu")
-        places = begins + torch.arange(k, device="cpu")[:, None]
+        places = (begins + torch.arange(k, device="cpu")[:, None]).to(device)
         batch = inputs[places, 0], wanted[places]
         done = fit_step(
             network, optimizer, batch, Full(),
@@ -425,6 +429,7 @@ def train_network(
         progress = now
         tell(progress)
     network.load_state_dict(kept)
+    network.to(CPU)
     return Trained(model.eval(), best.valid, best.step, tuple(looks), time.perf_counter() - began)
 
 

@@ -267,15 +267,18 @@ _PLAN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def load_forecaster(path: str | Path) -> tuple[SeriesForecaster, Series]:
+def load_forecaster(path: str | Path, device: str = "cpu") -> tuple[SeriesForecaster, Series]:
     """The forecaster of a run of ``bptt forecast``, and its series.
+
+    Args:
+        path: the run folder. device: a word for where its network is to lie, see :func:`choose`.
 
     Raises:
         RunError: not such a run, or its files do not fit together.
 
     Cost: reads the weights and the series once.
     """
-    run = ForecastFolder.open(path)
+    place, run = choose(device), ForecastFolder.open(path)
     plan = read_plan(run)
     series = read_series(Source.of_text(run.read_series(), f"{run.path / 'series.csv'}"), fill=True)
     features = calendar_features(series.calendar, [0], plan.parts).shape[1]
@@ -287,6 +290,7 @@ def load_forecaster(path: str | Path) -> tuple[SeriesForecaster, Series]:
         saved, checkpoints.MODEL, saved.model, model.state_dict(), finite=True
     )
     load_weights(model, saved)
+    model.network.to(place)
     return model.eval(), series
 
 
