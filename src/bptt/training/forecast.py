@@ -44,11 +44,8 @@ from bptt.training.schedule import Budget, rate
 
 Onto = Literal["auto", "linear", "alone"]
 CELLS = {"gru": layers.GRU, "lstm": layers.LSTM, "rnn": layers.RNN}
-STEPS, LANES, CHECKS = (
-    400,
-    16,
-    12,
-)  # updates of each network, windows in one, looks at the validation part
+# Updates of each network, windows in one, looks at the validation part.
+STEPS, LANES, CHECKS = 400, 16, 12
 LEAST_K, MOST_K, MOST_LAGS, MOST_ROWS = 64, 128, 512, 50_000
 RIDGES = 10.0 ** np.arange(-6, 3)  # penalties that the validation part chooses from
 LEAST = 32  # values to train on
