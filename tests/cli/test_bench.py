@@ -211,10 +211,10 @@ def test_options_that_do_not_fit_are_refused_in_one_line(words, capsys, monkeypa
     refuse(capsys, *words)
 
 
-@pytest.mark.parametrize("peer", ["jax", "onnxruntime"])
+@pytest.mark.parametrize("peer", ["jax", "onnxruntime", "openvino"])
 def test_a_missing_peer_is_named_with_the_way_to_get_it(peer, capsys, monkeypatch):
     monkeypatch.setattr(modes, "find_spec", lambda name: None)
-    assert f"pip install {'jax' if peer == 'jax' else 'onnx onnxruntime'}" in refuse(
+    assert f"pip install {'jax' if peer == 'jax' else f'onnx {peer}'}" in refuse(
         capsys, "--peer", "torch", peer, *TINY
     )
 
@@ -226,6 +226,8 @@ def test_a_missing_peer_is_named_with_the_way_to_get_it(peer, capsys, monkeypatc
         ("jax", "infer", ["jax"]),
         ("onnxruntime", "infer", ["onnx", "onnxruntime"]),
         ("onnxruntime", "stream", ["onnx", "onnxruntime"]),
+        ("openvino", "infer", ["onnx", "openvino"]),
+        ("openvino", "stream", ["onnx", "openvino"]),
     ],
 )
 def test_other_peers_agree_where_they_are_installed_and_are_missed_where_not(

@@ -14,12 +14,12 @@ from bptt.shown.text import as_json
 
 Cell: TypeAlias = Literal["rnn", "gru", "lstm"]
 Mode: TypeAlias = Literal["train", "infer", "packed", "reset", "stream", "model"]
-Peer: TypeAlias = Literal["torch", "jax", "onnxruntime"]
+Peer: TypeAlias = Literal["torch", "jax", "onnxruntime", "openvino"]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure our layers beside torch's, and JAX's and ONNX Runtime's where installed.
+    """Measure our layers beside torch's, and those of JAX, ONNX Runtime and OpenVINO where installed.
 
     Outputs and all gradients are compared first; unequal ones end the run, and no time is reported.
     Then both sides run in turns; a ratio above 1 means that ours is faster.
@@ -41,7 +41,7 @@ class Bench:
     """train: forward and backward. infer: no gradient. packed: lengths from T/2 to T. reset: states
     reset inside the batch. stream: one step, one lane. model: a character model's whole update."""
     peer: tuple[Peer, ...] = ("torch",)
-    """Beside whom. jax runs train and infer of rnn and gru, onnxruntime infer and stream."""
+    """Beside whom. jax runs train and infer of rnn and gru, onnxruntime and openvino infer and stream."""
     batch: int = 32
     """Sequences in a batch."""
     steps: int = 100

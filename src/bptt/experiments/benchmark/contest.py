@@ -75,7 +75,7 @@ class Case:
         batch: B; a stream has one lane whatever this says.
         steps: T.
         mode: ``"train"``, ``"infer"``, ``"packed"``, ``"reset"``, ``"stream"`` or ``"model"``.
-        peer: ``"torch"``, ``"jax"`` or ``"onnxruntime"``.
+        peer: ``"torch"``, ``"jax"``, ``"onnxruntime"`` or ``"openvino"``.
         seed: of weights and inputs.
         seconds: time budget of the measurement.
     """

@@ -1,10 +1,11 @@
-"""One row: which contest a case asks for, JAX and ONNX Runtime among them; then check, time, say."""
+"""One row: which contest a case asks for, also with JAX, ONNX Runtime, OpenVINO; check, time, say."""
 
 from __future__ import annotations
 
 import importlib
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -41,6 +42,7 @@ TORCH_MODES: dict[str, Callable[[Case], Contest]] = {
 OTHERS = {
     "jax": (("train", "infer"), ("rnn", "gru"), ("jax",)),
     "onnxruntime": (("infer", "stream"), ("rnn", "gru", "lstm"), ("onnx", "onnxruntime")),
+    "openvino": (("infer", "stream"), ("rnn", "gru", "lstm"), ("onnx", "openvino")),
 }
 
 
@@ -73,7 +75,7 @@ def contest(case: Case) -> Contest:
     require(case.peer)
     if case.peer == "jax":
         return jax_contest(case)
-    if case.peer == "onnxruntime":
+    if case.peer in SESSIONS:
         return onnx_contest(case)
     return TORCH_MODES[case.mode](case)
 
@@ -204,30 +206,34 @@ def _scan(jax: Any, case: Case):
     return forward
 
 
-# ONNX Runtime as a peer: its own RNN, GRU and LSTM nodes, whole sequences and single steps.
+# ONNX Runtime and OpenVINO as peers: ONNX nodes RNN, GRU and LSTM, over whole sequences and single steps.
 
 # ONNX stacks z, r, n and i, o, f, g where PyTorch stacks r, z, n and i, f, g, o.
 ORDER = {"rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 3, 1, 2)}
+Session = Callable[
+    [dict[str, np.ndarray]], Sequence[np.ndarray]
+]  # inputs by name to outputs in order
 
 
 def onnx_contest(case: Case) -> Contest:
     """Our layer without gradient, or our stream, against a session."""
     theirs = case.layers()[1]
+    open_session = SESSIONS[case.peer]
     if case.mode == "stream":
         mine, _ = layers.ours(case)
-        peer = _steps(case, _session(case, theirs, steps=1))
+        peer = _steps(case, open_session(_graph(case, theirs, steps=1)))
         flops = case.step_flops * case.steps
         return Contest(mine, peer, flops, terms=2 * case.hidden)
     base = layers.infer(case)
-    peer = _whole(case, _session(case, theirs, steps=case.steps))
+    peer = _whole(case, open_session(_graph(case, theirs, steps=case.steps)))
     return Contest(base.ours, peer, base.flops, base.terms)
 
 
-def _whole(case: Case, session: Any) -> Side:
+def _whole(case: Case, session: Session) -> Side:
     feed = {"x": case.input(case.random()).numpy(), **_zeros(case)}
 
     def run():
-        return session.run(None, feed)
+        return session(feed)
 
     def results() -> Results:
         y, *finals = (torch.from_numpy(value) for value in run())
@@ -236,14 +242,14 @@ def _whole(case: Case, session: Any) -> Side:
     return Side(run, results)
 
 
-def _steps(case: Case, session: Any) -> Side:
+def _steps(case: Case, session: Session) -> Side:
     inputs = [x[None].numpy() for x in case.input(case.random())]
     states = tuple(_zeros(case))
 
     def run() -> list[np.ndarray]:
         finals, outputs = list(_zeros(case).values()), []
         for x in inputs:
-            y, *finals = session.run(None, {"x": x, **dict(zip(states, finals, strict=True))})
+            y, *finals = session({"x": x, **dict(zip(states, finals, strict=True))})
             outputs.append(y)
         return outputs
 
@@ -258,9 +264,9 @@ def _zeros(case: Case) -> dict[str, np.ndarray]:
     return {name: np.zeros((1, case.lanes, case.hidden), np.float32) for name in names}
 
 
-def _session(case: Case, layer: nn.RNNBase, steps: int) -> Any:
+def _graph(case: Case, layer: nn.RNNBase, steps: int) -> bytes:
+    """The layer as an ONNX model of one node."""
     onnx: Any = importlib.import_module("onnx")
-    runtime: Any = importlib.import_module("onnxruntime")
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     w_ih, w_hh, b_ih, b_hh = (_reordered(case, w.detach()) for w in layer.all_weights[0])
     constants = {"w": w_ih[None], "r": w_hh[None], "b": torch.cat([b_ih, b_hh])[None]}
@@ -288,13 +294,39 @@ def _session(case: Case, layer: nn.RNNBase, steps: int) -> Any:
     )
     # An early version of either, so that an older runtime reads what a newer onnx writes.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    made: bytes = model.SerializeToString()
+    return made
+
+
+def _onnxruntime(graph: bytes) -> Session:
+    runtime: Any = importlib.import_module("onnxruntime")
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()
     # Its idle threads would go on spinning through our turn, on the cores we are timed on.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
-    return runtime.InferenceSession(
-        model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-    )
+    session = runtime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
+    return partial(session.run, None)
+
+
+def _openvino(graph: bytes) -> Session:
+    core = importlib.import_module("openvino").Core()
+    # Left to itself it computes in bfloat16 where the processor can.
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    request = core.compile_model(core.read_model(graph), "CPU", settings).create_infer_request()
+
+    def run(feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return list(request.infer(feed, share_inputs=True).values())
+
+    return run
+
+
+SESSIONS: dict[str, Callable[[bytes], Session]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+}
 
 
 def _reordered(case: Case, weight: Tensor) -> Tensor:
