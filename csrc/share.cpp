@@ -4,6 +4,7 @@
 // Then the others take the pieces that it has not begun. And they do not spin while they wait for it: the
 // processor that they would keep busy may be the one that it waits for. A few microseconds they do look,
 // because on a quiet machine the last piece ends that soon; then they sleep until it has ended.
+#include "crowd.h"
 #include "kernels.h"
 
 #include <atomic>
@@ -77,11 +78,16 @@ void share_out(int threads, int pieces, void (*run)(const void*, int, int), cons
 #elif defined(_OPENMP)
     // OpenMP may grant fewer threads. Its own barrier, at the end, spins: all come there at once.
     Meeting meeting;
+    std::atomic<int64_t> lost{0};
+    const int64_t called = clock_now();
 #pragma omp parallel num_threads(threads)
     {
+        const Presence presence;
         work(omp_get_thread_num());
+        presence.add_to(lost, called);
         meeting.wait(omp_get_num_threads());
     }
+    note_crowd(threads, called, lost.load(std::memory_order_relaxed));
 #else
     (void)threads;
     work(0);

@@ -4,15 +4,19 @@
 // not read, starts as NaN. Results are compared with a plain loop in double. The cells, sizes and
 // element types are all crossed; the options are drawn anew for each of them from a fixed seed.
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <functional>
 #include <limits>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "crowd.h"
 #include "kernels.h"
 #include "kernels_buffer.h"
 #include "kernels_compare.h"
@@ -266,12 +270,53 @@ void check_all() {
 
 }  // namespace
 
+#if defined(__linux__)
+// Beside others OpenMP has more threads, which are gone when it has been quiet for a while.
+void check_crowd() {
+    unsetenv("OMP_WAIT_POLICY");
+    unsetenv("GOMP_SPINCOUNT");
+    if (!watches_crowd()) return;
+    const auto threads = [] {
+        const auto all = std::filesystem::directory_iterator("/proc/self/task");
+        return std::distance(begin(all), end(all));
+    };
+    const auto before = threads();
+    constexpr int64_t ms = 1'000'000;
+    const auto tell = [](int times, int64_t lost) {
+        for (int i = 0; i < times; ++i) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(21));
+            note_crowd(2, clock_now() - 20 * ms, lost);
+        }
+    };
+    const auto comes_to = [&](auto wanted) {
+        for (int i = 0; i < 500 && !wanted(threads()); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        if (!wanted(threads())) {
+            std::printf("%ld threads, %ld before the crowd\n", long(threads()), long(before));
+            std::exit(1);
+        }
+    };
+    const auto same = [&](auto n) { return n == before; };
+    tell(20, 2 * ms);  // a tenth of a processor: a quiet machine has that now and then
+    comes_to(same);
+    for (int turn = 0; turn < 2; ++turn) {
+        tell(5, 16 * ms);
+        comes_to([&](auto n) { return n >= before + 2; });
+        tell(60, 0);
+        comes_to(same);
+    }
+    ++passed;
+}
+#else
+void check_crowd() {}
+#endif
+
 int main(int argc, char** argv) {
     if (argc == 2 && !std::strcmp(argv[1], "--isas")) return std::puts(isas()) < 0;
     if (!isa()) {
         std::printf("BPTT_ISA names none of the instruction sets this machine runs: %s\n", isas());
         return 2;
     }
+    check_crowd();
     check_all<float>();
     check_all<double>();
     check_layers<bf16>();
