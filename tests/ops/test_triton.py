@@ -114,6 +114,26 @@ def test_layers_run_on_them_when_asked(kind, bias, asked):
         assert_close(one, other, TOL64, floor=0.1)
 
 
+@pytest.mark.parametrize("marks", ["none", "all"])
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_second_derivatives_are_the_loops(kind, marks, asked):
+    """Also of a sum, whose cotangent has no gradient of its own: a penalty on dL/dx needs no more."""
+    torch.manual_seed(0)
+    layer = getattr(bptt.nn, kind)(3, 4).double()
+    x = torch.randn(4, 3, 3).double().requires_grad_()
+    given = {"lengths": torch.tensor([4, 0, 2]), "reset": torch.rand(4, 3) < 0.3}
+    found = {}
+    for backend in ("triton", "eager"):
+        ops.set_backend(backend)
+        y, final = layer(x, **(given if marks == "all" else {}))
+        assert ops.backend().runs == backend
+        loss = y.sum() + torch.stack(final if kind == "LSTM" else (final,)).square().sum()
+        (dx,) = torch.autograd.grad(loss, x, create_graph=True)
+        found[backend] = [dx, *torch.autograd.grad(dx.square().sum(), (x, *layer.parameters()))]
+    for one, other in zip(*found.values(), strict=True):
+        assert_close(one, other, TOL64, floor=0.1)
+
+
 def test_what_lies_in_the_padding_is_not_read(asked):
     torch.manual_seed(0)
     layer = bptt.nn.GRU(3, 4)

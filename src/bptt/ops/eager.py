@@ -8,7 +8,7 @@ Axes: ``x (T, B, I)``, state ``(B, H)``, weights in PyTorch's shapes and gate or
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias, cast
 
 import torch
@@ -142,3 +142,27 @@ _STEPS: dict[str, Callable[..., Step]] = {
     "GRU": _gru_step,
     "LSTM": _lstm_step,
 }
+
+
+def gradients_as_graph(
+    outputs: tuple[Tensor, ...],
+    cotangents: tuple[Tensor | None, ...],
+    inputs: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Of each input that is needed, as a graph that can be differentiated again; None of the others."""
+    pairs = [(o, g.to(o.dtype)) for o, g in zip(outputs, cotangents, strict=False) if g is not None]
+    wanted = [v for v, needed in zip(inputs, needs, strict=True) if needed and v is not None]
+    found = iter(
+        torch.autograd.grad(
+            [o for o, _ in pairs],
+            wanted,
+            [g for _, g in pairs],
+            create_graph=True,
+            allow_unused=True,
+        )
+    )
+    return [
+        next(found) if needed and v is not None else None
+        for v, needed in zip(inputs, needs, strict=True)
+    ]

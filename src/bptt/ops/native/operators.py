@@ -245,31 +245,7 @@ def _differentiable_gradients(
         CELLS[call.cell], xs, state, (w_ih, w_hh, b_ih, b_hh), lengths=call.lengths,
         reset=call.reset, cut=call.cut, reverse=call.reverse, batch_sizes=call.batch_sizes,
     )  # fmt: skip
-    return _gradients((y, *final), (call.dy, call.dh_n, call.dc_n), views, needs)
-
-
-def _gradients(
-    outputs: tuple[Tensor, ...],
-    cotangents: tuple[Tensor | None, ...],
-    inputs: Sequence[Tensor | None],
-    needs: Sequence[bool],
-) -> list[Tensor | None]:
-    """Of each input that is needed, as a graph that can be differentiated again; None of the others."""
-    pairs = [(o, g.to(o.dtype)) for o, g in zip(outputs, cotangents, strict=False) if g is not None]
-    wanted = [v for v, needed in zip(inputs, needs, strict=True) if needed and v is not None]
-    found = iter(
-        torch.autograd.grad(
-            [o for o, _ in pairs],
-            wanted,
-            [g for _, g in pairs],
-            create_graph=True,
-            allow_unused=True,
-        )
-    )
-    return [
-        next(found) if needed and v is not None else None
-        for v, needed in zip(inputs, needs, strict=True)
-    ]
+    return eager.gradients_as_graph((y, *final), (call.dy, call.dh_n, call.dc_n), views, needs)
 
 
 class Direct(torch.autograd.Function):
@@ -375,7 +351,7 @@ def _step_twice(
             below, outputs = torch.cat(outputs, -1), []
     y = below.transpose(0, 1) if batch_first and len(below) == 1 else below  # as the extension's
     ended = tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
-    return _gradients((y, *ended), cotangents, views, needs)
+    return eager.gradients_as_graph((y, *ended), cotangents, views, needs)
 
 
 def _step_by_operators(

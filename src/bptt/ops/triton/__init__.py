@@ -23,12 +23,11 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from bptt.ops import native
+from bptt.ops import eager, native
 from bptt.ops.cells import BY_MODE
 from bptt.ops.device import autocast_dtype
-from bptt.ops.eager import State
+from bptt.ops.eager import State, gradients_as_graph
 
 # Why the kernels are not here; None if they are.
 missing = None if importlib.util.find_spec("triton") else "the package triton is not installed"
@@ -131,13 +130,13 @@ def recur(
             x = x.masked_fill(~live.unsqueeze(-1), 0)
     xp = F.linear(x, cast(Tensor, w_ih), b_ih)
     state = tuple(s.contiguous() for s in state)
-    y, *final = _Recurrence.apply(cell, reverse, xp, w_hh, b_hh, marks, *state)
+    y, *final = _Recurrence.apply(cell, reverse, marks, x, w_ih, b_ih, xp, w_hh, b_hh, *state)
     return y, tuple(final)
 
 
 class _Recurrence(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, cell, reverse, xp, w_hh, b_hh, marks, *state):
+    def forward(ctx, cell, reverse, marks, x, w_ih, b_ih, xp, w_hh, b_hh, *state):
         kernels, _ = _kernels(cell)
         (steps, lanes, _), units = xp.shape, w_hh.shape[1]
         xp, w_hh = xp.contiguous(), w_hh.contiguous()
@@ -146,15 +145,17 @@ class _Recurrence(torch.autograd.Function):
         walk = _walk if holds(cell, w_hh, steps * lanes) else _step_by_step
         with _on(xp):
             final = walk(cell, reverse, xp, w_hh, b_hh, marks, state, y, saved)
-        ctx.save_for_backward(w_hh, marks, saved)
-        ctx.cell, ctx.reverse, ctx.bias = cell, reverse, b_hh is not None
+        # What xp was made of costs no memory, for its own backward keeps that too; xp would.
+        ctx.save_for_backward(saved, marks, x, w_ih, b_ih, w_hh, b_hh, *state)
+        ctx.cell, ctx.reverse = cell, reverse
         return y, *final
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *cotangents):
+        if torch.is_grad_enabled():
+            return _differentiable_backward(ctx, cotangents)
         dy, *dfinal = cotangents
-        w_hh, marks, saved = ctx.saved_tensors
+        saved, marks, _, _, _, w_hh, b_hh, *_ = ctx.saved_tensors
         steps, lanes, units = dy.shape
         dy, dfinal = dy.contiguous(), [d.contiguous() for d in dfinal]
         dxp = saved.new_empty(steps, lanes, BY_MODE[ctx.cell].gates * units)
@@ -165,13 +166,37 @@ class _Recurrence(torch.autograd.Function):
             dstate = walk(ctx.cell, ctx.reverse, dy, dfinal, w_hh, saved, marks, dxp, dhp)
         dh = _of_state(dxp, dhp, units)
         dw = db = None
-        if ctx.needs_input_grad[3]:
+        needs = dict(zip(_INPUTS, ctx.needs_input_grad, strict=False))
+        if needs["w_hh"]:
             dw = (dh.flatten(0, 1).t() @ _before(saved, marks, units).flatten(0, 1)).to(w_hh.dtype)
-        if ctx.bias and ctx.needs_input_grad[4]:
+        if b_hh is not None and needs["b_hh"]:
             db = dh.sum((0, 1)).to(w_hh.dtype)
-        return (
-            None, None, dxp.to(dy.dtype), dw, db, None, *(d.to(dy.dtype) for d in dstate),
-        )  # fmt: skip
+        return *_UNASKED, dxp.to(dy.dtype), dw, db, *(d.to(dy.dtype) for d in dstate)
+
+
+_INPUTS = ("cell", "reverse", "marks", "x", "w_ih", "b_ih", "xp", "w_hh", "b_hh")
+_UNASKED = (None,) * 6  # those before xp
+
+
+def _differentiable_backward(ctx: Any, cotangents: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+    """The same gradients through the loop in plain torch, as a graph that can be differentiated again."""
+    _, marks, x, w_ih, b_ih, *own = ctx.saved_tensors
+    given: dict[str, Tensor] = {}
+    if marks is not None:
+        given = {
+            "lengths": (marks & 1).sum(0),
+            "reset": (marks & 2).ne(0),
+            "cut": (marks & 4).ne(0),
+        }
+    # Views, so that one tensor passed in two places is still two variables here.
+    views = [F.linear(x, w_ih, b_ih), *(None if t is None else t.view_as(t) for t in own)]
+    xp, w_hh, b_hh, *state = cast(list[Tensor], views)
+    passed = torch.eye(w_hh.shape[0], dtype=w_hh.dtype, device=w_hh.device)
+    y, final = eager.recur(
+        ctx.cell, xp, tuple(state), (passed, w_hh, None, b_hh), reverse=ctx.reverse, **given
+    )
+    needs = ctx.needs_input_grad[len(_UNASKED) :]
+    return *_UNASKED, *gradients_as_graph((y, *final), cotangents, views, needs)
 
 
 def _walk(cell, reverse, xp, w_hh, b_hh, marks, state, y, saved) -> list[Tensor]:
