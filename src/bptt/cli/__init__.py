@@ -6,6 +6,7 @@ import os
 import sys
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 
 from bptt.errors import BpttError
 from bptt.shown.text import shown_output
@@ -111,14 +112,16 @@ def _run(words: list[str]) -> int:
 
 
 def _wait_asleep() -> None:
-    """Let threads sleep while they wait for work, unless the user has said how they are to wait.
+    """Let threads sleep while they wait for work, where nobody else does and the user has not said how.
 
     By default they spin for some milliseconds, which takes the processor from whoever would work there:
-    from another program, or in a container with a quota from the run itself. OpenMP reads this when torch
-    is loaded, so a process that has loaded it already keeps its ways.
+    from another program, or in a container with a quota from the run itself. On Linux the kernels notice
+    that, and end it (csrc/crowd.cpp). OpenMP reads this when torch is loaded, so a process that has
+    loaded it already keeps its ways.
     """
     said = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys()
-    if "torch" not in sys.modules and not said:
+    noticed = sys.platform == "linux" and find_spec("bptt._native") is not None
+    if "torch" not in sys.modules and not said and not noticed:
         os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
