@@ -108,7 +108,8 @@ void note_crowd(int threads, int64_t called, int64_t lost) {
     if (now - since > memory) return;  // what was long ago says nothing
     const double mean = 0.75 * crowd.load() + 0.25 * double(others) / double(all);
     crowd.store(mean, std::memory_order_relaxed);
-    if (mean > 0.3) {
+    // A quiet machine takes a little of every thread; a busy program takes a half of one and more.
+    if (mean > 0.3 + 0.005 * threads) {
         quiet_from.store(now + memory, std::memory_order_relaxed);
         guests().call(threads);
     } else if (const int64_t until = quiet_from.load(std::memory_order_relaxed); until != 0 && now > until) {
