@@ -240,6 +240,33 @@ def test_a_killed_worker_changes_nothing(text, tmp_path):
     assert_close(saved.training, expected.training, 0.0)
 
 
+LEAVING = """
+import atexit, sys
+from bptt.__main__ import run
+class Late:
+    def __del__(self):
+        print("taken down")
+late = Late()
+atexit.register(print, "at exit")
+sys.argv = ["bptt", *sys.argv[1:]]
+sys.exit(run())
+"""
+
+
+@pytest.mark.parametrize(("word", "status"), [("--version", 0), ("trian", 2)])
+@pytest.mark.parametrize("under", [True, False])
+def test_a_process_of_torchruns_leaves_before_the_interpreter_is_taken_down(under, word, status):
+    environment = {k: v for k, v in os.environ.items() if k != "TORCHELASTIC_RUN_ID"}
+    done = subprocess.run(
+        [*ranks.python(), "-c", LEAVING, word], capture_output=True, text=True,
+        env=environment | ({"TORCHELASTIC_RUN_ID": "here"} if under else {}),
+    )  # fmt: skip
+    said = done.stdout.splitlines()
+    assert (done.returncode, said[-2:] == ["at exit", "taken down"]) == (status, not under)
+    assert "at exit" in said
+    assert ("did you mean bptt train?" in done.stderr) == (status == 2)
+
+
 @pytest.mark.slow
 def test_one_two_four_and_one_process_go_on_with_one_run(text, tmp_path):
     """Four budgets are four schedules: the same stops in one process give the run to compare with."""
