@@ -10,6 +10,7 @@
 #include "crowd.h"
 
 #if defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && defined(_OPENMP) && !defined(BPTT_STD_THREADS)
+#define BPTT_WATCHES_CROWD
 #include <omp.h>
 #include <time.h>
 
@@ -22,7 +23,7 @@
 
 namespace bptt {
 
-#if defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && defined(_OPENMP) && !defined(BPTT_STD_THREADS)
+#ifdef BPTT_WATCHES_CROWD
 namespace {
 
 // Nanoseconds: between two decisions, for which one holds, and that a thread may take to wake up.

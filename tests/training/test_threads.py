@@ -3,10 +3,13 @@
 import os
 import random
 import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from bptt import cli
 from bptt.training import RunFolder, threads, train
 from bptt.training.threads import Threads, counts
 from processes import interpreter
@@ -152,3 +155,18 @@ def test_threads_wait_asleep_unless_somebody_has_said_how(platform, given, befor
     )  # fmt: skip
     assert done.stdout.strip() == then
     assert "a whole number or auto for --threads, received 'nobody'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "noticed"), [(b"..libgomp.so.1..", True), (b"..libomp.so.5..", False), (None, False)]
+)
+def test_kernels_notice_where_they_run_on_gccs_openmp(file, noticed, tmp_path, monkeypatch):
+    place = tmp_path / "_native.so"
+    if file is not None:
+        place.write_bytes(file)
+    found = None if file is None else SimpleNamespace(origin=str(place))
+    monkeypatch.setattr(cli, "find_spec", lambda name: found)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert cli._kernels_notice() == noticed
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not cli._kernels_notice()

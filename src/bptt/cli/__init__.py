@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 from bptt.errors import BpttError
 from bptt.shown.text import shown_output
@@ -115,14 +116,22 @@ def _wait_asleep() -> None:
     """Let threads sleep while they wait for work, where nobody else does and the user has not said how.
 
     By default they spin for some milliseconds, which takes the processor from whoever would work there:
-    from another program, or in a container with a quota from the run itself. On Linux the kernels notice
-    that, and end it (csrc/crowd.cpp). OpenMP reads this when torch is loaded, so a process that has
-    loaded it already keeps its ways.
+    from another program, or in a container with a quota from the run itself. Kernels on GCC's OpenMP
+    notice that, and end it (csrc/crowd.cpp). OpenMP reads this when torch is loaded, so a process that
+    has loaded it already keeps its ways.
     """
     said = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys()
-    noticed = sys.platform == "linux" and find_spec("bptt._native") is not None
-    if "torch" not in sys.modules and not said and not noticed:
+    if "torch" not in sys.modules and not said and not _kernels_notice():
         os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
+def _kernels_notice() -> bool:
+    """Whether the kernels are here, on Linux, and run on GCC's OpenMP.
+
+    Their file is read and not loaded: OpenMP would be loaded with it, and read the environment.
+    """
+    kernels = find_spec("bptt._native") if sys.platform == "linux" else None
+    return kernels is not None and b"libgomp" in Path(str(kernels.origin)).read_bytes()
 
 
 def _let_go() -> None:

@@ -210,9 +210,8 @@ def _scan(jax: Any, case: Case):
 
 # ONNX stacks z, r, n and i, o, f, g where PyTorch stacks r, z, n and i, f, g, o.
 ORDER = {"rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 3, 1, 2)}
-Session = Callable[
-    [dict[str, np.ndarray]], Sequence[np.ndarray]
-]  # inputs by name to outputs in order
+# Inputs by name to outputs in order.
+Session = Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]
 
 
 def onnx_contest(case: Case) -> Contest:
