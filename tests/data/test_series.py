@@ -156,6 +156,14 @@ REFUSED = {
     "no day": (changed(6, "2024-02-30,3"), {}, r"a time in every row.*'2024-02-30' in line 7"),
     "no hour": (changed(6, "2024-01-06 24:00,3"), {}, r"a time in every row.*24:00' in line 7"),
     "between": (changed(6, "2024-01-06 12:00,3"), {}, r"on the grid of a series that is daily.*line 7"),
+    "a month not over": (
+        table([*(f"{2020 + n // 12}-{1 + n % 12:02}-01" for n in range(30)), "2022-07-28"]), {},
+        r"on the grid of a series that is monthly.*received 2022-07-28 in line 32",
+    ),
+    "an end of month amiss": (
+        table(["2023-01-31", "2023-02-28", "2023-03-30", "2023-04-30", "2023-05-31", "2023-07-31"]), {},
+        r"on the grid of a series that is monthly.*received 2023-03-30 in line 4",
+    ),
     "some offsets": (changed(6, "2024-01-06T00:00Z,3"), {}, r"an offset from UTC at every time"),
     "cells": (changed(6, "2024-01-06,3,4"), {}, r"2 cells in each line.*received 3 in line 7.*need ;"),
     "a text column": (

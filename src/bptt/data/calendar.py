@@ -215,6 +215,8 @@ def find_calendar(
         calendar = Calendar(int(stamps[0]), 1, "working day", 1, utc)
     else:
         step = _usual(gaps)
+        if step >= 28 * DAY:
+            _require_one_day(days, months, where, told)
         if np.mean(gaps == step) < 0.5:
             found = Counter(gaps.tolist()).most_common(2)
             shown = " and ".join(Calendar(0, size).words for size, _ in found)
@@ -226,12 +228,25 @@ def find_calendar(
         place, calendar = stamps - stamps[0], Calendar(int(stamps[0]), step, "time", 1, utc)
     off = np.flatnonzero(place % calendar.step)
     if len(off):
-        raise DataError(
-            f"times on the grid of a series that is {calendar.words} in {where}",
-            told(int(off[0])),
-            "mend that time, or bring the series onto a regular grid first",
-        )
+        raise _off_grid(calendar, where, told(int(off[0])))
     return calendar, place // calendar.step
+
+
+def _require_one_day(days: Any, months: Any, where: str, told: Callable[[int], str]) -> None:
+    """Raise for the first time on another day of its month than most: a month that is not over, say."""
+    day = _usual((days - months.astype("datetime64[D]")).astype(np.int64)) + 1
+    on = _in_month(months, day).astype("datetime64[D]") == days
+    if 0.5 < on.mean() < 1:
+        grid = Calendar(0, _usual(np.diff(months[on]).astype(np.int64)), "month", day)
+        raise _off_grid(grid, where, told(int(np.flatnonzero(~on)[0])))
+
+
+def _off_grid(calendar: Calendar, where: str, time: str) -> DataError:
+    return DataError(
+        f"times on the grid of a series that is {calendar.words} in {where}",
+        time,
+        "mend that time, or bring the series onto a regular grid first",
+    )
 
 
 def _usual(gaps: NDArray[np.int64]) -> int:
