@@ -2,13 +2,17 @@
 
     BPTT_TESTS_OVER=triton python -m pytest tests/nn tests/ops/test_not_finite.py
 
-Every call of a layer that the kernels cover runs on them, whatever the test set; others run as they do.
-Laws that Hypothesis tries are tried on two examples, for the interpreter takes milliseconds a step. At
-the end it is said how many tests and calls ran on them.
+Every call of a layer that the kernels cover runs on them, but where a test asked for the loop by name;
+others run as they do. The interpreter takes milliseconds a step, so laws that Hypothesis tries are tried
+on two examples, and a grid within a test at some of its places. At the end it is said how many tests and
+calls ran on them.
 """
 
 import importlib
 import os
+
+import numpy as np
+import pytest
 
 from bptt import ops
 from bptt.ops import triton
@@ -16,15 +20,27 @@ from bptt.ops import triton
 # By name: the package hands on functions that are called as these files are.
 recur, backend = (importlib.import_module(f"bptt.ops.{name}") for name in ("recur", "backend"))
 ASKED = os.environ.get("BPTT_TESTS_OVER") == "triton"
-EXAMPLES = 2
+KERNELS = "triton" if ASKED else "native"  # what runs where nothing was asked for by name
 ran = {"calls": 0, "tests": set()}
+
+
+def not_over(why):
+    """A mark for a test of what Triton's kernels, or its interpreter, have no part in."""
+    return pytest.mark.skipif(ASKED, reason=why)
+
+
+def some(grid, count=8):
+    """The grid as a list; over Triton's kernels about so many of its places, spread over all of it."""
+    grid = list(grid)
+    # Steps of a golden section meet every value of every axis, whatever the axes' lengths.
+    return [grid[int(i * 0.6180339887 % 1 * len(grid))] for i in range(count)] if ASKED else grid
 
 
 def install(monkeypatch, test):
     """Let the kernels take what they cover while a test runs."""
 
     def takes(cell, x, state, weights, marked, splits):
-        if triton.covers(cell, x, state, weights) is not None:
+        if backend.is_eager() or triton.covers(cell, x, state, weights) is not None:
             return False
         ran["calls"] += 1
         ran["tests"].add(test)
@@ -38,5 +54,20 @@ def install(monkeypatch, test):
 
     original = recur.leaves_to_torch
     monkeypatch.setattr(recur, "takes_triton", takes)
+    if triton.missing is None:
+        hush(monkeypatch)
     monkeypatch.setattr(ops, "leaves_to_torch", leaves)
     monkeypatch.setattr(ops, "step", lambda *call, **marks: None)
+
+
+def hush(monkeypatch):
+    """NumPy warns where a number overflows; a GPU does not, and what comes of it is what is tested."""
+    from triton.runtime import interpreter
+
+    launch = interpreter.GridExecutor.__call__
+
+    def quietly(*call, **options):
+        with np.errstate(all="ignore"):
+            return launch(*call, **options)
+
+    monkeypatch.setattr(interpreter.GridExecutor, "__call__", quietly)

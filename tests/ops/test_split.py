@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import bptt
 from bptt import ops
-from bptt.ops import eager, native, split
+from bptt.ops import eager, native, split, triton
 from cases import cases, random_case
 from compare import assert_close
 from ops.test_against_reference import CELLS, TOL32, TOL64, check, solve
@@ -106,7 +106,8 @@ def test_layers_take_it_where_no_kernel_runs(kind, bidirectional, monkeypatch):
     x = torch.randn(8, 3, 3).double()
     marks = {"lengths": torch.tensor([8, 2, 5]), "reset": torch.rand(8, 3) < 0.3}
     expected, states = layer(x, **marks)
-    monkeypatch.setattr(native, "covers", lambda *call, **options: "x is on another device")
+    for kernels in (native, triton):
+        monkeypatch.setattr(kernels, "covers", lambda *call, **options: "x is on another device")
     monkeypatch.setattr(split, "can_split", lambda x, cut: cut is None)
     found, ended = layer(x, **marks)
     assert ops.backend().runs == "torch"

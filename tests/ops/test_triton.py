@@ -11,8 +11,9 @@ import torch
 from torch.nn.utils.rnn import pack_sequence
 
 import bptt
+import over_triton
 from bptt import ops
-from bptt.errors import ArgumentError, BackendError
+from bptt.errors import ArgumentError, BackendError, ShapeError
 from bptt.ops import eager, triton
 from cases import random_case
 from compare import assert_close
@@ -215,6 +216,80 @@ def test_they_compile_for_a_gpu(tmp_path):
     for *_, held, size, shared, bound in found:
         assert size > 0
         assert shared <= (bound if held else 0)
+
+
+WRONG = {
+    "w_hh (24, 8)": {"w_hh": torch.randn(21, 8)},
+    "w_hh (21, 7)": {"w_hh": torch.randn(20, 7)},
+    "x (T, B, I)": {"x": torch.randn(2, 3)},
+    "w_ih (21, 4)": {"x": torch.randn(2, 3, 4)},
+    "b_hh (21,)": {"b_hh": torch.randn(20)},
+    "h0 (3, 7)": {"h0": torch.zeros(1, 7)},
+    "lengths (3,)": {"lengths": torch.tensor([1])},
+    "reset (2, 3)": {"reset": torch.zeros(2, 1, dtype=torch.bool)},
+    "cut (2, 3)": {"cut": torch.zeros(3, 2, dtype=torch.bool)},
+}
+
+
+@pytest.mark.parametrize("expected", WRONG)
+def test_nothing_wrong_reaches_a_pointer(expected, asked):
+    call = {
+        "x": torch.randn(2, 3, 5), "h0": torch.zeros(3, 7), "w_hh": torch.randn(21, 7),
+        "b_hh": torch.randn(21), **WRONG[expected],
+    }  # fmt: skip
+    marks = {name: call.get(name) for name in ("lengths", "reset", "cut")}
+    weights = (torch.randn(21, 5), call["w_hh"], torch.randn(21), call["b_hh"])
+    with pytest.raises(ShapeError) as told:
+        ops.recur("GRU", call["x"], (call["h0"],), weights, **marks)
+    assert str(told.value).startswith(f"expected {expected}, received ")
+
+
+def test_a_weight_whose_memory_was_freed_is_refused(asked):
+    layer = bptt.nn.GRU(3, 4)
+    layer.weight_hh_l0.untyped_storage().resize_(0)
+    with pytest.raises(ArgumentError, match="storage was freed"):
+        layer(torch.randn(2, 1, 3))
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_what_is_infinite_stays_in_its_unit(kind, asked, monkeypatch):
+    """The tile is wider than the layer. Infinity times the zeros there is NaN, and reached every unit."""
+    over_triton.hush(monkeypatch)
+    found = {}
+    for backend in ("triton", "auto"):
+        ops.set_backend(backend)
+        torch.manual_seed(0)
+        options = {"nonlinearity": "relu"} if kind == "RNN" else {}
+        layer = getattr(bptt.nn, kind)(3, 5, **options)
+        with torch.no_grad():
+            layer.weight_hh_l0.uniform_(0.1, 0.5)  # no zero of its own to meet
+        x = torch.randn(4, 2, 3).requires_grad_()
+        state = torch.zeros(1, 2, 5)
+        state[0, 0, 1] = float("inf")
+        y, _ = layer(x, (torch.zeros(1, 2, 5), state) if kind == "LSTM" else state)
+        weight = torch.ones_like(y)
+        weight[2, 0, 3] = float("inf")
+        grads = torch.autograd.grad((y * weight).sum(), (x, *layer.parameters()))
+        found[backend] = [torch.where(t.isnan(), 2, t.isinf() * t.sign()) for t in (y, *grads)]
+    assert found["auto"][0].eq(0).any()
+    assert found["auto"][0].ne(0).any() or kind == "LSTM"
+    for one, other in zip(*found.values(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_they_compile_without_graph_breaks(kind, asked):
+    layer = getattr(bptt.nn, kind)(2, 5, num_layers=2)
+    x, marks = torch.randn(4, 3, 2, requires_grad=True), {"reset": torch.rand(4, 3) < 0.3}
+    results = []
+    with torch._dynamo.config.patch(allow_rnn=True):
+        for run in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
+            y = run(x, **marks)[0]
+            results.append((y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])))
+    assert ops.backend().runs == "triton"
+    for one, other in zip(*results, strict=True):
+        assert_close(one, other, TOL32)
 
 
 def test_what_they_do_not_cover_is_said(asked, monkeypatch):

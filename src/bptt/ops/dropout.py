@@ -17,6 +17,7 @@ from torch import Tensor
 from bptt.errors import ArgumentError, real
 from bptt.ops import native
 from bptt.ops.backend import backend
+from bptt.ops.eager import is_batched
 
 STEPS = 65536  # of the share that is dropped
 
@@ -82,12 +83,7 @@ class _Dropout(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor):
-        functorch = torch._C._functorch
-        if (
-            torch.is_grad_enabled()
-            or functorch.is_legacy_batchedtensor(dy)
-            or functorch.is_functorch_wrapped_tensor(dy)
-        ):
+        if torch.is_grad_enabled() or is_batched(dy):
             # Differentiated again, or several cotangents at once: as a product with the mask.
             return (
                 dy * native.dropout(torch.ones(dy.shape, device="cpu"), ctx.threshold, ctx.key),

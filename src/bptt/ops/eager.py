@@ -9,7 +9,7 @@ Axes: ``x (T, B, I)``, state ``(B, H)``, weights in PyTorch's shapes and gate or
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -166,3 +166,31 @@ def gradients_as_graph(
         next(found) if needed and v is not None else None
         for v, needed in zip(inputs, needs, strict=True)
     ]
+
+
+# What else a backward pass of one's own has to know of.
+
+
+def is_batched(tensor: Tensor | None) -> bool:
+    """Whether a tensor stands for several, as a batch of cotangents does (vmap, is_grads_batched)."""
+    functorch = torch._C._functorch
+    return tensor is not None and (
+        functorch.is_legacy_batchedtensor(tensor) or functorch.is_functorch_wrapped_tensor(tensor)
+    )
+
+
+def map_one_by_one(name: str, library: torch.library.Library) -> None:
+    """Let a backward operator take several cotangents, one after the other, a pass for each."""
+    operator = getattr(torch.ops.bptt, name.partition("::")[2])
+
+    def each(info: Any, in_dims: tuple[Any, ...], *arguments: Any):
+        found = []
+        for i in range(info.batch_size):
+            one = [
+                a.select(dim, i) if isinstance(dim, int) else a
+                for a, dim in zip(arguments, in_dims, strict=True)
+            ]
+            found.append(operator(*one))
+        return tuple(map(torch.stack, zip(*found, strict=True))), (0,) * len(found[0])
+
+    torch.library.register_vmap(name, each, lib=library)

@@ -11,6 +11,7 @@ from torch import Tensor
 from bptt.choices import IGNORED
 from bptt.ops import native
 from bptt.ops.dropout import runs_here
+from bptt.ops.eager import is_batched
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -92,13 +93,11 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None]:
         """Of the logits."""
         rows, wanted, gradient = ctx.saved_tensors
-        functorch = torch._C._functorch
-        batched = functorch.is_legacy_batchedtensor(dy) or functorch.is_functorch_wrapped_tensor(dy)
         if torch.is_grad_enabled():  # differentiated again
             with torch.enable_grad():
                 again = F.cross_entropy(rows, wanted)
                 return torch.autograd.grad(again, rows, dy, create_graph=True)[0], None
-        if not batched and dy.item() == 1:
+        if not is_batched(dy) and dy.item() == 1:
             return gradient, None
         return gradient * dy, None
 

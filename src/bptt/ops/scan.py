@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from bptt.ops import native
+from bptt.ops.eager import is_batched
 
 
 def scan(a: Tensor, b: Tensor, h0: Tensor, cut: Tensor | None = None) -> Tensor:
@@ -68,8 +69,7 @@ class _Scan(torch.autograd.Function):
         # From the last step to the first; what reaches h_t from t + 1 is weighed by a_{t+1}.
         later = torch.cat([torch.zeros_like(back[:1]), back[1:].flip(0)])
         # Several cotangents in one pass (is_grads_batched) go through operations that know of them.
-        batched = torch._C._functorch.is_legacy_batchedtensor(dy)
-        solve = _plain if batched else scan
+        solve = _plain if is_batched(dy) else scan
         delta = solve(later, dy.flip(0), torch.zeros_like(h0), None).flip(0)
         needs = ctx.needs_input_grad
         da = delta * before.conj() if needs[0] else None

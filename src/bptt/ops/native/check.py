@@ -218,7 +218,8 @@ def workspace(cell: int, problem, dtype: torch.dtype, columns: int, *, backward:
     return torch.empty(size, dtype=torch.uint8, device="cpu")
 
 
-def _shape(name: str, tensor: Tensor | None, *expected: int) -> None:
+def require_shape(name: str, tensor: Tensor | None, *expected: int) -> None:
+    """Raise ShapeError where a tensor is there and has another shape."""
     if tensor is not None and tensor.shape != expected:
         raise ShapeError(
             f"{name} {expected}", str(tuple(tensor.shape)), "pass a tensor of that shape"
@@ -264,13 +265,13 @@ def check(call: Call | BackwardCall) -> Sizes:
     if w_hh.ndim != 2:
         raise ShapeError("w_hh (G*H, H)", describe(w_hh.shape), "pass torch's weight_hh")
     H, width = w_hh.shape[1], GATES[cell] * w_hh.shape[1]
-    _shape("w_hh", w_hh, width, H)
+    require_shape("w_hh", w_hh, width, H)
     if tokens is not None:
         if tokens.ndim != 2:
             raise ShapeError("tokens (T, B)", describe(tokens.shape), "pass time-major tokens")
         if w_ih is not None:
             raise ArgumentError("no w_ih with tokens", "w_ih", "multiply the table by it instead")
-        _shape("table", x, x.shape[0], width)
+        require_shape("table", x, x.shape[0], width)
         T, B = tokens.shape
     elif counts is not None:
         if x.ndim != 2 or counts.ndim != 1 or w_ih is None or h0 is None:
@@ -279,30 +280,30 @@ def check(call: Call | BackwardCall) -> Sizes:
                 f"{describe(x.shape)} and {describe(counts.shape)}",
                 "use bptt.ops.recur",
             )
-        _shape("w_ih", w_ih, width, x.shape[1])
+        require_shape("w_ih", w_ih, width, x.shape[1])
         T, B = counts.shape[0], h0.shape[0]
     else:
         if x.ndim != 3:
             raise ShapeError("x (T, B, I)", describe(x.shape), "pass a time-major batch")
         T, B = x.shape[0], x.shape[1]
         if w_ih is None:
-            _shape("xp", x, T, B, width)
+            require_shape("xp", x, T, B, width)
         else:
-            _shape("w_ih", w_ih, width, x.shape[2])
+            require_shape("w_ih", w_ih, width, x.shape[2])
     if T < 1 or H < 1 or (B < 1 and counts is not None):
         raise ShapeError(
             "at least one step and one hidden unit, packed also one lane",
             describe((T, B, H), "TBH"),
             "skip the call when there is nothing to run over",
         )
-    _shape("h0", h0, B, H)
-    _shape("c0", c0, B, H)
-    _shape("b_ih", b_ih, width)
-    _shape("b_hh", b_hh, width)
-    _shape("lengths", call.lengths, B)
-    _shape("reset", call.reset, T, B)
-    _shape("cut", call.cut, T, B)
-    _shape("norms", norms, T, B)
+    require_shape("h0", h0, B, H)
+    require_shape("c0", c0, B, H)
+    require_shape("b_ih", b_ih, width)
+    require_shape("b_hh", b_hh, width)
+    require_shape("lengths", call.lengths, B)
+    require_shape("reset", call.reset, T, B)
+    require_shape("cut", call.cut, T, B)
+    require_shape("norms", norms, T, B)
     if c0 is not None and cell != LSTM:
         raise ArgumentError("one state", f"c0 with {CELLS[cell]}", "pass h0 alone")
     return Sizes(cell, T, B, H, call.batch_major, None if counts is None else x.shape[0])
@@ -390,11 +391,11 @@ def check_backward(sizes: Sizes, call: BackwardCall) -> None:
                 "pass what the forward operator returned",
             )
     rows = (sizes.T, sizes.B) if sizes.packed is None else (sizes.packed,)
-    _shape("dy", call.dy, *rows, H)
-    _shape("saved", saved, sizes.rows, SAVED[sizes.cell] * H)
-    _shape("dh_n", call.dh_n, sizes.B, H)
+    require_shape("dy", call.dy, *rows, H)
+    require_shape("saved", saved, sizes.rows, SAVED[sizes.cell] * H)
+    require_shape("dh_n", call.dh_n, sizes.B, H)
     if sizes.cell == LSTM:  # others have no cell state, and nobody looks at what stands here
-        _shape("dc_n", call.dc_n, sizes.B, H)
+        require_shape("dc_n", call.dc_n, sizes.B, H)
     if len(call.needs) != len(DIFFERENTIABLE):
         raise ArgumentError(
             f"{len(DIFFERENTIABLE)} needs",

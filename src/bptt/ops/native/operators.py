@@ -55,17 +55,7 @@ library.impl("recur", lambda *arguments: forward(Call(*arguments)), "CPU")
 library.impl("recur_backward", lambda *arguments: backward(BackwardCall(*arguments)), "CPU")
 
 
-@torch.library.register_vmap("bptt::recur_backward", lib=library)
-def _recur_backward_of_each(info: Any, in_dims: tuple[Any, ...], *arguments: Any):
-    """Several cotangents, one after the other: each is a backward pass of its own."""
-    found = []
-    for i in range(info.batch_size):
-        one = [
-            a.select(dim, i) if isinstance(dim, int) else a
-            for a, dim in zip(arguments, in_dims, strict=True)
-        ]
-        found.append(torch.ops.bptt.recur_backward(*one))
-    return tuple(map(torch.stack, zip(*found, strict=True))), (0,) * len(found[0])
+eager.map_one_by_one("bptt::recur_backward", library)
 
 
 @torch.library.register_fake("bptt::recur", lib=library)
@@ -204,7 +194,7 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | N
         # A product of ours is made as it was forward, wherever the caller stands meanwhile.
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             # What batches cotangents (vmap, is_grads_batched) has rules for operators alone.
-            if ctx.direct and not any(map(_is_batched, (dy, dh_n, dc_n))):
+            if ctx.direct and not any(map(eager.is_batched, (dy, dh_n, dc_n))):
                 *gradients, norms = backward(call)
             else:
                 *gradients, norms = torch.ops.bptt.recur_backward(*call)
@@ -217,14 +207,6 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | N
         if wanted
     }
     return tuple(needed.get(name) for name in Call._fields)
-
-
-def _is_batched(tensor: Tensor | None) -> bool:
-    """Whether a tensor stands for several, as a batch of cotangents does."""
-    functorch = torch._C._functorch
-    return tensor is not None and (
-        functorch.is_legacy_batchedtensor(tensor) or functorch.is_functorch_wrapped_tensor(tensor)
-    )
 
 
 def _differentiable_gradients(
@@ -304,7 +286,7 @@ class Steps(torch.autograd.Function):
         if torch.is_grad_enabled():
             return (*none, *_step_twice(ctx.form, tensors, needs, (dy, dh_n, dc_n)))
         found = None
-        if not any(map(_is_batched, (dy, dh_n, dc_n))):
+        if not any(map(eager.is_batched, (dy, dh_n, dc_n))):
             x, h0, c0, *weights = tensors
             turned = dy is not None and is_batch_major(dy)
             found = extension.step_back(

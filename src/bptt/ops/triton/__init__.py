@@ -24,10 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bptt.errors import ArgumentError, ShapeError, describe
 from bptt.ops import eager, native
 from bptt.ops.cells import BY_MODE
 from bptt.ops.device import autocast_dtype
 from bptt.ops.eager import State, gradients_as_graph
+from bptt.ops.native.check import require_shape
 
 # Why the kernels are not here; None if they are.
 missing = None if importlib.util.find_spec("triton") else "the package triton is not installed"
@@ -112,11 +114,16 @@ def recur(
 ) -> tuple[Tensor, State]:
     """Run one layer; see :func:`bptt.ops.recur` for the meaning of each argument.
 
+    Raises:
+        ShapeError: a tensor is not of its shape.
+        ArgumentError: a weight's or a state's storage was freed.
+
     Cost: the input's product, one launch; backward one launch and three products over all steps. Where
     the weights do not fit on the chip, a product and a launch for every step, in both directions. Memory
     as the native kernels': what ``saved`` says in :mod:`bptt.ops.cells`, and the state before each step.
     """
     w_ih, w_hh, b_ih, b_hh, *_ = weights
+    _require_shapes(cell, x, state, weights, lengths, reset, cut)
     marks = None
     if not (lengths is None and reset is None and cut is None):
         marks = torch.ones(x.shape[:2], dtype=torch.uint8, device=x.device)
@@ -129,56 +136,151 @@ def recur(
             # What lies in the padding may be anything, NaN included; it must not meet a live number.
             x = x.masked_fill(~live.unsqueeze(-1), 0)
     xp = F.linear(x, cast(Tensor, w_ih), b_ih)
-    state = tuple(s.contiguous() for s in state)
-    y, *final = _Recurrence.apply(cell, reverse, marks, x, w_ih, b_ih, xp, w_hh, b_hh, *state)
-    return y, tuple(final)
+    w_hh = cast(Tensor, w_hh).contiguous()
+    h0, c0 = state[0].contiguous(), state[1].contiguous() if cell == "LSTM" else None
+    y, h_n, c_n, _ = torch.ops.bptt.triton_recur(
+        cell, reverse, marks, x, w_ih, b_ih, xp.contiguous(), w_hh, b_hh, h0, c0
+    )
+    return y, (h_n,) if c0 is None else (h_n, c_n)
 
 
-class _Recurrence(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, cell, reverse, marks, x, w_ih, b_ih, xp, w_hh, b_hh, *state):
-        kernels, _ = _kernels(cell)
-        (steps, lanes, _), units = xp.shape, w_hh.shape[1]
-        xp, w_hh = xp.contiguous(), w_hh.contiguous()
-        y = xp.new_empty(steps, lanes, units)
-        saved = xp.new_empty(steps, lanes, kernels.SAVED * units, dtype=_accumulator(xp))
-        walk = _walk if holds(cell, w_hh, steps * lanes) else _step_by_step
-        with _on(xp):
-            final = walk(cell, reverse, xp, w_hh, b_hh, marks, state, y, saved)
-        # What xp was made of costs no memory, for its own backward keeps that too; xp would.
-        ctx.save_for_backward(saved, marks, x, w_ih, b_ih, w_hh, b_hh, *state)
-        ctx.cell, ctx.reverse = cell, reverse
-        return y, *final
-
-    @staticmethod
-    def backward(ctx, *cotangents):
-        if torch.is_grad_enabled():
-            return _differentiable_backward(ctx, cotangents)
-        dy, *dfinal = cotangents
-        saved, marks, _, _, _, w_hh, b_hh, *_ = ctx.saved_tensors
-        steps, lanes, units = dy.shape
-        dy, dfinal = dy.contiguous(), [d.contiguous() for d in dfinal]
-        dxp = saved.new_empty(steps, lanes, BY_MODE[ctx.cell].gates * units)
-        # Only a GRU's candidate has a second cotangent; the others' is not touched.
-        dhp = saved.new_empty(steps, lanes, units) if ctx.cell == "GRU" else dxp
-        walk = _walk_back if holds(ctx.cell, w_hh, steps * lanes) else _step_back
-        with _on(dy):
-            dstate = walk(ctx.cell, ctx.reverse, dy, dfinal, w_hh, saved, marks, dxp, dhp)
-        dh = _of_state(dxp, dhp, units)
-        dw = db = None
-        needs = dict(zip(_INPUTS, ctx.needs_input_grad, strict=False))
-        if needs["w_hh"]:
-            dw = (dh.flatten(0, 1).t() @ _before(saved, marks, units).flatten(0, 1)).to(w_hh.dtype)
-        if b_hh is not None and needs["b_hh"]:
-            db = dh.sum((0, 1)).to(w_hh.dtype)
-        return *_UNASKED, dxp.to(dy.dtype), dw, db, *(d.to(dy.dtype) for d in dstate)
+def _require_shapes(cell, x, state, weights, lengths, reset, cut) -> None:
+    """The kernels trust sizes. Of lengths the values matter to none: a lane runs the steps there are."""
+    w_ih, w_hh, b_ih, b_hh, *_ = weights
+    H = w_hh.shape[-1]
+    width = BY_MODE[cell].gates * H
+    require_shape("w_hh", w_hh, width, H)
+    if x.ndim != 3:
+        raise ShapeError("x (T, B, I)", describe(x.shape), "pass a time-major batch")
+    T, B, I = x.shape
+    require_shape("w_ih", w_ih, width, I)
+    require_shape("b_ih", b_ih, width)
+    require_shape("b_hh", b_hh, width)
+    for name, tensor in zip(("h0", "c0"), state, strict=False):
+        require_shape(name, tensor, B, H)
+    require_shape("lengths", lengths, B)
+    require_shape("reset", reset, T, B)
+    require_shape("cut", cut, T, B)
 
 
-_INPUTS = ("cell", "reverse", "marks", "x", "w_ih", "b_ih", "xp", "w_hh", "b_hh")
-_UNASKED = (None,) * 6  # those before xp
+# The launches stand in two operators, so that what compiles, exports or maps a model sees them whole.
+# Forward reads of the input what it was multiplied to; x and its weights serve second derivatives alone.
+# They cost no memory, for the product's own backward keeps them too.
+library = torch.library.Library("bptt", "FRAGMENT")
+library.define(
+    "triton_recur(str cell, bool reverse, Tensor? marks, Tensor x, Tensor w_ih, Tensor? b_ih, Tensor xp,"
+    " Tensor w_hh, Tensor? b_hh, Tensor h0, Tensor? c0)"
+    " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor saved)"
+)
+library.define(
+    "triton_recur_backward(str cell, bool reverse, Tensor? marks, Tensor dy, Tensor dh_n, Tensor? dc_n,"
+    " Tensor w_hh, Tensor saved, bool weights, bool biases)"
+    " -> (Tensor dxp, Tensor dw_hh, Tensor db_hh, Tensor dh0, Tensor dc0)"
+)
 
 
-def _differentiable_backward(ctx: Any, cotangents: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+def _room(cell: str, xp: Tensor, w_hh: Tensor, h0: Tensor, c0: Tensor | None) -> list[Tensor]:
+    """What is written forward: y, the final states (a GRU's or RNN's second is empty), what is kept."""
+    (steps, lanes, _), units = xp.shape, w_hh.shape[1]
+    kept = _kernels(cell)[0].SAVED * units
+    return [
+        xp.new_empty(steps, lanes, units),
+        torch.empty_like(h0),
+        h0.new_empty(0) if c0 is None else torch.empty_like(c0),
+        xp.new_empty(steps, lanes, kept, dtype=_accumulator(xp)),
+    ]
+
+
+def _forward(cell, reverse, marks, x, w_ih, b_ih, xp, w_hh, b_hh, h0, c0):
+    for tensor in (w_hh, b_hh, h0, c0):
+        if tensor is not None and not tensor.untyped_storage().nbytes():
+            raise ArgumentError(
+                "tensors that lie in memory", "one whose storage was freed",
+                "bring its storage back before the call",
+            )  # fmt: skip
+    y, h_n, c_n, saved = room = _room(cell, xp, w_hh, h0, c0)
+    state, final = ([h0], [h_n]) if c0 is None else ([h0, c0], [h_n, c_n])
+    walk = _walk if holds(cell, w_hh, y.shape[0] * y.shape[1]) else _step_by_step
+    with _on(xp):
+        walk(cell, reverse, xp, w_hh, b_hh, marks, state, final, y, saved)
+    return tuple(room)
+
+
+def _backward(cell, reverse, marks, dy, dh_n, dc_n, w_hh, saved, weights, biases):
+    steps, lanes, units = dy.shape
+    dfinal = [dh_n] if dc_n is None else [dh_n, dc_n]
+    dstate = [torch.empty_like(d, dtype=saved.dtype) for d in dfinal]
+    dxp = saved.new_empty(steps, lanes, BY_MODE[cell].gates * units)
+    # Only a GRU's candidate has a second cotangent; the others' is not touched.
+    dhp = saved.new_empty(steps, lanes, units) if cell == "GRU" else dxp
+    walk = _walk_back if holds(cell, w_hh, steps * lanes) else _step_back
+    with _on(dy):
+        walk(cell, reverse, dy, dfinal, dstate, w_hh, saved, marks, dxp, dhp)
+    dh, dw, db = _of_state(dxp, dhp, units), dy.new_empty(0), dy.new_empty(0)
+    if weights:
+        dw = dh.flatten(0, 1).t() @ _before(saved, marks, units).flatten(0, 1)
+    if biases:
+        db = dh.sum((0, 1))
+    dstate += [dy.new_empty(0)] * (2 - len(dstate))
+    return tuple(found.to(dy.dtype) for found in (dxp, dw, db, *dstate))
+
+
+for device in ("CPU", "CUDA"):
+    library.impl("triton_recur", _forward, device)
+    library.impl("triton_recur_backward", _backward, device)
+
+
+@torch.library.register_fake("bptt::triton_recur", lib=library)
+def _forward_fake(cell, reverse, marks, x, w_ih, b_ih, xp, w_hh, b_hh, h0, c0):
+    return tuple(_room(cell, xp, w_hh, h0, c0))
+
+
+@torch.library.register_fake("bptt::triton_recur_backward", lib=library)
+def _backward_fake(cell, reverse, marks, dy, dh_n, dc_n, w_hh, saved, weights, biases):
+    rows = BY_MODE[cell].gates * w_hh.shape[1]
+    return (
+        dy.new_empty(*dy.shape[:2], rows),
+        w_hh.new_empty((rows, w_hh.shape[1]) if weights else 0),
+        w_hh.new_empty(rows if biases else 0),
+        torch.empty_like(dh_n),
+        dy.new_empty(0) if dc_n is None else torch.empty_like(dc_n),
+    )
+
+
+eager.map_one_by_one("bptt::triton_recur_backward", library)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.cell, ctx.reverse, marks, x, w_ih, b_ih, _, *own = inputs
+    ctx.set_materialize_grads(False)  # what is kept has none, and is the largest of the outputs
+    ctx.save_for_backward(output[-1], marks, x, w_ih, b_ih, *own)
+
+
+def _gradients(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, _: None):
+    saved, marks, _, _, _, w_hh, b_hh, h0, c0 = ctx.saved_tensors
+    zeros = torch.zeros_like(h0)
+    dy = zeros.expand(len(saved), *h0.shape) if dy is None else dy
+    dh_n = zeros if dh_n is None else dh_n
+    dc_n = zeros if dc_n is None and c0 is not None else dc_n
+    if torch.is_grad_enabled():
+        return _differentiable_backward(ctx, (dy, dh_n, dc_n))
+    _, weights, biases, *_ = ctx.needs_input_grad[len(_UNASKED) :]
+    biases = biases and b_hh is not None
+    dxp, dw, db, dh0, dc0 = torch.ops.bptt.triton_recur_backward(
+        ctx.cell, ctx.reverse, marks, dy.contiguous(), dh_n.contiguous(),
+        None if dc_n is None else dc_n.contiguous(), w_hh, saved, weights, biases,
+    )  # fmt: skip
+    found = dxp, dw if weights else None, db if biases else None, dh0, None if c0 is None else dc0
+    return *_UNASKED, *found
+
+
+torch.library.register_autograd("bptt::triton_recur", _gradients, setup_context=_keep, lib=library)
+_UNASKED = (None,) * 6  # the gradients of what stands before xp
+
+
+def _differentiable_backward(
+    ctx: Any, cotangents: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, ...]:
     """The same gradients through the loop in plain torch, as a graph that can be differentiated again."""
     _, marks, x, w_ih, b_ih, *own = ctx.saved_tensors
     given: dict[str, Tensor] = {}
@@ -192,26 +294,26 @@ def _differentiable_backward(ctx: Any, cotangents: tuple[Tensor, ...]) -> tuple[
     views = [F.linear(x, w_ih, b_ih), *(None if t is None else t.view_as(t) for t in own)]
     xp, w_hh, b_hh, *state = cast(list[Tensor], views)
     passed = torch.eye(w_hh.shape[0], dtype=w_hh.dtype, device=w_hh.device)
+    states = tuple(s for s in state if s is not None)
     y, final = eager.recur(
-        ctx.cell, xp, tuple(state), (passed, w_hh, None, b_hh), reverse=ctx.reverse, **given
+        ctx.cell, xp, states, (passed, w_hh, None, b_hh), reverse=ctx.reverse, **given
     )
     needs = ctx.needs_input_grad[len(_UNASKED) :]
     return *_UNASKED, *gradients_as_graph((y, *final), cotangents, views, needs)
 
 
-def _walk(cell, reverse, xp, w_hh, b_hh, marks, state, y, saved) -> list[Tensor]:
-    """All steps in one launch; the final states."""
+def _walk(cell, reverse, xp, w_hh, b_hh, marks, state, final, y, saved) -> None:
+    """All steps in one launch."""
     kernels, relu = _kernels(cell)
-    (steps, lanes, units), final = y.shape, [torch.empty_like(s) for s in state]
+    steps, lanes, units = y.shape
     kernels.forward[(_blocks(lanes, LANES), 1)](
         xp, w_hh, w_hh, _any(b_hh, w_hh), state[0], state[-1], _any(marks, w_hh), y, final[0], final[-1],
         saved, steps, lanes, units, RELU=relu, REVERSE=reverse, MARKED=marks is not None,
         BIAS=b_hh is not None, HELD=True, HP=padded(units), **_types(xp),
     )  # fmt: skip
-    return final
 
 
-def _step_by_step(cell, reverse, xp, w_hh, b_hh, marks, state, y, saved) -> list[Tensor]:
+def _step_by_step(cell, reverse, xp, w_hh, b_hh, marks, state, final, y, saved) -> None:
     """A product and a launch for each step; states between steps are not rounded to a short dtype."""
     kernels, relu = _kernels(cell)
     steps, lanes, units = y.shape
@@ -228,23 +330,22 @@ def _step_by_step(cell, reverse, xp, w_hh, b_hh, marks, state, y, saved) -> list
             MARKED=marks is not None, BIAS=b_hh is not None, HELD=False, HP=tile, **_types(xp),
         )  # fmt: skip
         now = new
-    return [s.to(y.dtype) for s in now]
+    for to, reached in zip(final, now, strict=True):
+        to.copy_(reached)
 
 
-def _walk_back(cell, reverse, dy, dfinal, w_hh, saved, marks, dxp, dhp) -> list[Tensor]:
-    """Backward over all steps in one launch; the cotangents of the first states."""
+def _walk_back(cell, reverse, dy, dfinal, dstate, w_hh, saved, marks, dxp, dhp) -> None:
+    """Backward over all steps in one launch."""
     kernels, relu = _kernels(cell)
     steps, lanes, units = dy.shape
-    dstate = [torch.empty_like(d, dtype=saved.dtype) for d in dfinal]
     kernels.backward[(_blocks(lanes, LANES), 1)](
         dy, dfinal[0], dfinal[-1], w_hh, saved, _any(marks, w_hh), dxp, dhp, dstate[0], dstate[-1],
         steps, lanes, units, RELU=relu, REVERSE=reverse, MARKED=marks is not None, HELD=True,
         HP=padded(units), **_types(dy),
     )  # fmt: skip
-    return dstate
 
 
-def _step_back(cell, reverse, dy, dfinal, w_hh, saved, marks, dxp, dhp) -> list[Tensor]:
+def _step_back(cell, reverse, dy, dfinal, dstate, w_hh, saved, marks, dxp, dhp) -> None:
     """A launch and a product for each step."""
     kernels, relu = _kernels(cell)
     steps, lanes, units = dy.shape
@@ -263,7 +364,8 @@ def _step_back(cell, reverse, dy, dfinal, w_hh, saved, marks, dxp, dhp) -> list[
         sent = dh if stops is None else dh.masked_fill(stops[t], 0)
         before[0] += sent.to(w_hh.dtype) @ w_hh
         now = before
-    return now
+    for to, reached in zip(dstate, now, strict=True):
+        to.copy_(reached)
 
 
 def _of_state(dxp: Tensor, dhp: Tensor, units: int) -> Tensor:

@@ -117,7 +117,11 @@ def backward(
         store(dhp + t * B * H, row, unit, H, B, H, di)
         before = d * z
         if HELD:
-            before += product(dr, w_r, ACC) + product(dz, w_z, ACC) + product(di, w_n, ACC)
+            before += (
+                product(dr, w_r, unit, H, ACC)
+                + product(dz, w_z, unit, H, ACC)
+                + product(di, w_n, unit, H, ACC)
+            )
         before = tl.where((here & 6) != 0, zero, before)
         dh = tl.where(live, before, dh)
     store(dh0, row, unit, H, B, H, dh)

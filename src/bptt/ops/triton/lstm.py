@@ -137,8 +137,8 @@ def backward(
         store(x + 3 * H, row, unit, 4 * H, B, H, do)
         before = zero
         if HELD:
-            before = product(di, w_i, ACC) + product(df, w_f, ACC)
-            before += product(dg, w_g, ACC) + product(do, w_o, ACC)
+            before = product(di, w_i, unit, H, ACC) + product(df, w_f, unit, H, ACC)
+            before += product(dg, w_g, unit, H, ACC) + product(do, w_o, unit, H, ACC)
         dh = tl.where(live, tl.where(stops, zero, before), dh)
         dc = tl.where(live, tl.where(stops, zero, inner * f), dc)
     store(dh0, row, unit, H, B, H, dh)

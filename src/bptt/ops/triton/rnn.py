@@ -35,7 +35,8 @@ def _forward(z, RELU: tl.constexpr):
 @triton.jit
 def _backward(d, h, RELU: tl.constexpr):
     if RELU:
-        return tl.where(h > 0, d, tl.zeros_like(d))
+        # In this order a NaN lets the cotangent pass, as torch has it.
+        return tl.where(h <= 0, tl.zeros_like(d), d)
     return d * (1 - h * h)
 
 
@@ -97,7 +98,7 @@ def backward(
         store(dxp + t * B * H, row, unit, H, B, H, dz)
         before = tl.zeros_like(dz)
         if HELD:
-            before = product(dz, weight, ACC)
+            before = product(dz, weight, unit, H, ACC)
         before = tl.where((here & 6) != 0, tl.zeros_like(before), before)
         dh = tl.where(live, before, dh)
     store(dh0, row, unit, H, B, H, dh)

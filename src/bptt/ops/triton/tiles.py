@@ -1,7 +1,7 @@
 """What the Triton kernels share: squashing functions, tiles of two axes, and what a mark says.
 
-A tile is ``(lanes, units)``. Units beyond H and lanes beyond B are loaded as zero and never stored; a
-product with them adds zero, so no kernel has to know of them again.
+A tile is ``(lanes, units)``. Units beyond H and lanes beyond B are loaded as zero and never stored, and a
+product leaves them zero, so no kernel has to know of them again.
 """
 
 # Triton reads these files as its own language: what stands in a kernel is not run by Python.
@@ -63,11 +63,14 @@ def block(base, gate, unit, other, units):
 
 
 @triton.jit
-def product(state, weight, ACC: tl.constexpr):
+def product(state, weight, unit, units, ACC: tl.constexpr):
     """A tile times a square in the weight's dtype, added up in the accumulator's."""
     if WIDE:
-        return tl.dot(state.to(weight.dtype).to(ACC), weight.to(ACC), out_dtype=ACC)
-    return tl.dot(state.to(weight.dtype), weight, input_precision="ieee", out_dtype=ACC)
+        made = tl.dot(state.to(weight.dtype).to(ACC), weight.to(ACC), out_dtype=ACC)
+    else:
+        made = tl.dot(state.to(weight.dtype), weight, input_precision="ieee", out_dtype=ACC)
+    # Infinity times the zeros beyond H is NaN, and the next product would carry it to every unit.
+    return tl.where((unit < units)[None, :], made, tl.zeros_like(made))
 
 
 @triton.jit
@@ -76,7 +79,7 @@ def recurrent(
 ):
     """A gate's product of the state: made here with a square that is held, or outside and read."""
     if HELD:
-        return product(state, weight, ACC)
+        return product(state, weight, unit, units, ACC)
     return load(made + gate * units, row, unit, gates * units, lanes, units, ACC)
 
 
