@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import bptt
+import over_triton
 from compare import assert_close
 
 T, B, N = 3, 5, 4
@@ -109,7 +110,7 @@ shapes = pytest.mark.parametrize(("layers", "both"), [(1, False), (2, False), (3
 @pytest.mark.parametrize("form", FORMS)
 @shapes
 def test_in_place_on_the_output(kind, form, layers, both):
-    for name, act in ON_OUTPUT.items():
+    for name, act in over_triton.some(ON_OUTPUT.items(), 3):
         if "autocast" in form and name in ("relu_", "masked_fill_", "clamp_"):
             continue  # a kink: rounding decides the side, and with it the gradient
         compare(kind, layers, both, form, act, "output")
@@ -120,7 +121,7 @@ def test_in_place_on_the_output(kind, form, layers, both):
 @pytest.mark.parametrize("form", FORMS)
 @shapes
 def test_in_place_on_the_states(kind, form, layers, both):
-    for name in ON_STATE:
+    for name in over_triton.some(ON_STATE, 2):
         for on in ("h_n", "c_n") if kind == "LSTM" else ("h_n",):
             compare(kind, layers, both, form, ON_OUTPUT[name], on)
 
@@ -138,7 +139,7 @@ def options_of(form):
 @shapes
 def test_marked_calls(kind, form, layers, both):
     """torch has none of these: the operation on a copy of the output says what must come out."""
-    for name, act in ON_OUTPUT.items():
+    for name, act in over_triton.some(ON_OUTPUT.items(), 3):
         found = outcome(bptt.nn, kind, layers, both, form, act, options=options_of(form))
         copied = outcome(Copying, kind, layers, both, form, act, options=options_of(form))
         assert_close(found, copied, 1e-10 if "float64" in form else 2e-5, name)
@@ -167,7 +168,7 @@ class Copying:
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_an_lstm_trains_where_onednn_would_read_its_output_again(layers, backend):
-    for name, act in ON_OUTPUT.items():
+    for name, act in over_triton.some(ON_OUTPUT.items(), 3):
         found = outcome(bptt.nn, "LSTM", layers, False, "plain", act)
         # The eager backend leaves the call to torch, whatever comes of it.
         lib = torch.nn if backend == "eager" else Copying

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
+from torch.utils.flop_counter import FlopCounterMode
 
 import bptt
 import over_triton
@@ -276,6 +277,34 @@ def test_what_is_infinite_stays_in_its_unit(kind, asked, monkeypatch):
     assert found["auto"][0].ne(0).any() or kind == "LSTM"
     for one, other in zip(*found.values(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("cell", "rows"), [("RNN_RELU", 4), ("GRU", 12), ("LSTM", 16)])
+def test_opcheck(cell, rows):
+    x, w_ih, w_hh, b = (
+        torch.randn(s, dtype=torch.float64, requires_grad=True)
+        for s in ((3, 2, 2), (rows, 2), (rows, 4), (rows,))
+    )
+    xp = torch.randn(3, 2, rows, dtype=torch.float64, requires_grad=True)
+    h, c = (torch.randn(2, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    marks = torch.randint(1, 8, (3, 2), dtype=torch.uint8)
+    call = (cell, False, marks, x, w_ih, b, xp, w_hh, b, h, c if cell == "LSTM" else None)
+    torch.library.opcheck(torch.ops.bptt.triton_recur.default, call)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_torch_counts_what_they_multiply(kind, asked):
+    layer, x = getattr(bptt.nn, kind)(3, 5), torch.randn(4, 2, 3, requires_grad=True)
+    states = [torch.randn(1, 2, 5, requires_grad=True) for _ in range(1 + (kind == "LSTM"))]
+    counted = []
+    for backend in ("triton", "auto"):
+        ops.set_backend(backend)
+        with FlopCounterMode(display=False) as counter:
+            layer(x, tuple(states) if kind == "LSTM" else states[0])[0].sum().backward()
+        counted.append(counter.get_total_flops())
+    gates = {"RNN": 1, "GRU": 3, "LSTM": 4}[kind]
+    # Two products of an input and a state forward, each with two of its own backward.
+    assert counted == [3 * 2 * 4 * 2 * gates * 5 * (3 + 5)] * 2
 
 
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])

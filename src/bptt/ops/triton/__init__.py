@@ -23,6 +23,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from bptt.errors import ArgumentError, ShapeError, describe
 from bptt.ops import eager, native
@@ -248,6 +249,19 @@ def _backward_fake(cell, reverse, marks, dy, dh_n, dc_n, w_hh, saved, weights, b
 
 
 eager.map_one_by_one("bptt::triton_recur_backward", library)
+
+
+# The products with W_hh, as the kernels' of the CPU are counted; those of the input are torch's own.
+@register_flop_formula(torch.ops.bptt.triton_recur, get_raw=True)
+def _flops(cell, reverse, marks, x, w_ih, b_ih, xp, w_hh, *_: Any, **__: Any) -> int:
+    return 2 * xp.shape[0] * xp.shape[1] * w_hh.numel()
+
+
+@register_flop_formula(torch.ops.bptt.triton_recur_backward, get_raw=True)
+def _backward_flops(
+    cell, reverse, marks, dy, dh_n, dc_n, w_hh, saved, weights, biases, **_: Any
+) -> int:
+    return 2 * dy.shape[0] * dy.shape[1] * w_hh.numel() * (1 + weights)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
