@@ -1,6 +1,7 @@
 """The ledger: complete, judged by rule alone, and nothing lost where a claim fails."""
 
 import random
+import time
 from dataclasses import replace
 from datetime import datetime, timezone
 from unittest.mock import ANY
@@ -186,6 +187,20 @@ def test_a_folder_keeps_results_and_steps_and_goes_on(tmp_path, monkeypatch):
     assert run.open_folder(folder) == {r.id: replace(r, figures=ANY) for r in results}
     run.keep(folder, Result("P5", "not run", "no file"))
     assert "P5" not in run.open_folder(folder)
+
+
+def test_a_claim_took_as_long_as_all_its_steps_whenever_they_were_made(tmp_path, monkeypatch):
+    monkeypatch.delenv(run.FOLDER, raising=False)
+    run.open_folder(tmp_path)
+
+    def measure():
+        return Measurement(str(run.kept("X1 seed 0", lambda: time.sleep(0.2))), {"a": True})
+
+    first, second = run_claim(made(measure)), run_claim(made(measure))
+    assert second.verdict == first.verdict == "holds"
+    assert 0.2 <= second.seconds <= first.seconds + 0.1
+    (tmp_path / "steps" / "X1_seed_0.json").write_text("[1, 2]")
+    assert "[1, 2]" in run_claim(made(measure)).measured
 
 
 def test_a_folder_of_another_version_is_refused(tmp_path, monkeypatch):

@@ -49,7 +49,7 @@ class Result:
         measured: the figures in words; for "not run" the reason.
         where: which parts hold.
         instead: what is true instead.
-        seconds: it took.
+        seconds: it took, steps of an earlier run included.
         figures: the numbers behind the words.
         failed: it was not run because its code broke, and not because something is missing here.
         share: of the published budget that was spent.
@@ -81,6 +81,7 @@ def run_claim(claim: Claim) -> Result:
     states = random.getstate(), np.random.get_state()
     threads = torch.get_num_threads()
     torch.set_num_threads(int(os.environ.get(THREADS, "1")))
+    _earlier.clear()
     began = time.perf_counter()
     try:
         with torch.random.fork_rng():
@@ -88,7 +89,7 @@ def run_claim(claim: Claim) -> Result:
             np.random.seed(0)
             torch.manual_seed(0)
             found = claim.measure()
-            return _result(claim, found, time.perf_counter() - began)
+            return _result(claim, found, time.perf_counter() - began + sum(_earlier))
     except NotRun as reason:
         return Result(claim.id, NOT_RUN, str(reason), seconds=time.perf_counter() - began)
     except Exception as error:
@@ -177,6 +178,8 @@ def _each(
 # Set by `bptt claims --resume FOLDER`; the environment reaches the processes that claims run in.
 FOLDER = "BPTT_CLAIMS_FOLDER"
 _HEAD = "ledger.json"
+# Seconds of the steps that the claim being made here did not have to make again.
+_earlier: list[float] = []
 T = TypeVar("T")
 
 
@@ -238,17 +241,23 @@ def kept(name: str, make: Callable[[], T]) -> T:
         make: gives a value that JSON can take.
 
     Raises:
-        DataError: what lies there is not JSON.
+        DataError: what lies there is no step.
     """
     folder = os.environ.get(FOLDER)
     if folder is None:
         return make()
     path = Path(folder) / "steps" / f"{name.replace(' ', '_')}.json"
     if path.exists():
-        return cast(T, _document(path))
+        step = _document(path)
+        if not (isinstance(step, dict) and {"seconds", "value"} <= step.keys()):
+            raise _foreign(path, f"{step!r:.40}")
+        _earlier.append(step["seconds"])
+        return cast(T, step["value"])
+    began = time.perf_counter()
     value = make()
+    step = {"seconds": time.perf_counter() - began, "value": value}
     path.parent.mkdir(exist_ok=True)
-    write_file(path, json.dumps(value))  # with Infinity and NaN: a step may have diverged
+    write_file(path, json.dumps(step))  # with Infinity and NaN: a step may have diverged
     return value
 
 
