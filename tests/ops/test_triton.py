@@ -30,6 +30,11 @@ SIZES = [
 ]  # T, B, I, H: one, odd, more than a tile of each
 
 
+@pytest.fixture(autouse=True)
+def _light(monkeypatch):
+    over_triton.lighten(monkeypatch)
+
+
 @pytest.fixture
 def asked():
     ops.set_backend("triton")
@@ -254,9 +259,8 @@ def test_a_weight_whose_memory_was_freed_is_refused(asked):
 
 @pytest.mark.usefixtures("launches")
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
-def test_what_is_infinite_stays_in_its_unit(kind, asked, monkeypatch):
+def test_what_is_infinite_stays_in_its_unit(kind, asked):
     """The tile is wider than the layer. Infinity times the zeros there is NaN, and reached every unit."""
-    over_triton.hush(monkeypatch)
     found = {}
     for backend in ("triton", "auto"):
         ops.set_backend(backend)
