@@ -64,8 +64,9 @@ def install(monkeypatch, test):
 def lighten(monkeypatch):
     """The interpreter in half the time, and as silent as a GPU.
 
-    At every call of a function it looks for names to replace in Triton's language, and leaves them replaced:
-    once for each module is enough. NumPy warns where a number overflows, which is what some tests are about.
+    At every call of a function it looks for names to replace in Triton's language, and leaves them
+    replaced: once for each module is enough. NumPy warns where a number overflows, which is what some
+    tests are about.
     """
     from triton.runtime import interpreter
 
