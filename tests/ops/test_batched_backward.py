@@ -84,7 +84,9 @@ def test_a_batch_of_cotangents_is_each_of_them(kind, form, by, through):
     else:
         found = torch.autograd.grad(y, inputs, cotangents, is_grads_batched=True)
     assert_close(found, [torch.stack(each) for each in zip(*one, strict=True)], 1e-12)
-    assert ops.backend().runs == (over_triton.KERNELS if form != "projected" else "eager")
+    # A table of tokens is read by the native kernels alone.
+    others = {"projected": "eager", "tokens": "native"}
+    assert ops.backend().runs == others.get(form, over_triton.KERNELS)
 
 
 class Seen(TorchDispatchMode):

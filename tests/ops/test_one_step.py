@@ -85,7 +85,7 @@ def run(layer, x, hx=None):
         (5, 3, 5, 4),
         (7, 40, 33, 30),
         (3, 33, 16, 300),
-    ],
+    ][: 6 if over_triton.ASKED else None],
 )
 @pytest.mark.usefixtures("short")
 def test_it_is_torchs(kind, dtype, options, sizes):
