@@ -349,9 +349,9 @@ def fixed_lag() -> Measurement:
     "truncation with δ = 0.1 is the best.",
     published="K=5 1.47, 15 1.37, 30 1.31; adaptive δ=.1 1.29 (test perplexity)",
     setting="as P2, lags of 5 to 10",
-    rule=f"{_SETTING}; means: K=5 above K=15 above K=30, adaptive within 0.02 of the best fixed or "
-    f"below",
-    why="the paper's statement is an order of means, so the order is judged",
+    rule=f"{_SETTING}; K=5 above K=15 above K=30 whichever seeds are compared, the mean of adaptive "
+    f"within 0.02 of the best fixed or below",
+    why="the paper's statement is an order, and a step of it that seeds can turn round is none",
     quick=False,
 )
 def random_lag() -> Measurement:
@@ -361,11 +361,12 @@ def random_lag() -> Measurement:
     return Measurement(
         _words(found),
         {
-            "15 is better than 5": mean[15] < mean[5],
-            "30 is better than 15": mean[30] < mean[15],
+            "15 is better than 5": max(found[15]) < min(found[5]),
+            "30 is better than 15": max(found[30]) < min(found[15]),
             "adaptive is as good as the best": mean[None] <= best + 0.02,
         },
-        "What is reached in the published budget is the figures above.",
+        "From a K that covers the longest lag on, the task is learned to the end, and what is left of "
+        "the order lies within what seeds make of it.",
         {str(k): v for k, v in found.items()},
     )
 
