@@ -39,6 +39,8 @@ def some(grid, count=8):
 
 def install(monkeypatch, test):
     """Let the kernels take what they cover while a test runs."""
+    if "test_triton.py" in test:  # which asks for each backend by name
+        return
 
     def takes(cell, x, state, weights, marked, splits):
         if backend.is_eager() or triton.covers(cell, x, state, weights) is not None:
@@ -49,7 +51,7 @@ def install(monkeypatch, test):
         return True
 
     def leaves(cell, x, state, weights, batch_sizes=None):
-        if triton.covers(cell, x, state, weights) is None:
+        if not backend.is_eager() and triton.covers(cell, x, state, weights) is None:
             return False
         return original(cell, x, state, weights, batch_sizes)
 
