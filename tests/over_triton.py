@@ -2,17 +2,16 @@
 
     BPTT_TESTS_OVER=triton python -m pytest tests/nn tests/ops/test_not_finite.py
 
-Every call of a layer that the kernels cover runs on them, but where a test asked for the loop by name;
-others run as they do. The interpreter takes milliseconds a step, so laws that Hypothesis tries are tried
-on two examples, and a grid within a test at some of its places. At the end it is said how many tests and
-calls ran on them.
+Every call of a layer that the kernels cover runs on them, but where a test asked for the loop by name or
+is marked ``own_backend``; others run as they do. The interpreter takes milliseconds a step, so laws that
+Hypothesis tries are tried on two examples, and a grid within a test at some of its places. At the end it
+is said how many tests and calls ran on them.
 """
 
 import importlib
 import os
 
 import numpy as np
-import pytest
 
 from bptt import ops
 from bptt.ops import triton
@@ -25,11 +24,6 @@ ran = {"calls": 0, "tests": set()}
 _replaced = set()
 
 
-def not_over(why):
-    """A mark for a test of what Triton's kernels, or its interpreter, have no part in."""
-    return pytest.mark.skipif(ASKED, reason=why)
-
-
 def some(grid, count=8):
     """The grid as a list; over Triton's kernels about so many of its places, spread over all of it."""
     grid = list(grid)
@@ -39,8 +33,6 @@ def some(grid, count=8):
 
 def install(monkeypatch, test):
     """Let the kernels take what they cover while a test runs."""
-    if "test_triton.py" in test:  # which asks for each backend by name
-        return
 
     def takes(cell, x, state, weights, marked, splits):
         if backend.is_eager() or triton.covers(cell, x, state, weights) is not None:

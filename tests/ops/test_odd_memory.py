@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 import bptt
-import over_triton
 from bptt import ops
 from bptt.errors import ArgumentError, BpttError, DeviceError, DtypeError, ShapeError
 from bptt.ops import native
@@ -116,7 +115,7 @@ def test_the_seam_wants_as_many_states_as_the_cell_has():
         ops.recur("LSTM", x, (torch.randn(B, 4),), weights)
 
 
-@over_triton.not_over("Triton's interpreter runs one kernel at a time")
+@pytest.mark.own_backend  # Triton's interpreter runs one kernel at a time
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM", "MinGRU", "LRU"])
 def test_threads_may_share_a_layer(kind):
     torch.manual_seed(1)

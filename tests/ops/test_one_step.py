@@ -260,6 +260,24 @@ def test_batches_of_cotangents_do_not_ask_where_backward_stands(steps, kind, opt
             assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("marked", [False, True])
+def test_gradients_to_differentiate_do_not_ask_where_backward_stands(steps, kind, marked):
+    """The loop makes them, and would round its products inside autocast, where the kernels do not."""
+    _, ours = pair(kind, num_layers=2)
+    marks = {"cut": torch.ones(steps, B, dtype=torch.bool)} if marked else {}
+    y = ours(torch.randn(steps, B, I), **marks)[0]
+
+    def gradients():
+        return torch.autograd.grad(y.square().sum(), list(ours.parameters()), create_graph=True)
+
+    wanted = gradients()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = gradients()
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
 class Counted(TorchDispatchMode):
     """Counts the recurrence's operator."""
 

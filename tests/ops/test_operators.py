@@ -129,7 +129,7 @@ def test_layers_compile_without_graph_breaks(kind):
     assert_close(results[1], results[0], 1e-6)
 
 
-@over_triton.not_over("under autocast a GPU's calls are torch's own layer's")
+@pytest.mark.own_backend  # Triton's kernels cover no call under autocast
 def test_autocast_runs_the_kernel_in_single_precision(monkeypatch):
     # As on every processor without fast products in bfloat16.
     monkeypatch.setattr("bptt.ops.native.seam.multiplies_bf16", lambda: False)

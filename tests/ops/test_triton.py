@@ -22,7 +22,7 @@ from ops.test_against_reference import CELLS, TOL32, TOL64, check, solve
 from processes import interpreter
 
 # The interpreter runs a kernel line by line in NumPy, some milliseconds a step: sizes are small.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.own_backend]
 SIZES = [
     (1, 1, 1, 1),
     (4, 3, 2, 5),
@@ -285,15 +285,35 @@ def test_what_is_infinite_stays_in_its_unit(kind, asked):
 
 @pytest.mark.parametrize(("cell", "rows"), [("RNN_RELU", 4), ("GRU", 12), ("LSTM", 16)])
 def test_opcheck(cell, rows):
-    x, w_ih, w_hh, b = (
+    x, w_ih, w_hh, b_ih, b_hh, h, c = (
         torch.randn(s, dtype=torch.float64, requires_grad=True)
-        for s in ((3, 2, 2), (rows, 2), (rows, 4), (rows,))
+        for s in ((3, 2, 2), (rows, 2), (rows, 4), (rows,), (rows,), (2, 4), (2, 4))
     )
-    xp = torch.randn(3, 2, rows, dtype=torch.float64, requires_grad=True)
-    h, c = (torch.randn(2, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
     marks = torch.randint(1, 8, (3, 2), dtype=torch.uint8)
-    call = (cell, False, marks, x, w_ih, b, xp, w_hh, b, h, c if cell == "LSTM" else None)
+    call = (cell, False, marks, x, w_ih, w_hh, b_ih, b_hh, h, c if cell == "LSTM" else None)
     torch.library.opcheck(torch.ops.bptt.triton_recur.default, call)
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize(
+    "how", [{}, {"is_grads_batched": True}, {"create_graph": True}], ids=["once", "batch", "twice"]
+)
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_a_backward_pass_inside_autocast_is_the_one_outside(kind, how, asked):
+    """Forward ran in full precision. What rounds products around backward is not obeyed."""
+    layer = getattr(bptt.nn, kind)(3, 4)
+    x = torch.randn(4, 2, 3, requires_grad=True)
+    y = layer(x)[0]
+    dy = torch.randn(2, *y.shape) if "is_grads_batched" in how else torch.randn(y.shape)
+
+    def gradients():
+        leaves = [x, *layer.parameters()]
+        return torch.autograd.grad(y, leaves, dy, retain_graph=True, **how)
+
+    outside = gradients()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = gradients()
+    assert all(torch.equal(a, b) for a, b in zip(inside, outside, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])

@@ -189,7 +189,10 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | N
     )  # fmt: skip
     found: Sequence[Tensor | None] = ()
     if twice:
-        found = _differentiable_gradients(call, b_ih, b_hh, needs)
+        with torch.autocast(
+            "cpu", enabled=False
+        ):  # as forward, wherever the caller stands meanwhile
+            found = _differentiable_gradients(call, b_ih, b_hh, needs)
     if not twice or call.record:
         # A product of ours is made as it was forward, wherever the caller stands meanwhile.
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
@@ -284,7 +287,8 @@ class Steps(torch.autograd.Function):
         if dy is None and dh_n is None and dc_n is None:
             return (*none, *[None] * len(tensors))
         if torch.is_grad_enabled():
-            return (*none, *_step_twice(ctx.form, tensors, needs, (dy, dh_n, dc_n)))
+            with torch.autocast("cpu", enabled=False):  # as forward, which ran without
+                return (*none, *_step_twice(ctx.form, tensors, needs, (dy, dh_n, dc_n)))
         found = None
         if not any(map(eager.is_batched, (dy, dh_n, dc_n))):
             x, h0, c0, *weights = tensors

@@ -136,11 +136,10 @@ def recur(
             marks *= live
             # What lies in the padding may be anything, NaN included; it must not meet a live number.
             x = x.masked_fill(~live.unsqueeze(-1), 0)
-    xp = F.linear(x, cast(Tensor, w_ih), b_ih)
     w_hh = cast(Tensor, w_hh).contiguous()
     h0, c0 = state[0].contiguous(), state[1].contiguous() if cell == "LSTM" else None
     y, h_n, c_n, _ = torch.ops.bptt.triton_recur(
-        cell, reverse, marks, x, w_ih, b_ih, xp.contiguous(), w_hh, b_hh, h0, c0
+        cell, reverse, marks, x, w_ih, w_hh, b_ih, b_hh, h0, c0
     )
     return y, (h_n,) if c0 is None else (h_n, c_n)
 
@@ -164,50 +163,57 @@ def _require_shapes(cell, x, state, weights, lengths, reset, cut) -> None:
     require_shape("cut", cut, T, B)
 
 
-# The launches stand in two operators, so that what compiles, exports or maps a model sees them whole.
-# Forward reads of the input what it was multiplied to; x and its weights serve second derivatives alone.
-# They cost no memory, for the product's own backward keeps them too.
+# A call is two operators, so that what compiles, exports or maps a model sees it whole, and what rounds
+# products (autocast) does not reach into it.
 library = torch.library.Library("bptt", "FRAGMENT")
 library.define(
-    "triton_recur(str cell, bool reverse, Tensor? marks, Tensor x, Tensor w_ih, Tensor? b_ih, Tensor xp,"
-    " Tensor w_hh, Tensor? b_hh, Tensor h0, Tensor? c0)"
+    "triton_recur(str cell, bool reverse, Tensor? marks, Tensor x, Tensor w_ih, Tensor w_hh,"
+    " Tensor? b_ih, Tensor? b_hh, Tensor h0, Tensor? c0)"
     " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor saved)"
 )
 library.define(
     "triton_recur_backward(str cell, bool reverse, Tensor? marks, Tensor dy, Tensor dh_n, Tensor? dc_n,"
-    " Tensor w_hh, Tensor saved, bool weights, bool biases)"
-    " -> (Tensor dxp, Tensor dw_hh, Tensor db_hh, Tensor dh0, Tensor dc0)"
+    " Tensor x, Tensor w_ih, Tensor w_hh, Tensor saved, bool[] needs) -> (Tensor dx, Tensor dw_ih,"
+    " Tensor dw_hh, Tensor db_ih, Tensor db_hh, Tensor dh0, Tensor dc0)"
 )
+_FIRST = 3  # arguments before x, which have no gradient
 
 
-def _room(cell: str, xp: Tensor, w_hh: Tensor, h0: Tensor, c0: Tensor | None) -> list[Tensor]:
+def _room(cell: str, x: Tensor, w_hh: Tensor, h0: Tensor, c0: Tensor | None) -> list[Tensor]:
     """What is written forward: y, the final states (a GRU's or RNN's second is empty), what is kept."""
-    (steps, lanes, _), units = xp.shape, w_hh.shape[1]
+    (steps, lanes, _), units = x.shape, w_hh.shape[1]
     kept = _kernels(cell)[0].SAVED * units
     return [
-        xp.new_empty(steps, lanes, units),
+        x.new_empty(steps, lanes, units),
         torch.empty_like(h0),
         h0.new_empty(0) if c0 is None else torch.empty_like(c0),
-        xp.new_empty(steps, lanes, kept, dtype=_accumulator(xp)),
+        x.new_empty(steps, lanes, kept, dtype=_accumulator(x)),
     ]
 
 
-def _forward(cell, reverse, marks, x, w_ih, b_ih, xp, w_hh, b_hh, h0, c0):
-    for tensor in (w_hh, b_hh, h0, c0):
-        if tensor is not None and not tensor.untyped_storage().nbytes():
+def _forward(cell, reverse, marks, x, w_ih, w_hh, b_ih, b_hh, h0, c0):
+    for tensor in (x, w_ih, w_hh, b_ih, b_hh, h0, c0):
+        if tensor is not None and tensor.numel() and not tensor.untyped_storage().nbytes():
             raise ArgumentError(
                 "tensors that lie in memory", "one whose storage was freed",
                 "bring its storage back before the call",
             )  # fmt: skip
-    y, h_n, c_n, saved = room = _room(cell, xp, w_hh, h0, c0)
+    y, h_n, c_n, saved = room = _room(cell, x, w_hh, h0, c0)
     state, final = ([h0], [h_n]) if c0 is None else ([h0, c0], [h_n, c_n])
     walk = _walk if holds(cell, w_hh, y.shape[0] * y.shape[1]) else _step_by_step
-    with _on(xp):
+    with _on(x):
+        xp = F.linear(x, w_ih, b_ih).contiguous()
         walk(cell, reverse, xp, w_hh, b_hh, marks, state, final, y, saved)
     return tuple(room)
 
 
-def _backward(cell, reverse, marks, dy, dh_n, dc_n, w_hh, saved, weights, biases):
+def _backward(cell, reverse, marks, dy, dh_n, dc_n, x, w_ih, w_hh, saved, needs):
+    # A product of ours is made as it was forward, wherever the caller stands meanwhile.
+    with torch.autocast(dy.device.type, enabled=False), _on(dy):
+        return _exact_backward(cell, reverse, marks, dy, dh_n, dc_n, x, w_ih, w_hh, saved, needs)
+
+
+def _exact_backward(cell, reverse, marks, dy, dh_n, dc_n, x, w_ih, w_hh, saved, needs):
     steps, lanes, units = dy.shape
     dfinal = [dh_n] if dc_n is None else [dh_n, dc_n]
     dstate = [torch.empty_like(d, dtype=saved.dtype) for d in dfinal]
@@ -215,15 +221,18 @@ def _backward(cell, reverse, marks, dy, dh_n, dc_n, w_hh, saved, weights, biases
     # Only a GRU's candidate has a second cotangent; the others' is not touched.
     dhp = saved.new_empty(steps, lanes, units) if cell == "GRU" else dxp
     walk = _walk_back if holds(cell, w_hh, steps * lanes) else _step_back
-    with _on(dy):
-        walk(cell, reverse, dy, dfinal, dstate, w_hh, saved, marks, dxp, dhp)
-    dh, dw, db = _of_state(dxp, dhp, units), dy.new_empty(0), dy.new_empty(0)
-    if weights:
-        dw = dh.flatten(0, 1).t() @ _before(saved, marks, units).flatten(0, 1)
-    if biases:
-        db = dh.sum((0, 1))
-    dstate += [dy.new_empty(0)] * (2 - len(dstate))
-    return tuple(found.to(dy.dtype) for found in (dxp, dw, db, *dstate))
+    walk(cell, reverse, dy, dfinal, dstate, w_hh, saved, marks, dxp, dhp)
+    dh, short = _of_state(dxp, dhp, units), dxp.to(dy.dtype)
+    wanted = (
+        lambda: short @ w_ih,
+        lambda: short.flatten(0, 1).t() @ x.flatten(0, 1),
+        lambda: dh.flatten(0, 1).t() @ _before(saved, marks, units).flatten(0, 1),
+        lambda: dxp.sum((0, 1)),
+        lambda: dh.sum((0, 1)),
+    )
+    found = [make() if need else dy.new_empty(0) for make, need in zip(wanted, needs, strict=True)]
+    found += [*dstate, *([] if len(dstate) == 2 else [dy.new_empty(0)])]
+    return tuple(gradient.to(dy.dtype) for gradient in found)
 
 
 for device in ("CPU", "CUDA"):
@@ -232,88 +241,84 @@ for device in ("CPU", "CUDA"):
 
 
 @torch.library.register_fake("bptt::triton_recur", lib=library)
-def _forward_fake(cell, reverse, marks, x, w_ih, b_ih, xp, w_hh, b_hh, h0, c0):
-    return tuple(_room(cell, xp, w_hh, h0, c0))
+def _forward_fake(cell, reverse, marks, x, w_ih, w_hh, b_ih, b_hh, h0, c0):
+    return tuple(_room(cell, x, w_hh, h0, c0))
 
 
 @torch.library.register_fake("bptt::triton_recur_backward", lib=library)
-def _backward_fake(cell, reverse, marks, dy, dh_n, dc_n, w_hh, saved, weights, biases):
-    rows = BY_MODE[cell].gates * w_hh.shape[1]
-    return (
-        dy.new_empty(*dy.shape[:2], rows),
-        w_hh.new_empty((rows, w_hh.shape[1]) if weights else 0),
-        w_hh.new_empty(rows if biases else 0),
-        torch.empty_like(dh_n),
-        dy.new_empty(0) if dc_n is None else torch.empty_like(dc_n),
-    )
+def _backward_fake(cell, reverse, marks, dy, dh_n, dc_n, x, w_ih, w_hh, saved, needs):
+    width = w_hh.shape[0]
+    shapes = (x.shape, w_ih.shape, w_hh.shape, (width,), (width,))
+    rooms = [dy.new_empty(s if need else 0) for s, need in zip(shapes, needs, strict=True)]
+    dc0 = dy.new_empty(0) if dc_n is None else torch.empty_like(dc_n)
+    return (*rooms, torch.empty_like(dh_n), dc0)
 
 
 eager.map_one_by_one("bptt::triton_recur_backward", library)
 
 
-# The products with W_hh, as the kernels' of the CPU are counted; those of the input are torch's own.
+# Those of the products, as the native kernels' are counted.
 @register_flop_formula(torch.ops.bptt.triton_recur, get_raw=True)
-def _flops(cell, reverse, marks, x, w_ih, b_ih, xp, w_hh, *_: Any, **__: Any) -> int:
-    return 2 * xp.shape[0] * xp.shape[1] * w_hh.numel()
+def _flops(cell, reverse, marks, x, w_ih, w_hh, *_: Any, **__: Any) -> int:
+    return 2 * x.shape[0] * x.shape[1] * (w_ih.numel() + w_hh.numel())
 
 
 @register_flop_formula(torch.ops.bptt.triton_recur_backward, get_raw=True)
 def _backward_flops(
-    cell, reverse, marks, dy, dh_n, dc_n, w_hh, saved, weights, biases, **_: Any
+    cell, reverse, marks, dy, dh_n, dc_n, x, w_ih, w_hh, saved, needs, **_: Any
 ) -> int:
-    return 2 * dy.shape[0] * dy.shape[1] * w_hh.numel() * (1 + weights)
+    input_side, hidden_side = w_ih.numel() * (needs[0] + needs[1]), w_hh.numel() * (1 + needs[2])
+    return 2 * dy.shape[0] * dy.shape[1] * (input_side + hidden_side)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.cell, ctx.reverse, marks, x, w_ih, b_ih, _, *own = inputs
+    ctx.cell, ctx.reverse, marks, *given = inputs
     ctx.set_materialize_grads(False)  # what is kept has none, and is the largest of the outputs
-    ctx.save_for_backward(output[-1], marks, x, w_ih, b_ih, *own)
+    ctx.save_for_backward(output[-1], marks, *given)
 
 
 def _gradients(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, _: None):
-    saved, marks, _, _, _, w_hh, b_hh, h0, c0 = ctx.saved_tensors
+    saved, marks, x, w_ih, w_hh, _, _, h0, c0 = ctx.saved_tensors
     zeros = torch.zeros_like(h0)
     dy = zeros.expand(len(saved), *h0.shape) if dy is None else dy
     dh_n = zeros if dh_n is None else dh_n
     dc_n = zeros if dc_n is None and c0 is not None else dc_n
+    needs = list(ctx.needs_input_grad[_FIRST:])
     if torch.is_grad_enabled():
-        return _differentiable_backward(ctx, (dy, dh_n, dc_n))
-    _, weights, biases, *_ = ctx.needs_input_grad[len(_UNASKED) :]
-    biases = biases and b_hh is not None
-    dxp, dw, db, dh0, dc0 = torch.ops.bptt.triton_recur_backward(
-        ctx.cell, ctx.reverse, marks, dy.contiguous(), dh_n.contiguous(),
-        None if dc_n is None else dc_n.contiguous(), w_hh, saved, weights, biases,
-    )  # fmt: skip
-    found = dxp, dw if weights else None, db if biases else None, dh0, None if c0 is None else dc0
-    return *_UNASKED, *found
+        with torch.autocast(h0.device.type, enabled=False):
+            found = _differentiable_gradients(ctx, (dy, dh_n, dc_n), needs)
+    else:
+        found = torch.ops.bptt.triton_recur_backward(
+            ctx.cell, ctx.reverse, marks, dy.contiguous(), dh_n.contiguous(),
+            None if dc_n is None else dc_n.contiguous(), x, w_ih, w_hh, saved, needs[:5],
+        )  # fmt: skip
+    wanted = (g if need else None for g, need in zip(found, needs, strict=True))
+    return *(None,) * _FIRST, *wanted
 
 
 torch.library.register_autograd("bptt::triton_recur", _gradients, setup_context=_keep, lib=library)
-_UNASKED = (None,) * 6  # the gradients of what stands before xp
 
 
-def _differentiable_backward(
-    ctx: Any, cotangents: tuple[Tensor | None, ...]
-) -> tuple[Tensor | None, ...]:
+def _differentiable_gradients(
+    ctx: Any, cotangents: tuple[Tensor | None, ...], needs: list[bool]
+) -> list[Tensor | None]:
     """The same gradients through the loop in plain torch, as a graph that can be differentiated again."""
-    _, marks, x, w_ih, b_ih, *own = ctx.saved_tensors
-    given: dict[str, Tensor] = {}
+    _, marks, *given = ctx.saved_tensors
+    options: dict[str, Tensor] = {}
     if marks is not None:
-        given = {
+        options = {
             "lengths": (marks & 1).sum(0),
             "reset": (marks & 2).ne(0),
             "cut": (marks & 4).ne(0),
         }
     # Views, so that one tensor passed in two places is still two variables here.
-    views = [F.linear(x, w_ih, b_ih), *(None if t is None else t.view_as(t) for t in own)]
-    xp, w_hh, b_hh, *state = cast(list[Tensor], views)
-    passed = torch.eye(w_hh.shape[0], dtype=w_hh.dtype, device=w_hh.device)
-    states = tuple(s for s in state if s is not None)
+    views = [None if t is None else t.view_as(t) for t in given]
+    x, *weights = views[:5]
+    state = tuple(s for s in views[5:] if s is not None)
     y, final = eager.recur(
-        ctx.cell, xp, states, (passed, w_hh, None, b_hh), reverse=ctx.reverse, **given
+        ctx.cell, cast(Tensor, x), state, tuple(weights), reverse=ctx.reverse, **options
     )
-    needs = ctx.needs_input_grad[len(_UNASKED) :]
-    return *_UNASKED, *gradients_as_graph((y, *final), cotangents, views, needs)
+    return gradients_as_graph((y, *final), cotangents, views, needs)
 
 
 def _walk(cell, reverse, xp, w_hh, b_hh, marks, state, final, y, saved) -> None:
