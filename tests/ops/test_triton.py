@@ -272,13 +272,13 @@ def test_what_is_infinite_stays_in_its_unit(kind, asked):
         x = torch.randn(4, 2, 3).requires_grad_()
         state = torch.zeros(1, 2, 5)
         state[0, 0, 1] = float("inf")
-        y, _ = layer(x, (torch.zeros(1, 2, 5), state) if kind == "LSTM" else state)
+        y, _ = layer(x, (state, torch.zeros(1, 2, 5)) if kind == "LSTM" else state)
         weight = torch.ones_like(y)
         weight[2, 0, 3] = float("inf")
         grads = torch.autograd.grad((y * weight).sum(), (x, *layer.parameters()))
         found[backend] = [torch.where(t.isnan(), 2, t.isinf() * t.sign()) for t in (y, *grads)]
-    assert found["auto"][0].eq(0).any()
-    assert found["auto"][0].ne(0).any() or kind == "LSTM"
+    assert found["auto"][0].eq(0).any()  # not every unit, or nothing would be told apart
+    assert any(kinds.ne(0).any() for kinds in found["auto"])
     for one, other in zip(*found.values(), strict=True):
         assert torch.equal(one, other)
 

@@ -251,6 +251,8 @@ def kept(name: str, make: Callable[[], T]) -> T:
         step = _document(path)
         if not (isinstance(step, dict) and {"seconds", "value"} <= step.keys()):
             raise _foreign(path, f"{step!r:.40}")
+        if not isinstance(step["seconds"], (int, float)):
+            raise _foreign(path, f"seconds is {step['seconds']!r:.40}")
         _earlier.append(step["seconds"])
         return cast(T, step["value"])
     began = time.perf_counter()
