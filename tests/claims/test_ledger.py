@@ -199,7 +199,10 @@ def test_a_claim_took_as_long_as_all_its_steps_whenever_they_were_made(tmp_path,
     first, second = run_claim(made(measure)), run_claim(made(measure))
     assert second.verdict == first.verdict == "holds"
     assert 0.2 <= second.seconds <= first.seconds + 0.1
-    for step, received in (("[1, 2]", "[1, 2]"), ('{"seconds": "2", "value": 1}', "seconds is '2'")):
+    for step, received in (
+        ("[1, 2]", "[1, 2]"),
+        ('{"seconds": "2", "value": 1}', "seconds is '2'"),
+    ):
         (tmp_path / "steps" / "X1_seed_0.json").write_text(step)
         assert received in run_claim(made(measure)).measured
 
