@@ -188,22 +188,20 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | N
         record=ctx.norms is not None,
     )  # fmt: skip
     found: Sequence[Tensor | None] = ()
-    if twice:
-        with torch.autocast(
-            "cpu", enabled=False
-        ):  # as forward, wherever the caller stands meanwhile
+    # A product of ours is made as it was forward, wherever the caller stands meanwhile.
+    with torch.autocast("cpu", enabled=False):
+        if twice:
             found = _differentiable_gradients(call, b_ih, b_hh, needs)
-    if not twice or call.record:
-        # A product of ours is made as it was forward, wherever the caller stands meanwhile.
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            # What batches cotangents (vmap, is_grads_batched) has rules for operators alone.
-            if ctx.direct and not any(map(eager.is_batched, (dy, dh_n, dc_n))):
-                *gradients, norms = backward(call)
-            else:
-                *gradients, norms = torch.ops.bptt.recur_backward(*call)
-        if call.record:
-            ctx.norms.copy_(norms)
-        found = found or gradients
+        if not twice or call.record:
+            with torch.no_grad():
+                # What batches cotangents (vmap, is_grads_batched) has rules for operators alone.
+                if ctx.direct and not any(map(eager.is_batched, (dy, dh_n, dc_n))):
+                    *gradients, norms = backward(call)
+                else:
+                    *gradients, norms = torch.ops.bptt.recur_backward(*call)
+            if call.record:
+                ctx.norms.copy_(norms)
+            found = found or gradients
     needed = {
         name: gradient
         for name, gradient, wanted in zip(DIFFERENTIABLE, found, needs, strict=True)
