@@ -6,7 +6,6 @@ Every check a layer makes on its input stands here, so that the layers below dea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from bptt.errors import ArgumentError, DeviceError, DtypeError, ShapeError, describe
 from bptt.ops import native
 from bptt.ops.device import autocast_dtype
+from bptt.ops.eager import require_batch_sizes
 
 
 @dataclass(frozen=True)
@@ -176,27 +176,14 @@ def normalise_tokens(
 
 def _check_packed(packed: PackedSequence) -> None:
     """Anybody can write a PackedSequence's batch_sizes, and torch's own unpacking believes them."""
-    sizes = packed.batch_sizes
     if native.transformed() or torch.compiler.is_compiling():
         return
-    if sizes.dim() != 1 or sizes.dtype != torch.int64 or not sizes.is_cpu or not sizes.numel():
-        raise ShapeError(
-            "batch_sizes (T,) of int64 on the CPU",
-            f"{sizes.dtype} of shape {tuple(sizes.shape)} on {sizes.device}",
-            "pass a PackedSequence made by torch's pack functions",
-        )
-    lanes = sizes.tolist()
-    falling = all(now >= later for now, later in pairwise(lanes))
-    if lanes[-1] < 1 or not falling or sum(lanes) != packed.data.shape[0]:
-        raise ShapeError(
-            f"batch_sizes that fall to 1 or more and sum to {packed.data.shape[0]} rows",
-            f"{lanes}"[:80],
-            "pass a PackedSequence made by torch's pack functions",
-        )
+    require_batch_sizes(packed.batch_sizes, packed.data.shape[0])
+    lanes = int(packed.batch_sizes[0])
     for order in (packed.sorted_indices, packed.unsorted_indices):
-        if order is not None and tuple(order.shape) != (lanes[0],):
+        if order is not None and tuple(order.shape) != (lanes,):
             raise ShapeError(
-                f"an order of {lanes[0]} lanes",
+                f"an order of {lanes} lanes",
                 f"{tuple(order.shape)}",
                 "pass a PackedSequence made by torch's pack functions",
             )

@@ -39,6 +39,7 @@ class Backend:
 
 
 _setting = "auto"
+_by_environment = False  # whether BPTT_BACKEND chose it
 _last: tuple[str, str] | None = None
 _said = False
 
@@ -54,7 +55,7 @@ def set_backend(name: str) -> None:
         BackendError: for ``"native"`` where the compiled extension is not there, for ``"triton"`` where
             that package is not.
     """
-    global _setting, _last
+    global _setting, _last, _by_environment
     if name not in SETTINGS:
         raise ArgumentError(f"one of {', '.join(SETTINGS)}", repr(name), "name one of these")
     if name == "native" and native.missing is not None:
@@ -63,7 +64,7 @@ def set_backend(name: str) -> None:
         )
     if name == "triton" and triton.missing is not None:
         raise BackendError("the backend triton", triton.missing, "install it, or use 'auto'")
-    _setting, _last = name, None
+    _setting, _last, _by_environment = name, None, False
 
 
 def backend() -> Backend:
@@ -138,14 +139,36 @@ def takes_triton(
     reason = triton.covers(cell, x, state, weights)
     if reason is not None:
         if asked:
-            raise BackendError(
-                "a call Triton's kernels cover", reason, "use set_backend('auto') for this call"
-            )
+            raise _uncovered("a call Triton's kernels cover", reason)
         return False
     if not asked and splits and not triton.holds(cell, weights[1], x.shape[0] * x.shape[1]):
         return False
     _last = ("triton", "asked for" if asked else "Triton's kernels cover the call")
     return True
+
+
+def require_backend(device: torch.device, *, amp: bool = False) -> None:
+    """Whether what was asked for by name runs on a device at all, said before anything is written.
+
+    Args:
+        device: where a model is to be trained. amp: under autocast.
+
+    Raises:
+        BackendError: it does not.
+    """
+    covers = {"native": native.covers, "triton": triton.covers}.get(_setting)
+    if covers is None:
+        return
+    x, weight = torch.empty(1, 1, 1, device=device), torch.empty(3, 1, device=device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+        reason = covers("GRU", x, (x[0],), (weight, weight, None, None))
+    if reason is not None:
+        raise _uncovered(f"a backend that runs on {device}", f"{_setting}: {reason}")
+
+
+def _uncovered(expected: str, reason: str) -> BackendError:
+    remedy = "use set_backend('auto') for this call"
+    return BackendError(expected, reason, "unset BPTT_BACKEND" if _by_environment else remedy)
 
 
 def note_split() -> None:
@@ -166,9 +189,7 @@ def decide(reason: str | None) -> bool:
     elif reason is None:
         chosen = _native()
     elif _setting == "native":
-        raise BackendError(
-            "a call the native backend covers", reason, "use set_backend('auto') for this call"
-        )
+        raise _uncovered("a call the native backend covers", reason)
     else:
         chosen = ("eager", reason)
     if not torch.compiler.is_compiling():
@@ -186,3 +207,4 @@ def decide(reason: str | None) -> bool:
 
 if os.environ.get("BPTT_BACKEND"):
     set_backend(os.environ["BPTT_BACKEND"])
+    _by_environment = True

@@ -42,7 +42,7 @@ def choose(word: str) -> torch.device:
         device(type='cpu')
     """
     kind, _, number = device_word(word).partition(":")
-    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    together = _number("WORLD_SIZE", 1) > 1
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() and not _missing_gpus() else "cpu"
     if kind == "cpu":
@@ -50,8 +50,9 @@ def choose(word: str) -> torch.device:
     if kind == "mps":
         if together:
             raise ArgumentError(
-                "--device cpu or cuda for several processes", "--device mps", "start one alone"
-            )
+                "--device cpu or cuda for several processes (WORLD_SIZE)", "--device mps",
+                "start one alone",
+            )  # fmt: skip
         if not torch.backends.mps.is_available():
             raise _absent("mps", "an Apple GPU", _about_mps())
         return torch.device("mps")
@@ -66,8 +67,9 @@ def choose(word: str) -> torch.device:
             "--device cuda with several processes, each on a GPU of its own", f"--device {word}",
             "leave the number out",
         )  # fmt: skip
-    own = os.environ.get("LOCAL_RANK") if together else None
-    index = int(number or own or torch.cuda.current_device())
+    index = int(number) if number else torch.cuda.current_device()
+    if together:
+        index = _number("LOCAL_RANK", index)
     count = torch.cuda.device_count()
     if index >= count:
         raise ArgumentError(
@@ -78,9 +80,26 @@ def choose(word: str) -> torch.device:
     return torch.device("cuda", index)
 
 
+def _number(variable: str, otherwise: int) -> int:
+    """A number that torchrun puts into the environment; an empty one says nothing.
+
+    Raises:
+        ArgumentError: it is none.
+    """
+    said = os.environ.get(variable)
+    if not said:
+        return otherwise
+    if not (said.isascii() and said.isdigit()):
+        raise ArgumentError(
+            f"a whole number in the variable {variable}", f"{said!r:.40}",
+            "unset it, or start with torchrun",
+        )  # fmt: skip
+    return int(said)
+
+
 def _missing_gpus() -> str:
     """What keeps every process of this machine from having a GPU of its own; empty where nothing does."""
-    local, there = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    local, there = _number("LOCAL_WORLD_SIZE", 1), torch.cuda.device_count()
     return f"{local} processes and {there} GPUs" if local > there else ""
 
 

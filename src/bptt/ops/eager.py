@@ -9,11 +9,14 @@ Axes: ``x (T, B, I)``, state ``(B, H)``, weights in PyTorch's shapes and gate or
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from bptt.errors import ShapeError
 
 State: TypeAlias = tuple[Tensor, ...]
 Step: TypeAlias = Callable[[Tensor, State], State]
@@ -71,6 +74,27 @@ def recur(
     return torch.stack(outputs), state
 
 
+def require_batch_sizes(sizes: Tensor, rows: int, lanes: int | None = None) -> None:
+    """Raise ShapeError where these are not the batch_sizes of so many packed rows, of lanes if given."""
+    remedy = "pass a PackedSequence made by torch's pack functions"
+    if sizes.dim() != 1 or sizes.dtype != torch.int64 or not sizes.is_cpu or not sizes.numel():
+        raise ShapeError(
+            "batch_sizes (T,) of int64 on the CPU",
+            f"{sizes.dtype} of shape {tuple(sizes.shape)} on {sizes.device}",
+            remedy,
+        )
+    counts = sizes.tolist()
+    falling = all(now >= later for now, later in pairwise(counts))
+    begun = lanes in (None, counts[0])
+    if counts[-1] < 1 or not falling or not begun or sum(counts) != rows:
+        first = "" if begun else f" from {lanes}"
+        raise ShapeError(
+            f"batch_sizes that fall{first} to 1 or more and sum to {rows} rows",
+            f"{counts}"[:80],
+            remedy,
+        )
+
+
 def recur_packed(
     run: Callable[..., tuple[Tensor, State]],
     cell: str,
@@ -83,7 +107,12 @@ def recur_packed(
     """Packed rows by whoever takes lengths: padded before, packed again after.
 
     By indexing, which has derivatives of every kind; torch's own unpacking has not.
+
+    Raises:
+        ShapeError: as :func:`require_batch_sizes`.
     """
+    if not torch.compiler.is_compiling():
+        require_batch_sizes(batch_sizes, x.shape[0], state[0].shape[0])
     counts = batch_sizes.to(x.device)[:, None]
     lane = torch.arange(int(batch_sizes[0]), device=x.device)
     valid = lane < counts

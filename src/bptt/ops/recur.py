@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bptt.errors import DeviceError, DtypeError, ShapeError
+from bptt.errors import ArgumentError, DeviceError, DtypeError, ShapeError
 from bptt.ops import eager, native, split, triton
 from bptt.ops.backend import (
     decide,
@@ -57,8 +57,14 @@ def recur(
         ShapeError, DtypeError, DeviceError, BackendError: what does not fit, and what to do.
     """
     _check(cell, x, state, weights, lengths, reset, cut, batch_sizes)
-    options: dict[str, Any] = {"lengths": lengths, "reset": reset, "cut": cut, "reverse": reverse}
     marked = not (lengths is None and reset is None and cut is None)
+    if marked and batch_sizes is not None:
+        raise ArgumentError(
+            "marks or batch_sizes", "both", "pad the rows (pad_packed_sequence), and pass lengths"
+        )
+    if lengths is not None:
+        lengths = lengths.to(torch.int64)
+    options: dict[str, Any] = {"lengths": lengths, "reset": reset, "cut": cut, "reverse": reverse}
     if takes_triton(cell, x, state, weights, marked, split.can_split(x, cut)):
         if batch_sizes is None:
             return triton.recur(cell, x, state, weights, **options)
@@ -192,7 +198,10 @@ def _check(
     x: Tensor,
     state: State,
     weights: tuple[Tensor | None, ...],
-    *marks: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    cut: Tensor | None,
+    batch_sizes: Tensor | None,
 ) -> None:
     """Raise where an argument is no tensor, there is no such state, or a weight lies elsewhere."""
     if not (isinstance(state, (tuple, list)) and len(state) == BY_MODE[cell].states):
@@ -206,10 +215,10 @@ def _check(
     for tensor in (x, *state, *weights[:2]):
         if not isinstance(tensor, Tensor):
             raise DtypeError("tensors", type(tensor).__name__, "convert it first")
-    for optional in (*weights[2:], *marks):
+    for optional in (*weights[2:], lengths, reset, cut, batch_sizes):
         if optional is not None and not isinstance(optional, Tensor):
             raise DtypeError("tensors, or None", type(optional).__name__, "convert it first")
-    _check_marks(*marks)
+    _check_marks(lengths, reset, cut, batch_sizes)
     for other in (*state, *weights):
         # torch multiplies a tensor by one on "meta" without a word, and the product is whatever lay
         # in memory.
@@ -217,12 +226,20 @@ def _check(
             raise DeviceError(f"all on {x.device}", f"a tensor on {other.device}", "move it")
 
 
-def _check_marks(*marks: Tensor | None) -> None:
+def _check_marks(
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    cut: Tensor | None,
+    batch_sizes: Tensor | None = None,
+) -> None:
     """Raise where lengths or marks are numbers that a conversion would cut or take for true."""
-    for mark in marks:
-        if mark is not None and (mark.is_floating_point() or mark.is_complex()):
-            raise DtypeError(
-                "integer lengths and batch_sizes, bool reset and cut",
-                str(mark.dtype),
-                "convert with .long() or .bool()",
-            )
+    for name, numbers in (("lengths", lengths), ("batch_sizes", batch_sizes)):
+        if numbers is not None and not _is_whole(numbers.dtype):
+            raise DtypeError(f"integer {name}", str(numbers.dtype), "convert with .long()")
+    for name, mark in (("reset", reset), ("cut", cut)):
+        if mark is not None and mark.dtype != torch.bool:
+            raise DtypeError(f"{name} of torch.bool", str(mark.dtype), "convert with .bool()")
+
+
+def _is_whole(dtype: torch.dtype) -> bool:
+    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bptt.ops import native
+from bptt.ops import eager, native
 from bptt.ops.eager import State
 
 
@@ -126,9 +126,9 @@ def recur(
     """
     steps, lanes = x.shape[:2]
     pieces = split(steps, lanes, lengths, reset, reverse, x.device)
+    if not len(pieces.of):  # no step runs; the loop says so, with a gradient of zero
+        return eager.recur(cell, x, state, weights, lengths=lengths, reset=reset, reverse=reverse)
     y = x.new_zeros(steps, lanes, state[0].shape[-1])
-    if not len(pieces.of):
-        return y, state
     begin = tuple(
         torch.where(pieces.begins, s.index_select(0, pieces.of), 0).unsqueeze(0) for s in state
     )

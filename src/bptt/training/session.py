@@ -15,6 +15,7 @@ from bptt.errors import DataError, RunError
 from bptt.gradients import Estimator
 from bptt.models import CountModel
 from bptt.nn import carry as carries
+from bptt.ops.backend import require_backend
 from bptt.ops.device import (
     CPU,
     choose,
@@ -72,6 +73,8 @@ class Session:
         model = build_model(settings, corpus.vocabulary.size)
         if isinstance(model, CountModel):
             self.device = CPU
+        elif any(isinstance(part, nn.RNNBase) for part in model.modules()):
+            require_backend(self.device, amp=settings.amp)
         # Started on the CPU, so that a seed gives the same start everywhere.
         self.model: nn.Module = model.to(self.device)
         self.optimizer = build_optimizer(settings, self.model)

@@ -45,7 +45,11 @@ TILE = 64
 
 def interpreted() -> bool:
     """Whether the kernels run on the CPU, in Triton's interpreter."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
+    if missing is not None or not os.environ.get("TRITON_INTERPRET"):
+        return False
+    from triton import knobs  # which knows what counts as yes
+
+    return knobs.runtime.interpret
 
 
 def covers(
@@ -136,8 +140,7 @@ def recur(
             marks *= live
             # What lies in the padding may be anything, NaN included; it must not meet a live number.
             x = x.masked_fill(~live.unsqueeze(-1), 0)
-    w_hh = cast(Tensor, w_hh).contiguous()
-    h0, c0 = state[0].contiguous(), state[1].contiguous() if cell == "LSTM" else None
+    h0, c0 = state[0], state[1] if cell == "LSTM" else None
     y, h_n, c_n, _ = torch.ops.bptt.triton_recur(
         cell, reverse, marks, x, w_ih, w_hh, b_ih, b_hh, h0, c0
     )
@@ -185,8 +188,8 @@ def _room(cell: str, x: Tensor, w_hh: Tensor, h0: Tensor, c0: Tensor | None) -> 
     kept = _kernels(cell)[0].SAVED * units
     return [
         x.new_empty(steps, lanes, units),
-        torch.empty_like(h0),
-        h0.new_empty(0) if c0 is None else torch.empty_like(c0),
+        h0.new_empty(h0.shape),
+        h0.new_empty(0 if c0 is None else c0.shape),
         x.new_empty(steps, lanes, kept, dtype=_accumulator(x)),
     ]
 
@@ -199,12 +202,18 @@ def _forward(cell, reverse, marks, x, w_ih, w_hh, b_ih, b_hh, h0, c0):
                 "bring its storage back before the call",
             )  # fmt: skip
     y, h_n, c_n, saved = room = _room(cell, x, w_hh, h0, c0)
+    w_hh, b_hh, marks, h0, c0 = _in_rows(w_hh, b_hh, marks, h0, c0)
     state, final = ([h0], [h_n]) if c0 is None else ([h0, c0], [h_n, c_n])
     walk = _walk if holds(cell, w_hh, y.shape[0] * y.shape[1]) else _step_by_step
     with _on(x):
         xp = F.linear(x, w_ih, b_ih).contiguous()
         walk(cell, reverse, xp, w_hh, b_hh, marks, state, final, y, saved)
     return tuple(room)
+
+
+def _in_rows(*tensors: Tensor | None) -> list[Tensor | None]:
+    """As the kernels read what they are handed: one element behind the other, without gaps."""
+    return [None if t is None else t.contiguous() for t in tensors]
 
 
 def _backward(cell, reverse, marks, dy, dh_n, dc_n, x, w_ih, w_hh, saved, needs):
@@ -215,8 +224,9 @@ def _backward(cell, reverse, marks, dy, dh_n, dc_n, x, w_ih, w_hh, saved, needs)
 
 def _exact_backward(cell, reverse, marks, dy, dh_n, dc_n, x, w_ih, w_hh, saved, needs):
     steps, lanes, units = dy.shape
+    marks, dy, dh_n, dc_n, w_hh = _in_rows(marks, dy, dh_n, dc_n, w_hh)
     dfinal = [dh_n] if dc_n is None else [dh_n, dc_n]
-    dstate = [torch.empty_like(d, dtype=saved.dtype) for d in dfinal]
+    dstate = [saved.new_empty(d.shape) for d in dfinal]
     dxp = saved.new_empty(steps, lanes, BY_MODE[cell].gates * units)
     # Only a GRU's candidate has a second cotangent; the others' is not touched.
     dhp = saved.new_empty(steps, lanes, units) if cell == "GRU" else dxp
@@ -250,8 +260,8 @@ def _backward_fake(cell, reverse, marks, dy, dh_n, dc_n, x, w_ih, w_hh, saved, n
     width = w_hh.shape[0]
     shapes = (x.shape, w_ih.shape, w_hh.shape, (width,), (width,))
     rooms = [dy.new_empty(s if need else 0) for s, need in zip(shapes, needs, strict=True)]
-    dc0 = dy.new_empty(0) if dc_n is None else torch.empty_like(dc_n)
-    return (*rooms, torch.empty_like(dh_n), dc0)
+    dc0 = dy.new_empty(0 if dc_n is None else dc_n.shape)
+    return (*rooms, dy.new_empty(dh_n.shape), dc0)
 
 
 eager.map_one_by_one("bptt::triton_recur_backward", library)
@@ -289,9 +299,8 @@ def _gradients(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | 
             found = _differentiable_gradients(ctx, (dy, dh_n, dc_n), needs)
     else:
         found = torch.ops.bptt.triton_recur_backward(
-            ctx.cell, ctx.reverse, marks, dy.contiguous(), dh_n.contiguous(),
-            None if dc_n is None else dc_n.contiguous(), x, w_ih, w_hh, saved, needs[:5],
-        )  # fmt: skip
+            ctx.cell, ctx.reverse, marks, dy, dh_n, dc_n, x, w_ih, w_hh, saved, needs[:5]
+        )
     wanted = (g if need else None for g, need in zip(found, needs, strict=True))
     return *(None,) * _FIRST, *wanted
 
@@ -369,7 +378,9 @@ def _step_back(cell, reverse, dy, dfinal, dstate, w_hh, saved, marks, dxp, dhp) 
     kernels, relu = _kernels(cell)
     steps, lanes, units = dy.shape
     now = [d.to(saved.dtype) for d in dfinal]
-    stops = None if marks is None else (marks & 6).ne(0).unsqueeze(-1)
+    stops = (
+        None if marks is None else marks.ne(1).unsqueeze(-1)
+    )  # it does not run, or nothing passes
     tile = min(TILE, padded(units))
     for t in range(steps) if reverse else reversed(range(steps)):
         before = [torch.empty_like(d) for d in now]
@@ -378,10 +389,9 @@ def _step_back(cell, reverse, dy, dfinal, dstate, w_hh, saved, marks, dxp, dhp) 
             before[0], before[-1], 1, lanes, units, RELU=relu, REVERSE=False,
             MARKED=marks is not None, HELD=False, HP=tile, **_types(dy),
         )  # fmt: skip
-        # What came by the gates; a lane that did not run sent nothing, and what stops goes no farther.
-        dh = _of_state(dxp[t], dhp[t], units)
-        sent = dh if stops is None else dh.masked_fill(stops[t], 0)
-        before[0] += sent.to(w_hh.dtype) @ w_hh
+        # What came by the gates. It is stopped after the product: zero times an infinite weight is NaN.
+        came = _of_state(dxp[t], dhp[t], units).to(w_hh.dtype) @ w_hh
+        before[0] += came if stops is None else came.masked_fill(stops[t], 0)
         now = before
     for to, reached in zip(dstate, now, strict=True):
         to.copy_(reached)
