@@ -53,6 +53,21 @@ def chromium(browser):
     return browser.new_context()
 
 
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # one of several processes: the first one reports
+        session.config.workeroutput["over_triton"] = (
+            over_triton.ran["calls"],
+            [*over_triton.ran["tests"]],
+        )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    calls, tests = getattr(node, "workeroutput", {}).get("over_triton", (0, ()))
+    over_triton.ran["calls"] += calls
+    over_triton.ran["tests"].update(tests)
+
+
 def pytest_terminal_summary(terminalreporter):
     if over_triton.ASKED:
         count, tests = over_triton.ran["calls"], len(over_triton.ran["tests"])

@@ -76,6 +76,31 @@ def test_which_gpu(machine, monkeypatch):
         devices.choose("mps")
 
 
+@pytest.mark.parametrize("word", ["auto", "cpu", "cuda", "mps"])
+def test_numbers_of_torchrun_that_are_none(word, machine, monkeypatch):
+    machine(1)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "")  # nothing is said
+    devices.choose(word)
+    for said in ("two", "-1", "1.0", "٣"):
+        monkeypatch.setenv("WORLD_SIZE", said)
+        with pytest.raises(
+            ArgumentError, match=f"in the variable WORLD_SIZE, received '{said}': unset it"
+        ):
+            devices.choose(word)
+
+
+def test_other_numbers_of_torchrun_that_are_none(machine, monkeypatch):
+    machine(2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("LOCAL_WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "x")
+        with pytest.raises(ArgumentError, match=f"in the variable {name}, received 'x'"):
+            devices.choose("cuda")
+        monkeypatch.setenv(name, "1")
+    assert devices.choose("cuda").index == 1
+
+
 @pytest.mark.parametrize(("where", "backend"), [("cpu", "gloo"), ("cuda:1", "nccl")])
 def test_processes_meet_where_they_train(where, backend, monkeypatch):
     """gloo on the CPU; nccl on CUDA, and on the process's own GPU."""

@@ -71,6 +71,23 @@ def test_what_lies_in_the_padding_is_not_read(kind):
     assert bool((y[4:, 1] == 0).all())
 
 
+@pytest.mark.parametrize(("cell", "gates"), [("RNN_TANH", 1), ("GRU", 3), ("LSTM", 4)])
+def test_where_no_lane_runs_every_gradient_is_there_and_zero(cell, gates):
+    shapes = [(3, 2, 2), *[(2, 4)] * (1 + (cell == "LSTM")), (gates * 4, 2), (gates * 4, 4)]
+    x, *state, w_ih, w_hh = leaves = [torch.randn(s, requires_grad=True) for s in shapes]
+    weights = (w_ih, w_hh, None, None)
+    y, ended = split.recur(cell, x, tuple(state), weights, lengths=torch.tensor([0, 0]))
+    for gradient in torch.autograd.grad(y.sum(), leaves):
+        assert not gradient.any()
+    before = [s.clone() for s in state]
+    for part, began in zip(ended, before, strict=True):
+        assert torch.equal(part, began)
+        with torch.no_grad():
+            part.fill_(7)
+    # What a lane ends with is no view of what it began with.
+    assert all(map(torch.equal, state, before))
+
+
 def test_a_projected_lstm():
     torch.manual_seed(0)
     layer = bptt.nn.LSTM(3, 5, proj_size=2).double()

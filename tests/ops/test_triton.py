@@ -257,6 +257,91 @@ def test_a_weight_whose_memory_was_freed_is_refused(asked):
         layer(torch.randn(2, 1, 3))
 
 
+GAPS = {
+    "every other row": lambda t: torch.stack([t, t + 1], -1)[..., 0],
+    "one number for all": lambda t: t.flatten()[:1].expand(t.shape),
+}
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("gaps", GAPS)
+@pytest.mark.parametrize(("cell", "gates"), [("RNN_TANH", 1), ("GRU", 3), ("LSTM", 4)])
+def test_memory_may_have_gaps(cell, gates, gaps):
+    """Every tensor in turn lies as memory seldom does; kernels read one element behind the other."""
+    T, B, I, H = 3, 2, 2, 5
+    shapes = {
+        "x": (T, B, I), "h": (B, H), "c": (B, H), "w_ih": (gates * H, I), "w_hh": (gates * H, H),
+        "b_ih": (gates * H,), "b_hh": (gates * H,), "dy": (T, B, H), "dh": (B, H), "dc": (B, H),
+        "reset": (T, B), "cut": (T, B),
+    }  # fmt: skip
+    drawn = {name: torch.randn(shape, dtype=torch.float64) for name, shape in shapes.items()}
+
+    def solved(t):
+        leaves = [t[name].detach().requires_grad_() for name in list(shapes)[:7]]
+        x, h, c, *weights = leaves
+        state, ended = (h, c)[: 1 + (cell == "LSTM")], (t["dh"], t["dc"])
+        marks = {name: t[name] > 0.7 for name in ("reset", "cut")}
+        y, final = triton.recur(cell, x, state, tuple(weights), **marks)
+        outputs, cotangents = (y, *final), (t["dy"], *ended[: len(final)])
+        return *outputs, *torch.autograd.grad(outputs, [x, *state, *weights], cotangents)
+
+    for name, tensor in drawn.items():
+        apart = GAPS[gaps](tensor)
+        assert not apart.is_contiguous()
+        found = solved({**drawn, name: apart})
+        for one, other in zip(found, solved({**drawn, name: apart.contiguous()}), strict=True):
+            assert_close(one, other, 1e-14, name)  # torch's own products may add in another order
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("mark", ["lengths", "reset", "cut"])
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_nothing_passes_a_mark_where_a_weight_is_infinite(kind, mark, asked):
+    """Zero times infinity is NaN: what stops a cotangent has to stand behind the product."""
+    given = {
+        "lengths": torch.tensor([4, 0]),
+        "reset": torch.ones(4, 2) > 0,
+        "cut": torch.ones(4, 2) > 0,
+    }
+    found = []
+    for backend in ("triton", "native"):
+        ops.set_backend(backend)
+        torch.manual_seed(0)
+        layer = getattr(bptt.nn, kind)(3, 5)
+        with torch.no_grad():
+            layer.weight_hh_l0[1, 1] = float("inf")
+        x, state = torch.randn(4, 2, 3), torch.zeros(1, 2, 5)
+        leaves = [t.requires_grad_() for t in (x, state)]
+        hx = (state, torch.zeros(1, 2, 5)) if kind == "LSTM" else state
+        y, _ = layer(x, hx, **{mark: given[mark]})
+        found.append(torch.autograd.grad(y[..., 3].nan_to_num().sum(), leaves))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one.isnan(), other.isnan())
+    assert found[1][1].isnan().sum() < state.numel()
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-5, 1e-8])
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_small_numbers_keep_their_digits(kind, size, asked):
+    """Without a bias the states are as small as the input, and so is what a rounding may be."""
+    layer = getattr(bptt.nn, kind)(3, 5, bias=False)
+    x = size * torch.randn(4, 2, 3)
+    found = layer(x)[0]
+    ops.set_backend("eager")
+    expected = layer.double()(x.double())[0]
+    assert_close(found, expected, 1e-6, floor=0, check_dtype=False)  # some roundings of 1.2e-7
+
+
+@pytest.mark.parametrize(
+    ("word", "so"), [("1", True), ("True", True), ("on", True), ("0", False), ("", False)]
+)
+def test_the_word_for_the_interpreter_is_tritons(word, so, monkeypatch):
+    from triton import knobs
+
+    monkeypatch.setenv("TRITON_INTERPRET", word)
+    assert triton.interpreted() == knobs.runtime.interpret == so
+
+
 @pytest.mark.usefixtures("launches")
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
 def test_what_is_infinite_stays_in_its_unit(kind, asked):

@@ -50,8 +50,8 @@ def choose(word: str) -> torch.device:
     if kind == "mps":
         if together:
             raise ArgumentError(
-                "--device cpu or cuda for several processes (WORLD_SIZE)", "--device mps",
-                "start one alone",
+                "--device cpu or cuda for several processes",
+                f"--device mps, and {os.environ['WORLD_SIZE']} of them in WORLD_SIZE", "start one alone",
             )  # fmt: skip
         if not torch.backends.mps.is_available():
             raise _absent("mps", "an Apple GPU", _about_mps())

@@ -43,6 +43,7 @@ MOST_KEPT = 6  # widths of H of a step, an LSTM's
 TILE = 64
 
 
+@torch.compiler.assume_constant_result
 def interpreted() -> bool:
     """Whether the kernels run on the CPU, in Triton's interpreter."""
     if missing is not None or not os.environ.get("TRITON_INTERPRET"):
