@@ -2,11 +2,13 @@
 
 import json
 import math
+from importlib import import_module
 
 import pytest
 import torch
 
 from bptt.cli import main
+from bptt.errors import BackendError
 from bptt.experiments.compare import Budget
 from bptt.experiments.compare.grid import Job
 from bptt.experiments.compare.job import run_job
@@ -174,6 +176,25 @@ def test_the_cpu_is_what_it_was(name, tmp_path):
     assert found[0][0][0] == pytest.approx(first, rel=1e-6)
     # Sums in another order, on another processor, part in the sixth place after thirty updates.
     assert found[0][1] == pytest.approx(last, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("environment", "remedy"),
+    [(True, "unset BPTT_BACKEND"), (False, r"use set_backend\('auto'\) for this call")],
+)
+def test_a_backend_that_runs_nothing_here_is_told_before_a_folder_is_made(
+    environment, remedy, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    backend = import_module("bptt.ops.backend")  # by name: the package has a function called so
+    monkeypatch.setattr(backend, "_setting", "triton")
+    monkeypatch.setattr(backend, "_by_environment", environment)
+    with pytest.raises(
+        BackendError, match=f"runs on cpu, received triton: .*run on a GPU.*: {remedy}$"
+    ):
+        train(small(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    train(small(tmp_path / "window", model="window"))  # which asks for no recurrence
 
 
 def test_bfloat16_where_it_is_safe(tmp_path):
