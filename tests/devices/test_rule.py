@@ -25,10 +25,8 @@ READ = {
         3,
         "the next token, drawn on the CPU; a piece of the text as ids, read there",
     ),
-    "nn/inputs.py": (
-        2,
-        "torch packs by lengths on the CPU; sizes of a packed batch, which lie there",
-    ),
+    "ops/eager.py": (1, "sizes of a packed batch, which lie on the CPU"),
+    "nn/inputs.py": (1, "torch packs by lengths on the CPU"),
     "ops/loss.py": (
         3,
         "a score of a whole text; whether the cotangent of a scalar is 1, on the CPU",
