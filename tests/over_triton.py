@@ -1,6 +1,6 @@
 """Other tests over Triton's kernels, in the interpreter on the CPU.
 
-    BPTT_TESTS_OVER=triton python -m pytest -n auto --dist worksteal tests/ops tests/nn
+    BPTT_TESTS_OVER=triton OMP_NUM_THREADS=1 python -m pytest -n auto --dist worksteal tests/ops tests/nn
 
 Every call of a layer that the kernels cover runs on them, but where a test asked for the loop by name or
 is marked ``own_backend``; others run as they do. The interpreter takes milliseconds a step, so laws that

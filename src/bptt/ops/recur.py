@@ -54,7 +54,7 @@ def recur(
         ``y (T, B, H)`` and the final state, as ``state``.
 
     Raises:
-        ShapeError, DtypeError, DeviceError, ArgumentError, BackendError: what does not fit, and what to do.
+        ShapeError, DtypeError, DeviceError, ArgumentError, BackendError: what does not fit.
     """
     _check(cell, x, state, weights, lengths, reset, cut, batch_sizes)
     marked = not (lengths is None and reset is None and cut is None)
