@@ -27,6 +27,22 @@ def test_outputs_and_gradients_are_the_references(dtype, tol, case):
     check(run, case, dtype, tol)
 
 
+@pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("cell", CELLS)
+def test_it_is_the_kernels_to_some_roundings(cell, dtype, tol):
+    """Of numbers near 1, in sums of some twenty terms."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        steps, lanes, inputs, hidden = (int(rng.integers(1, most)) for most in (12, 6, 8, 20))
+        case = replace(
+            random_case(cell, steps, lanes, inputs, hidden, seed=seed),
+            lengths=rng.integers(0, steps + 1, lanes), reset=rng.random((steps, lanes)) < 0.3,
+        )  # fmt: skip
+        expected = solve(native.recur, case, dtype)
+        for name, value in solve(run, case, dtype).items():
+            assert_close(value, expected[name], tol, name, floor=1)
+
+
 @given(case=cases(cut=False), batch_major=st.booleans())
 def test_backwards_in_time_it_is_the_loop(case, batch_major):
     def reverse(way):

@@ -148,13 +148,13 @@ def takes_triton(
 
 
 def require_backend(device: torch.device, *, amp: bool = False) -> None:
-    """Whether what was asked for by name runs on a device at all, said before anything is written.
+    """Raise where the backend that was asked for by name runs nothing on a device.
 
     Args:
         device: where a model is to be trained. amp: under autocast.
 
     Raises:
-        BackendError: it does not.
+        BackendError: it does not run there; told before anything is written.
     """
     covers = {"native": native.covers, "triton": triton.covers}.get(_setting)
     if covers is None:
