@@ -178,6 +178,7 @@ def test_the_cpu_is_what_it_was(name, tmp_path):
     assert found[0][1] == pytest.approx(last, rel=1e-4)
 
 
+@pytest.mark.slow  # Triton is there where these run
 @pytest.mark.parametrize(
     ("environment", "remedy"),
     [(True, "unset BPTT_BACKEND"), (False, r"use set_backend\('auto'\) for this call")],

@@ -10,7 +10,8 @@ from compare import assert_close
 T, B, I, H = 3, 3, 2, 4
 
 
-@pytest.fixture(params=["native", "eager", "triton"])
+# Triton is there where the slow tests run.
+@pytest.fixture(params=["native", "eager", pytest.param("triton", marks=pytest.mark.slow)])
 def by_name(request):
     ops.set_backend(request.param)
     yield request.param
