@@ -32,7 +32,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from bptt.data.vocabulary import Vocabulary
 from bptt.errors import BpttError, RunError
 from bptt.files import lock, manifest
 from bptt.files.folder import Folder, WrongKindError, kind, reason
@@ -40,9 +39,10 @@ from bptt.files.write import new_folder
 from bptt.shown.text import as_json
 from bptt.training.settings import Settings
 
-if TYPE_CHECKING:  # a folder that is none is refused before anybody waits for torch
+if TYPE_CHECKING:  # a folder that is none is refused before anybody waits for NumPy or torch
     from typing_extensions import Self
 
+    from bptt.data.vocabulary import Vocabulary
     from bptt.training import checkpoint as checkpoints
 
 logger = logging.getLogger(__name__)
@@ -186,6 +186,8 @@ class RunFolder:
 
     def read_vocabulary(self) -> Vocabulary:
         """The vocabulary the run was begun with."""
+        from bptt.data.vocabulary import Vocabulary
+
         try:
             return Vocabulary.from_dict(json.loads(self._read(self.vocabulary)))
         except RecursionError:
