@@ -149,12 +149,12 @@ def check_run(run: str | None) -> None:
 
 
 def check_texts(files: Iterable[str | None]) -> None:
-    """Raise DataError where a file cannot be a text: said at once, before anybody waits for torch."""
-    from bptt.data.source import Source
+    """Raise DataError where a file cannot be a text: said before anybody waits for NumPy or torch."""
+    from bptt.files.read import look_at_text
 
     for file in files:
         if file is not None:
-            Source.of_file(file)
+            look_at_text(file)
 
 
 def _first_line(box: str) -> str:

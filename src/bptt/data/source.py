@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import codecs
 import os
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from bptt.data.vocabulary import Vocabulary, code_points
 from bptt.errors import DataError
-from bptt.files.read import release
+from bptt.files.read import look_at_text, release, unusable_text
 
 # Line ends: ``\n`` of Unix, ``\r\n`` of Windows, ``\r`` of old Macs.
 #
@@ -164,26 +163,8 @@ class Source:
     @classmethod
     def of_file(cls, path: str | os.PathLike[str], unix: bool = False) -> Source:
         """Look at a file without reading it; DataError where it cannot be a text."""
-        name = os.fspath(path)
-        try:
-            status = os.stat(name)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-            raise _unusable(name, error) from None
-        if not stat.S_ISREG(status.st_mode):
-            folder = stat.S_ISDIR(status.st_mode)
-            raise DataError(
-                "a text file",
-                f"{name!r}, " + ("a directory" if folder else "not an ordinary file"),
-                "name the files in it one by one" if folder else "write it to a file first",
-            )
-        if status.st_size == 0:
-            raise DataError("a text", f"{name!r}, an empty file", "give a file with text in it")
-        try:
-            with open(name, "rb"):
-                pass
-        except OSError as error:
-            raise _unusable(name, error) from None
-        return cls(name, status.st_size, status.st_mtime_ns, unix=unix)
+        status = look_at_text(path)
+        return cls(os.fspath(path), status.st_size, status.st_mtime_ns, unix=unix)
 
     @classmethod
     def of_text(cls, text: str, name: str = "the text given", unix: bool = False) -> Source:
@@ -268,7 +249,7 @@ class Source:
                 while data := file.read(block):
                     yield data
         except OSError as error:
-            raise _unusable(self.name, error) from None
+            raise unusable_text(self.name, error) from None
 
     def _changed(self) -> DataError:
         return DataError(
@@ -283,16 +264,5 @@ class Source:
         try:
             status = os.stat(self.name)
         except OSError as error:
-            raise _unusable(self.name, error) from None
+            raise unusable_text(self.name, error) from None
         return (status.st_size, status.st_mtime_ns) == (self.size, self.mtime_ns)
-
-
-def _unusable(name: str, error: OSError | ValueError) -> DataError:
-    if isinstance(error, FileNotFoundError):
-        return DataError("a text file", f"{name!r}, which does not exist", "check the path")
-    if isinstance(error, PermissionError):
-        return DataError(
-            "a text file that can be read", f"{name!r}, permission denied", "change its permissions"
-        )
-    reason = getattr(error, "strerror", None) or str(error)
-    return DataError("a text file", f"{name!r:.200}: {reason}", "check the path")

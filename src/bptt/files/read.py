@@ -22,7 +22,7 @@ from typing import (
     is_typeddict,
 )
 
-from bptt.errors import ArgumentError
+from bptt.errors import ArgumentError, DataError
 from bptt.files.folder import LARGEST, WrongKindError, kind
 
 if TYPE_CHECKING:  # the command line reads small files of this kind before it needs an array
@@ -49,6 +49,49 @@ def read_plain(path: Path, largest: int = LARGEST) -> str:
     if status.st_size > largest:
         raise WrongKindError(0, f"a file of {status.st_size} bytes", str(path))
     return path.read_text(encoding="utf-8")
+
+
+# Texts that somebody named. They are looked at before anybody waits for an array.
+
+
+def look_at_text(path: str | os.PathLike[str]) -> os.stat_result:
+    """The status of a file that may be a text; it is opened, and not read.
+
+    Raises:
+        DataError: it cannot be one: missing, a folder, a pipe, empty, not readable.
+    """
+    name = os.fspath(path)
+    try:
+        status = os.stat(name)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise unusable_text(name, error) from None
+    if not stat.S_ISREG(status.st_mode):
+        folder = stat.S_ISDIR(status.st_mode)
+        raise DataError(
+            "a text file",
+            f"{name!r}, " + ("a directory" if folder else "not an ordinary file"),
+            "name the files in it one by one" if folder else "write it to a file first",
+        )
+    if status.st_size == 0:
+        raise DataError("a text", f"{name!r}, an empty file", "give a file with text in it")
+    try:
+        with open(name, "rb"):
+            pass
+    except OSError as error:
+        raise unusable_text(name, error) from None
+    return status
+
+
+def unusable_text(name: str, error: OSError | ValueError) -> DataError:
+    """What is said of a text that the system does not give."""
+    if isinstance(error, FileNotFoundError):
+        return DataError("a text file", f"{name!r}, which does not exist", "check the path")
+    if isinstance(error, PermissionError):
+        return DataError(
+            "a text file that can be read", f"{name!r}, permission denied", "change its permissions"
+        )
+    reason = getattr(error, "strerror", None) or str(error)
+    return DataError("a text file", f"{name!r:.200}: {reason}", "check the path")
 
 
 # Values out of a JSON file, compared with the types they should have before any of them is used.
