@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from importlib import import_module
 
 import pytest
@@ -360,14 +359,9 @@ def test_no_help_and_no_mistake_waits_for_torch(tmp_path):
     ids=" ".join,
 )  # fmt: skip
 def test_an_answer_takes_less_than_half_a_second(words, tmp_path):
-    """The clock's time or the processor's, whichever is less, and the best of three.
-
-    What another process takes away is on the clock alone; threads that spin while NumPy is loaded are in
-    the processor's time alone.
-    """
+    """The processor's time: what another process takes away is not ours. The best of three."""
     taken = []
     for _ in range(3):
-        began = time.perf_counter()
         child = subprocess.Popen(
             [*interpreter(), "-m", "bptt", *words], cwd=tmp_path,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -376,7 +370,7 @@ def test_an_answer_takes_less_than_half_a_second(words, tmp_path):
         _, status, used = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         assert child.returncode == (0 if words[-1] == "--help" else 2)
-        taken.append(min(time.perf_counter() - began, used.ru_utime + used.ru_stime))
+        taken.append(used.ru_utime + used.ru_stime)
     assert min(taken) < 0.5
 
 

@@ -72,11 +72,12 @@ def run(layer, values, packed=False, **marks):
 def test_the_pattern_is_torchs(kind, dtype, where):
     if where == "c" and kind != "lstm":
         where = "h"
-    grid = over_triton.some(
+    whole = list(
         itertools.product(
             (INF, -INF, NAN), (1.0, 40.0), ((1, False), (2, True)), (0, 7), (False, True)
         )
     )
+    grid = over_triton.some(whole, 16)
     seen = 0
     for value, scale, (layers, both), place, packed in grid:
         found = []
@@ -88,7 +89,7 @@ def test_the_pattern_is_torchs(kind, dtype, where):
             found.append([pattern(part) for part in run(layer, values, packed)])
         seen += sum(int(p.any()) for part in found[0] for p in part)
         assert_equal(found[1], found[0], f"{value} {scale} {layers} {both} {place} {packed}")
-    assert seen > (len(grid) if over_triton.ASKED else 100)  # or there was nothing to compare
+    assert seen > 100 * len(grid) / len(whole)
 
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")

@@ -326,7 +326,11 @@ def test_small_numbers_keep_their_digits(kind, size, asked):
 
 
 @pytest.mark.parametrize(
-    ("word", "so"), [("1", True), ("True", True), ("on", True), ("0", False), ("", False)]
+    ("word", "so"),
+    [
+        *((yes, True) for yes in ("1", "true", "True", "ON", "yes", "y")),
+        *((no, False) for no in ("0", "off", "no", "2", "")),
+    ],
 )
 def test_the_word_for_the_interpreter_is_tritons(word, so, monkeypatch):
     from triton import knobs
