@@ -374,9 +374,8 @@ def _step_back(cell, reverse, dy, dfinal, dstate, w_hh, saved, marks, dxp, dhp) 
     kernels, relu = _kernels(cell)
     steps, lanes, units = dy.shape
     now = [d.to(saved.dtype) for d in dfinal]
-    stops = (
-        None if marks is None else marks.ne(1).unsqueeze(-1)
-    )  # it does not run, or nothing passes
+    # Where a lane does not run, or nothing passes.
+    stops = None if marks is None else marks.ne(1).unsqueeze(-1)
     tile = min(TILE, padded(units))
     for t in range(steps) if reverse else reversed(range(steps)):
         before = [torch.empty_like(d) for d in now]

@@ -12,15 +12,17 @@ import triton.language as tl
 
 # Bits of a mark: the lane runs this step; the state is zero before it; the gradient stops before it.
 LIVE, RESET, CUT = 1, 2, 4
-# The interpreter multiplies the bits of bfloat16 as whole numbers: it is handed the same values in
-# float32, in which their products are exact.
-WIDE: tl.constexpr = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
 def sigmoid(x):
     """1 / (1 + e^-x); e^-x may be infinite, and the quotient is then zero."""
     return 1 / (1 + tl.exp(-x))
+
+
+# The interpreter, which makes something else of a kernel, multiplies the bits of bfloat16 as whole
+# numbers: it is handed the same values in float32, in which their products are exact.
+WIDE: tl.constexpr = tl.constexpr(not isinstance(sigmoid, triton.JITFunction))
 
 
 @triton.jit
